@@ -1,0 +1,66 @@
+"""Every error that a user can cause. Each message says where, what was given, why not, and what to do.
+
+They derive from the built-in error of the same kind too, so `except ValueError` keeps working.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RarefyError(Exception):
+    """Base of all errors raised on purpose by rarefy."""
+
+
+class ShapeError(RarefyError, ValueError):
+    """Two shapes, or a shape and a pattern, do not go together."""
+
+
+class DTypeError(RarefyError, TypeError):
+    """A tensor has a type that the operation does not take."""
+
+
+class SparsityError(RarefyError, ValueError):
+    """An asked sparsity or density is out of range or contradicts the pattern."""
+
+
+class UnknownNameError(RarefyError, KeyError):
+    """A name is not registered; the message suggests the nearest ones."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of the message
+        return str(self.args[0])
+
+
+class EvidenceError(RarefyError, LookupError):
+    """A method needs something that was not collected."""
+
+
+class DataError(RarefyError, ValueError):
+    """Calibration or training data are missing, empty, of the wrong shape, or not finite."""
+
+
+class WeightError(RarefyError, ValueError):
+    """A weight holds NaN or infinity."""
+
+
+class ModelError(RarefyError, ValueError):
+    """The model has nothing to prune, or cannot be handled as asked."""
+
+
+class SolverError(RarefyError, ArithmeticError):
+    """A solver could not do its own job; it never does another's instead."""
+
+
+class FileError(RarefyError, ValueError):
+    """A file is truncated, tampered with, or of an unknown layout."""
+
+
+class EngineError(RarefyError, RuntimeError):
+    """The native engine cannot do what was asked."""
+
+
+def unknown_name(what: str, given: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for an unregistered name, with the nearest registered ones."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
+    return UnknownNameError(f"{what}: {given!r} is not registered; {hint}")

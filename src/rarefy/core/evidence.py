@@ -1,0 +1,58 @@
+"""What a method must know beside the weight: declared, collected once, handed over by name."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from torch import Tensor
+
+from rarefy.core.errors import EvidenceError
+
+
+class Need(Enum):
+    """One line a kind of evidence; `calibration.collectors` has one collector for each.
+
+    `n` is the site's input width. A grouped convolution adds a leading axis of groups to each.
+    """
+
+    INPUT_SQNORM = "sum over tokens of x_j^2, (n,)"
+    INPUT_GRAM = "sum over tokens of x x^T, (n, n)"
+    INPUT_MEAN = "mean over tokens of x_j, (n,)"
+    GRADIENT = "mean over batches of dL/dW, (out, n)"
+    SQUARED_GRADIENT = "mean over batches of (dL/dW)^2, (out, n)"
+
+    @property
+    def wants_loss(self) -> bool:
+        """Whether collecting it takes a backward pass."""
+        return self in (Need.GRADIENT, Need.SQUARED_GRADIENT)
+
+
+@dataclass(frozen=True)
+class Evidence(Mapping[Need, Tensor]):
+    """Evidence about one site. Asking for what was not collected names the need, the site and the remedy.
+
+    tokens: how many rows of input were seen (0 without data).
+    """
+
+    site: str
+    values: Mapping[Need, Tensor] = field(default_factory=dict)
+    tokens: int = 0
+    seed: int = 0
+
+    def __getitem__(self, need: Need) -> Tensor:
+        if need not in self.values:
+            raise EvidenceError(
+                f"{self.site}: evidence {need.name} ({need.value}) was not collected; "
+                "list it in the method's `needs` and give `data`" + (" and `loss`" if need.wants_loss else "")
+            )
+        return self.values[need]
+
+    def __iter__(self) -> Iterator[Need]:
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def group(self, index: int) -> "Evidence":
+        """The evidence of one group of a grouped convolution (values have a leading axis of groups)."""
+        return Evidence(self.site, {k: v[index] for k, v in self.values.items()}, self.tokens, self.seed)

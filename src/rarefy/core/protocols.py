@@ -1,0 +1,131 @@
+"""The eight protocols. Kernels know the two nouns only; methods know these only.
+
+Larger score = keep. Masks are bool, True = keep. Density = 1 - sparsity. Steps count from 0.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from rarefy.core.evidence import Evidence, Need
+from rarefy.core.selection import Selection
+from rarefy.core.shapes import Float, Mask, RowMask, Scores, Weight
+from rarefy.core.site import Site
+from rarefy.core.sparse import SparseTensor
+
+
+@runtime_checkable
+class Pattern(Protocol):
+    """Which supports are allowed."""
+
+    @property
+    @abstractmethod
+    def granularity(self) -> tuple[int, int]:
+        """The smallest tile (rows, columns) over which the pattern decides; sites must divide by it."""
+
+    @property
+    @abstractmethod
+    def span(self) -> int | None:
+        """Columns within which the choice is closed (M of N:M); None if a whole row or layer competes."""
+
+    @abstractmethod
+    def select(self, scores: Scores, density: float) -> RowMask: ...
+    @abstractmethod
+    def allows(self, mask: RowMask) -> bool: ...
+    @abstractmethod
+    def count(self, rows: int, n: int, density: float) -> int:
+        """Exactly how many entries `select` keeps."""
+
+
+@runtime_checkable
+class Score(Protocol):
+    """How much each entry matters."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[Need]: ...
+    @abstractmethod
+    def __call__(self, weight: Weight, evidence: Evidence) -> Weight: ...
+
+
+@runtime_checkable
+class Allocation(Protocol):
+    """How a global budget is spread over the sites: name -> density."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[Need]: ...
+    @abstractmethod
+    def __call__(self, sites: Sequence[Site], density: float, evidence: Mapping[str, Evidence]) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver made of one matrix. `result` holds what it has to say (damping, iterations, error)."""
+
+    weight: Weight
+    mask: Mask
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Makes one matrix sparse and repairs what is kept."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[Need]: ...
+    @abstractmethod
+    def __call__(self, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution: ...
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A value over time: density, drop fraction, temperature."""
+
+    @abstractmethod
+    def __call__(self, step: int) -> float: ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """What happens to a weight around an optimizer step; the state is explicit."""
+
+    @property
+    @abstractmethod
+    def wants_dense_grad(self) -> bool: ...
+    @abstractmethod
+    def init(self, weight: Weight) -> Any: ...
+    @abstractmethod
+    def view(self, weight: Weight, state: Any) -> Weight: ...
+    @abstractmethod
+    def on_grad(self, grad: Weight, weight: Weight, state: Any) -> tuple[Weight, Any]: ...
+    @abstractmethod
+    def on_step(self, step: int, weight: Weight, state: Any) -> tuple[Weight, Any]: ...
+    @abstractmethod
+    def penalty(self, weight: Weight, state: Any) -> Tensor | None: ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """Picks a few of many, per token."""
+
+    @abstractmethod
+    def __call__(self, x: Float[Tensor, "tokens width"], context: Any) -> Selection: ...
+
+
+@runtime_checkable
+class Format(Protocol):
+    """Stores a sparse matrix; `unpack(pack(t))` is `t` exactly."""
+
+    @abstractmethod
+    def fits(self, mask: Mask) -> str | None:
+        """None if the format can hold this support, else the reason why not."""
+
+    @abstractmethod
+    def pack(self, tensor: SparseTensor) -> dict[str, Tensor]: ...
+    @abstractmethod
+    def unpack(self, parts: Mapping[str, Tensor]) -> SparseTensor: ...

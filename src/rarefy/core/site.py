@@ -1,0 +1,122 @@
+"""A site: one prunable weight of a model, always shown as `(out, in)` and written back where it came from."""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.core.errors import ModelError, WeightError
+from rarefy.core.shapes import Mask, Weight
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's linear layer of Hugging Face, which stores its weight as `(in, out)`."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "weight")
+
+
+def is_prunable(module: nn.Module) -> bool:
+    """Linear layers, 2-d convolutions and GPT-2's transposed linear layer."""
+    return isinstance(module, nn.Linear | nn.Conv2d) or _is_conv1d(module)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One weight. `modules` has several entries where modules share the parameter (tied weights).
+
+    name: dotted path of the first module; aliases: the other paths that reach the same parameter.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> nn.Module:
+        return self.modules[0]
+
+    @property
+    def parameter(self) -> Tensor:
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def transposed(self) -> bool:
+        return _is_conv1d(self.module)
+
+    @property
+    def groups(self) -> int:
+        return self.module.groups if isinstance(self.module, nn.Conv2d) else 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        weight = self.parameter
+        rows = weight.shape[1] if self.transposed else weight.shape[0]
+        return rows, weight.numel() // max(1, rows)
+
+    def read(self) -> Weight:
+        """A float32 (or float64) copy, `(out, in)`; a convolution's `in` is `in / groups * kh * kw`."""
+        weight = self.parameter.detach()
+        weight = weight.t() if self.transposed else weight.reshape(self.shape)
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True).contiguous()
+        if not wide.isfinite().all():
+            row, column = (int(i) for i in (~wide.isfinite()).nonzero()[0])
+            raise WeightError(
+                f"{self.name}: weight[{row}, {column}] is {wide[row, column].item()}; "
+                "repair the model or leave the layer alone with ignore="
+            )
+        return wide
+
+    def write(self, weight: Weight, mask: Mask) -> None:
+        """Writes `weight` where `mask` keeps, exact zeros elsewhere, in place and in the parameter's own type."""
+        kept = torch.where(mask, weight, torch.zeros((), dtype=weight.dtype))
+        kept = kept.t() if self.transposed else kept.reshape(self.parameter.shape)
+        with torch.no_grad():
+            self.parameter.copy_(kept)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Exact name, shell pattern, dotted prefix, last part, or `re:` regular expression."""
+    return any(
+        re.search(p[3:], name) is not None
+        if p.startswith("re:")
+        else fnmatch.fnmatchcase(name, p) or name.startswith(p + ".") or name.rsplit(".", 1)[-1] == p
+        for p in patterns
+    )
+
+
+def _prunable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in model.named_modules(remove_duplicate=False):
+        if is_prunable(module):
+            yield name or type(module).__name__, module
+
+
+def find_sites(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Site], list[str]]:
+    """The prunable sites of a model in definition order, and the names that `ignore` left out.
+
+    Modules that share one parameter become one site, which is ignored if any of its names is.
+    An entry of `ignore` that matches nothing, and a model with nothing left, are errors.
+    """
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    by_parameter: dict[int, list[tuple[str, nn.Module]]] = {}
+    for name, module in _prunable(model):
+        by_parameter.setdefault(id(module.weight), []).append((name, module))
+    everything = [name for group in by_parameter.values() for name, _ in group]
+    for pattern in patterns:
+        if not any(_matches(name, [pattern]) for name in everything):
+            raise ModelError(f"ignore: {pattern!r} matches no prunable layer; the layers are {everything[:8]}...")
+    sites, ignored = [], []
+    for group in by_parameter.values():
+        names = [name for name, _ in group]
+        if any(_matches(name, patterns) for name in names):
+            ignored.extend(names)
+            continue
+        modules = tuple({id(m): m for _, m in group}.values())
+        sites.append(Site(names[0], modules, tuple(names[1:])))
+    if not sites:
+        why = f"all {len(everything)} are ignored" if everything else "it has no nn.Linear and no nn.Conv2d"
+        raise ModelError(f"{type(model).__name__}: no prunable layer: {why}; nothing was changed")
+    return sites, ignored
