@@ -1,0 +1,1 @@
+"""rarefy makes neural networks sparse and makes the sparsity pay."""
