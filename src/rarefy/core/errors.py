@@ -23,14 +23,16 @@ class SparsityError(RarefyError, ValueError):
     """An asked sparsity or density is out of range or contradicts the pattern."""
 
 
-class UnknownNameError(RarefyError, KeyError):
-    """A name is not registered; the message suggests the nearest ones."""
-
+class _LookupFailed(RarefyError, KeyError):
     def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0])
 
 
-class EvidenceError(RarefyError, LookupError):
+class UnknownNameError(_LookupFailed):
+    """A name is not registered; the message suggests the nearest ones."""
+
+
+class EvidenceError(_LookupFailed):
     """A method needs something that was not collected."""
 
 

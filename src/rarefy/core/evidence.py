@@ -52,7 +52,3 @@ class Evidence(Mapping[Need, Tensor]):
 
     def __len__(self) -> int:
         return len(self.values)
-
-    def group(self, index: int) -> "Evidence":
-        """The evidence of one group of a grouped convolution (values have a leading axis of groups)."""
-        return Evidence(self.site, {k: v[index] for k, v in self.values.items()}, self.tokens, self.seed)

@@ -11,8 +11,8 @@ from rarefy.core.registry import method
 class Cubic:
     """final + (initial - final) * (1 - (t - begin) / (end - begin))^3, held before `begin` and after `end`.
 
-    >>> Cubic(initial=1.0, final=0.2, begin=0, end=10)(5)
-    0.3
+    >>> Cubic(initial=1.0, final=0.5, begin=0, end=10)(5)
+    0.5625
     """
 
     initial: float

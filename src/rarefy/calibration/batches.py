@@ -1,0 +1,103 @@
+"""Batches as users give them, checked once, and how to call a model with one."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.core.errors import DataError
+
+Batch = Any  # a tensor, a tuple of positional arguments, or a dict of keyword arguments
+Run = Callable[[nn.Module, Batch, int], Any]  # runs a model on the batch of that index
+
+
+class Stop(Exception):
+    """Raised by a hook to end a forward pass early; never reaches the user."""
+
+
+def _tensors(batch: Batch) -> list[tuple[str, Tensor]]:
+    if isinstance(batch, Tensor):
+        return [("input", batch)]
+    if isinstance(batch, Mapping):
+        return [(str(k), v) for k, v in batch.items() if isinstance(v, Tensor)]
+    if isinstance(batch, tuple | list):
+        return [(f"argument {i}", v) for i, v in enumerate(batch) if isinstance(v, Tensor)]
+    return []
+
+
+def as_batches(data: Iterable[Batch] | None, *, method: str, needed: bool) -> list[Batch]:
+    """A list of batches, or an error that says what is wrong with `data`.
+
+    A lone tensor is refused rather than walked row by row: which axis are the batches would be a guess.
+    """
+    if data is None:
+        if needed:
+            raise DataError(f"{method}: needs calibration data; give data=, an iterable of batches of model inputs")
+        return []
+    if isinstance(data, Tensor | Mapping | str | bytes):
+        raise DataError(
+            f"{method}: data is one {type(data).__name__}, not an iterable of batches; put it into a list: data=[batch]"
+        )
+    batches = list(data)
+    if not batches and needed:
+        raise DataError(f"{method}: data is empty; give at least one batch")
+    for i, batch in enumerate(batches):
+        for name, tensor in _tensors(batch):
+            if tensor.numel() == 0:
+                raise DataError(f"{method}: data[{i}] {name} has shape {tuple(tensor.shape)} and no element")
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise DataError(f"{method}: data[{i}] {name} holds NaN or infinity; clean the data")
+    return batches
+
+
+def call_model(model: nn.Module, batch: Batch, index: int) -> Any:
+    """`model(batch)`; an error that the model raises is reported as one of that batch."""
+    try:
+        if isinstance(batch, Mapping):
+            return model(**batch)
+        return model(*batch) if isinstance(batch, tuple | list) else model(batch)
+    except Stop:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = {name: tuple(t.shape) for name, t in _tensors(batch)}
+        raise DataError(
+            f"data[{index}]: {type(model).__name__} does not take this batch {shapes}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def runner(loss: Callable[[nn.Module, Batch], Any] | None) -> Run:
+    """How a model is run on a batch: through `loss` where one is given, since a batch is then what it understands."""
+    if loss is None:
+        return call_model
+    return lambda model, batch, index: loss(model, batch)
+
+
+def token_mask(batch: Batch) -> Tensor | None:
+    """The (batch, tokens) mask of real tokens where the batch carries one: padding is no evidence."""
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+
+class inference:
+    """Context: evaluation mode, no gradients, no cache growing under replay; everything restored after."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.training = {m: m.training for m in self.model.modules()}
+        self.model.eval()
+        config = getattr(self.model, "config", None)
+        self.config = config if getattr(config, "use_cache", None) is True else None
+        if self.config is not None:
+            self.config.use_cache = False
+        self.grad = torch.no_grad()
+        self.grad.__enter__()
+
+    def __exit__(self, *exc: Any) -> None:
+        self.grad.__exit__(*exc)
+        for module, training in self.training.items():
+            module.training = training
+        if self.config is not None:
+            self.config.use_cache = True

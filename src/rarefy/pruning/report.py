@@ -1,0 +1,84 @@
+"""What every pruning call returns: what was done to each layer, what was left alone and why."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One layer. zeros and size are counts of weights; error is the relative squared error of the layer's
+    output on the calibration data, sum |X W^T - X V^T|^2 / sum |X W^T|^2 (None where no Gram was collected);
+    result is what the solver had to say; already is the count of zeros that were there before."""
+
+    name: str
+    shape: tuple[int, int]
+    asked: float
+    zeros: int
+    size: int
+    already: int
+    error: float | None
+    seconds: float
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sparsity(self) -> float:
+        return self.zeros / self.size
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What `prune` did. skipped maps the name of each layer left alone to the reason.
+
+    timing: measured milliseconds of the pruned layers, dense against sparse on this machine (filled in by the
+    public `rarefy.prune`, see `recipes.measure`).
+    """
+
+    method: str
+    pattern: str
+    allocation: str
+    sites: tuple[SiteReport, ...]
+    skipped: Mapping[str, str]
+    seconds: float
+    timing: Mapping[str, Any] | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros among the weights of the pruned layers."""
+        return sum(s.zeros for s in self.sites) / sum(s.size for s in self.sites)
+
+    @property
+    def dense_bytes(self) -> int:
+        """float32 bytes of the pruned layers."""
+        return sum(4 * s.size for s in self.sites)
+
+    @property
+    def sparse_bytes(self) -> int:
+        """Bytes of the pruned layers stored as bitmask, values and row offsets (what `save` writes in float32)."""
+        return sum(4 * (s.size - s.zeros) + s.shape[0] * ((s.shape[1] + 7) // 8 + 8) for s in self.sites)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, totals included."""
+        totals = {"sparsity": self.sparsity, "dense_bytes": self.dense_bytes, "sparse_bytes": self.sparse_bytes}
+        return asdict(self) | totals
+
+    def __str__(self) -> str:
+        head = f"{'layer':<48} {'shape':>14} {'zeros':>7} {'error':>8}  solver"
+        rows = [head] + [_row(site) for site in self.sites]
+        rows += [f"{name:<48} left alone: {why}" for name, why in self.skipped.items()]
+        rows.append(
+            f"{self.method}, {self.pattern}, {self.allocation}: {self.sparsity:.2%} zeros in {len(self.sites)} layers, "
+            f"{self.dense_bytes / 1e6:.1f} MB -> {self.sparse_bytes / 1e6:.1f} MB, {self.seconds:.1f} s"
+        )
+        if self.timing:
+            rows.append(
+                f"pruned layers at {self.timing['tokens']} tokens: {self.timing['dense_ms']:.2f} ms dense, "
+                f"{self.timing['sparse_ms']:.2f} ms sparse ({self.timing['speedup']:.2f}x), measured here"
+            )
+        return "\n".join(rows)
+
+
+def _row(site: SiteReport) -> str:
+    error = "-" if site.error is None else f"{site.error:.4f}"
+    said = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in site.result.items())
+    return f"{site.name:<48} {site.shape!s:>14} {site.sparsity:>7.2%} {error:>8}  {said}"
