@@ -35,20 +35,20 @@ class Evidence(Mapping[Need, Tensor]):
     """
 
     site: str
-    values: Mapping[Need, Tensor] = field(default_factory=dict)
+    collected: Mapping[Need, Tensor] = field(default_factory=dict)
     tokens: int = 0
     seed: int = 0
 
     def __getitem__(self, need: Need) -> Tensor:
-        if need not in self.values:
+        if need not in self.collected:
             raise EvidenceError(
                 f"{self.site}: evidence {need.name} ({need.value}) was not collected; "
                 "list it in the method's `needs` and give `data`" + (" and `loss`" if need.wants_loss else "")
             )
-        return self.values[need]
+        return self.collected[need]
 
     def __iter__(self) -> Iterator[Need]:
-        return iter(self.values)
+        return iter(self.collected)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.collected)

@@ -9,7 +9,12 @@ from rarefy.patterns.fanin import FanIn
 from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 
-_FIXED = {"unstructured": Layerwise(), "layerwise": Layerwise(), "rowwise": Rowwise(), "fanin": FanIn()}
+_FIXED: dict[str, Pattern] = {
+    "unstructured": Layerwise(),
+    "layerwise": Layerwise(),
+    "rowwise": Rowwise(),
+    "fanin": FanIn(),
+}
 
 
 def parse_pattern(name: str) -> Pattern:

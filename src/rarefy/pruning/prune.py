@@ -128,7 +128,7 @@ class _Work:
     def _with_gradients(self, evidence: dict[str, Evidence], needs: frozenset[Need]) -> dict[str, Evidence]:
         gradients = collect_gradients(self.model, self.sites, self.batches, self.loss, needs)
         return {
-            name: Evidence(name, {**found.values, **gradients[name]}, found.tokens, found.seed)
+            name: Evidence(name, {**found.collected, **gradients[name]}, found.tokens, found.seed)
             for name, found in evidence.items()
         }
 
@@ -138,7 +138,7 @@ class _Work:
         gradients = collect_gradients(self.model, self.sites, self.batches, self.loss, needs)
 
         def visit(site: Site, evidence: Evidence) -> None:
-            full = Evidence(site.name, {**evidence.values, **gradients[site.name]}, evidence.tokens, self.seed)
+            full = Evidence(site.name, {**evidence.collected, **gradients[site.name]}, evidence.tokens, self.seed)
             self._solve(site, densities[site.name], full)
 
         if any(not need.wants_loss for need in needs):

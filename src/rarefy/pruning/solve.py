@@ -24,7 +24,7 @@ def solve(
 
 def _of_group(evidence: Evidence, index: int, groups: int) -> Evidence:
     """Input evidence has a leading axis of groups; gradients `(out, in)` are cut by rows."""
-    values = {k: v.chunk(groups)[index] if k.wants_loss else v[index] for k, v in evidence.values.items()}
+    values = {k: v.chunk(groups)[index] if k.wants_loss else v[index] for k, v in evidence.collected.items()}
     return Evidence(evidence.site, values, evidence.tokens, evidence.seed + index)
 
 
