@@ -19,7 +19,7 @@ inline Vec relu(Vec x) { return max(zero(), x); }
 inline Vec gated(Vec x, Vec u) {
   const Vec power = mul(u, set1(-1.4426950409f));
   const Vec e = exp2_of(max(set1(-126.0f), min(set1(126.0f), power)));
-  return divide(max(set1(-1e6f), x), add(set1(1.0f), e));
+  return mul(max(set1(-1e6f), x), reciprocal(add(set1(1.0f), e)));
 }
 
 inline Vec silu(Vec x) { return gated(x, x); }

@@ -19,7 +19,6 @@ struct Call {
   const float* bias;
   Activation activation;
   float* y;
-  int threads;
 };
 
 struct Bands {
@@ -56,20 +55,15 @@ std::size_t groups_of(const Tiled& weight, const Bands& bands, int tile) {
   return groups;
 }
 
-// The panel after this one: the next features of these tokens, or the first of those that this thread will likely take.
-Ahead next_panel(const Call& call, const Bands& bands, std::ptrdiff_t token, int wide, int tile) {
-  int first = (tile + 1) * call.weight.kernel->depth;
-  if (first >= call.weight.in) {
-    first = 0;
-    token += static_cast<std::ptrdiff_t>(wide) * call.threads;
-  }
-  if (token >= call.tokens) return {nullptr, 0, 0, 0, 0};
-  const int rows = static_cast<int>(std::min<std::ptrdiff_t>(wide, call.tokens - token));
+// The next panel of these tokens, or nothing after the last.
+Ahead next_panel(const Call& call, const Bands& bands, std::ptrdiff_t token, int valid, int tile) {
+  const int first = (tile + 1) * call.weight.kernel->depth;
+  if (first >= call.weight.in) return {nullptr, 0, 0, 0, 0};
   const int features = std::min(call.weight.kernel->depth, call.weight.in - first), lines = (features + 15) / 16;
   const std::size_t groups = groups_of(call.weight, bands, tile);
   return {reinterpret_cast<const char*>(call.x + token * call.weight.in + first),
-          static_cast<std::ptrdiff_t>(sizeof(float)) * call.weight.in, rows, lines,
-          static_cast<int>((static_cast<std::size_t>(rows) * lines + groups - 1) / groups)};
+          static_cast<std::ptrdiff_t>(sizeof(float)) * call.weight.in, valid, lines,
+          static_cast<int>((static_cast<std::size_t>(valid) * lines + groups - 1) / groups)};
 }
 
 void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int tile) {
@@ -85,7 +79,7 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
   for (int t = 0; t < weight.tiles(); ++t) {
     const int first = t * kernel.depth, features = std::min(kernel.depth, weight.in - first);
     kernel.load_panel(call.x + token * weight.in + first, weight.in, valid, features, kernel.depth, tile, panel);
-    Ahead ahead = next_panel(call, bands, token, tile, t);
+    Ahead ahead = next_panel(call, bands, token, valid, t);
     for (int b = bands.first; b < bands.last; ++b)
       accumulate(weight.segment(b, t), panel, sums + band_sums * (b - bands.first), t == 0, ahead);
   }
@@ -103,7 +97,7 @@ void multiply(const Tiled& weight, const float* x, std::ptrdiff_t tokens, const 
               float* y, int threads) {
   if (tokens == 0) return;
   threads = threads_for(static_cast<double>(weight.values.size()) * static_cast<double>(tokens), threads);
-  const Call call{weight, x, tokens, bias, activation, y, threads};
+  const Call call{weight, x, tokens, bias, activation, y};
   const int widest = tile_for(tokens, weight.kernel->tokens);
   const std::size_t token_tiles = (tokens + widest - 1) / widest;
   // Rows are split only when there are too few token tiles to keep every thread busy to the end.

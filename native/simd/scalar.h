@@ -40,7 +40,7 @@ inline Vec scale2(Vec a, Vec n) {  // a * 2^floor(n) for n in [-126, 127]
     return a.lane[i] * __builtin_bit_cast(float, (static_cast<int>(floor_of(n.lane[i])) + 127) << 23);
   });
 }
-inline Vec divide(Vec a, Vec b) { return each([&](int i) { return a.lane[i] / b.lane[i]; }); }
+inline Vec reciprocal(Vec a) { return each([&](int i) { return 1.0f / a.lane[i]; }); }
 inline float sum(Vec a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
 
 inline Vec gather4(const float* p, long) { return loadu(p); }  // one block of four rows: see the wider instances

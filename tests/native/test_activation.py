@@ -14,8 +14,15 @@ pytestmark = pytest.mark.skipif(not FIRST_OF_EACH, reason="the native module is 
 @pytest.mark.parametrize("name", FIRST_OF_EACH.values())
 @pytest.mark.parametrize("activation", [a for a in ops.ACTIVATIONS if a != "none"])
 def test_absolute_error(name, activation):
-    x = torch.cat([torch.linspace(-12, 12, 160_000), torch.linspace(-1000, 1000, 3_968), torch.tensor([0.0, -0.0, 1e-30, -1e-30]),
-                   torch.tensor([1e4, -1e4, 1e30, -1e30, 3e38, -3e38, 6.5, -6.5]), torch.zeros(20)]).view(-1, 16)
+    x = torch.cat(
+        [
+            torch.linspace(-12, 12, 160_000),
+            torch.linspace(-1000, 1000, 3_968),
+            torch.tensor([0.0, -0.0, 1e-30, -1e-30]),
+            torch.tensor([1e4, -1e4, 1e30, -1e30, 3e38, -3e38, 6.5, -6.5]),
+            torch.zeros(20),
+        ]
+    ).view(-1, 16)
     packed = ops.pack(torch.eye(16), name)
     got = torch.ops.rarefy.packed_linear(x, packed.handle, None, activation, 16).double()
     want = ACTIVATIONS[activation](x.double())

@@ -126,7 +126,9 @@ def test_the_dense_weight_comes_back_exactly(name):
 
 @every_kernel
 def test_denormals_are_dropped_and_special_values_kept(name):
-    weight = torch.tensor([[1e-40, 1.0, -1e-45, 0.0], [float("nan"), float("inf"), torch.finfo(torch.float32).tiny, -0.0]])
+    weight = torch.tensor(
+        [[1e-40, 1.0, -1e-45, 0.0], [float("nan"), float("inf"), torch.finfo(torch.float32).tiny, -0.0]]
+    )
     got = ops.pack(weight, name).to_dense()
     want = torch.tensor([[0.0, 1.0, 0.0, 0.0], [float("nan"), float("inf"), torch.finfo(torch.float32).tiny, 0.0]])
     assert torch.equal(got.nan_to_num(7.0), want.nan_to_num(7.0))

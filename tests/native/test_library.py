@@ -15,14 +15,16 @@ CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_
 
 def csr(weight):
     sparse_weight = weight.to_sparse_csr()
-    return sparse_weight.values(), sparse_weight.col_indices(), sparse_weight.crow_indices()
+    return sparse_weight.values().clone(), sparse_weight.col_indices().clone(), sparse_weight.crow_indices().clone()
 
 
 @pytest.mark.parametrize("activation", ops.ACTIVATIONS)
 def test_packed_linear_passes_opcheck(activation):
     packed = ops.pack(sparse(12, 10, 0.5))
     x, bias = normal(3, 4, 10).requires_grad_(), normal(12).requires_grad_()
-    torch.library.opcheck(torch.ops.rarefy.packed_linear.default, (x, packed.handle, bias, activation, 12), test_utils=CHECKS)
+    torch.library.opcheck(
+        torch.ops.rarefy.packed_linear.default, (x, packed.handle, bias, activation, 12), test_utils=CHECKS
+    )
 
 
 def test_the_other_operations_pass_opcheck():
@@ -32,7 +34,14 @@ def test_the_other_operations_pass_opcheck():
     x, grad, bias = normal(4, 10), normal(4, 12), normal(12)
     for name, args in {
         "packed_input_grad": (grad, packed.handle, 10),
-        "csr_linear": (x.clone().requires_grad_(), values.clone().requires_grad_(), columns, offsets, bias.requires_grad_(), 12),
+        "csr_linear": (
+            x.clone().requires_grad_(),
+            values.clone().requires_grad_(),
+            columns,
+            offsets,
+            bias.requires_grad_(),
+            12,
+        ),
         "csr_input_grad": (grad, values, columns, offsets, 10),
         "sddmm": (grad, x, columns, offsets),
     }.items():
@@ -110,7 +119,13 @@ def test_compiles_into_a_graph_without_breaks():
 )
 def test_refusals_of_the_packed_linear(change, error, says):
     packed = ops.pack(sparse(12, 10, 0.5))
-    args = {"x": torch.zeros(3, 10), "handle": packed.handle, "bias": None, "activation": "none", "out_features": 12} | change
+    args = {
+        "x": torch.zeros(3, 10),
+        "handle": packed.handle,
+        "bias": None,
+        "activation": "none",
+        "out_features": 12,
+    } | change
     with pytest.raises(error, match=says):
         torch.ops.rarefy.packed_linear(**args)
     assert issubclass(error, RarefyError)
@@ -130,8 +145,18 @@ def test_refusals_of_the_packed_linear(change, error, says):
         lambda c, o: (c, o[:-1]),
         lambda c, o: (c.float(), o),
     ],
-    ids=["column too large", "column negative", "column huge", "offsets fall", "first not 0", "last not entries", "one far off",
-         "columns short", "offsets short", "float columns"],
+    ids=[
+        "column too large",
+        "column negative",
+        "column huge",
+        "offsets fall",
+        "first not 0",
+        "last not entries",
+        "one far off",
+        "columns short",
+        "offsets short",
+        "float columns",
+    ],
 )
 def test_hostile_indices_never_reach_a_kernel(harm):
     weight = sparse(12, 10, 0.5)
@@ -172,7 +197,11 @@ def test_a_packed_weight_cannot_be_changed():
 
 
 def test_packing_refuses_what_it_cannot_store():
-    for weight, error in ((torch.zeros(3, 4, dtype=torch.float64), DTypeError), (torch.zeros(3), ShapeError), (torch.zeros(1, 2, 3), ShapeError)):
+    for weight, error in (
+        (torch.zeros(3, 4, dtype=torch.float64), DTypeError),
+        (torch.zeros(3), ShapeError),
+        (torch.zeros(1, 2, 3), ShapeError),
+    ):
         with pytest.raises(error):
             ops.pack(weight)
     with pytest.raises((UnknownNameError, EngineError)):

@@ -32,7 +32,9 @@ print(ops.features()["isa"], p.kernel, sorted({k.isa for k in ops.kernels()}), o
 
 def python(body, **environment):
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAREFY_")}
-    return subprocess.run([sys.executable, "-c", body], env=clean | environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", body], env=clean | environment, capture_output=True, text=True, timeout=120
+    )
 
 
 @needs_native
@@ -49,7 +51,9 @@ def test_the_instruction_set_can_be_capped(isa):
 
 @needs_native
 def test_a_kernel_above_the_cap_is_refused():
-    done = python("from rarefy import ops; import torch; ops.pack(torch.eye(3), 'spmv-avx2-index')", RAREFY_ISA="scalar")
+    done = python(
+        "from rarefy import ops; import torch; ops.pack(torch.eye(3), 'spmv-avx2-index')", RAREFY_ISA="scalar"
+    )
     assert done.returncode != 0
     assert "ValueError" in done.stderr
     assert "needs avx2" in done.stderr
@@ -72,7 +76,9 @@ def test_without_the_native_module_torch_does_it_and_says_so_once():
 
 
 def test_a_native_kernel_is_refused_without_the_native_module():
-    done = python("from rarefy import ops; import torch; ops.pack(torch.eye(3), 'spmv-scalar-index')", RAREFY_NATIVE="0")
+    done = python(
+        "from rarefy import ops; import torch; ops.pack(torch.eye(3), 'spmv-scalar-index')", RAREFY_NATIVE="0"
+    )
     assert done.returncode != 0
     assert "EngineError" in done.stderr
 
