@@ -35,7 +35,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     if os.environ.get("RAREFY_NATIVE", "").strip() == "0":
         return None, "RAREFY_NATIVE=0 is set; unset it to use the native kernels"
     try:
-        from rarefy import _native
+        import rarefy._native as _native
     except ImportError as error:
         return None, f"the native module cannot be imported ({error}); reinstall rarefy where a C++20 compiler is found"
     return _native, None
