@@ -58,6 +58,15 @@ def import_all(package: str, path: Iterable[str]) -> None:
         importlib.import_module(f"{package}.{module.name}")
 
 
+def load_all() -> None:
+    """Imports every family of the package (all but the command line), so that whatever has a name is registered."""
+    import rarefy
+
+    for package in pkgutil.iter_modules(rarefy.__path__):
+        if package.ispkg and package.name != "cli":
+            importlib.import_module(f"rarefy.{package.name}")
+
+
 def entries(role: str | None = None) -> list[Entry]:
     """All registered entries, sorted by family, role and id."""
     chosen = [e for e in _INDEX.values() if role in (None, e.role)]
