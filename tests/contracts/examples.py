@@ -21,6 +21,7 @@ from rarefy.patterns.fanin import FanIn
 from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.scores.magnitude import Magnitude
+from rarefy.solvers.sparsegpt import SparseGPT
 
 load_all()
 
@@ -35,6 +36,7 @@ ARGUMENTS: dict[str, Any] = {
     "begin": 0,
     "end": 10,
     "score": Magnitude(),
+    "solver": SparseGPT(),
 }
 ALWAYS = {("allocation", "global"): {"score": Magnitude()}}  # optional, but nothing works without it alone
 PATTERNS: tuple[Pattern, ...] = (Layerwise(), Rowwise(), FanIn(), NM(2, 4), Block(4, 1), Block(1, 4), Block(2, 2))
@@ -66,6 +68,7 @@ def evidence_of(weight: Tensor, x: Tensor, *, site: str = "layer", seed: int = 0
     generator = torch.Generator().manual_seed(seed)
     values = {need: collect(x[:, None]).float()[0] for need, collect in COLLECTORS.items()}
     values[Need.INPUT_MEAN] = values[Need.INPUT_MEAN] / len(x)
+    values[Need.WANTED_CROSS] = weight.float() @ values[Need.INPUT_GRAM]  # the layer's own dense output is wanted
     for need in Need:
         if need not in values:
             values[need] = torch.randn(weight.shape, generator=generator).square()
