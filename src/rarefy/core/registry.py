@@ -45,7 +45,8 @@ def method(id: str, *, source: str, role: str = "method", protocols: tuple[str, 
             raise ValueError(f"@method: {role} {id!r} is already registered by {known.factory.__module__}")
         if not doc or not source:
             raise ValueError(f"@method: {role} {id!r} needs a docstring and a source")
-        family = factory.__module__.split(".")[1] if factory.__module__.count(".") >= 2 else "user"
+        package, _, inside = factory.__module__.partition(".")
+        family = inside.partition(".")[0] if package == "rarefy" else "user"
         _INDEX[(role, id)] = Entry(id, role, family, protocols or (role,), source, doc.splitlines()[0], factory)
         return factory
 
