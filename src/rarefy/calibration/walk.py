@@ -123,9 +123,13 @@ def _whole_pass(
 
 def _block_inputs(
     model: nn.Module, block: nn.Module, batches: Sequence[Batch], run: Run
-) -> list[tuple[list[Any], dict]]:
-    """The arguments that the first block of the chain gets for each batch; the rest of the model is not run."""
+) -> tuple[list[tuple[list[Any], dict[str, Any]]], list[Batch]]:
+    """The arguments that the first block of the chain gets, and the batches that get there.
+
+    The rest of the model is not run.
+    """
     seen: list[tuple[list[Any], dict[str, Any]]] = []
+    entered: list[Batch] = []
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((list(args), kwargs))
@@ -137,10 +141,10 @@ def _block_inputs(
             try:
                 run(model, batch, i)
             except Stop:
-                continue
+                entered.append(batch)
     finally:
         hook.remove()
-    return seen
+    return seen, entered
 
 
 def _blocks(
@@ -154,11 +158,11 @@ def _blocks(
     run: Run,
 ) -> None:
     """The chain, one block at a time: collect, visit, run again to get the next block's inputs."""
-    inputs = _block_inputs(model, chain[0], batches, run)
+    inputs, entered = _block_inputs(model, chain[0], batches, run)
     for block, sites in zip(chain, inside, strict=True):
         if sites:
             with _collecting(sites, needs, seed) as collection:
-                for (args, kwargs), batch in zip(inputs, batches, strict=True):
+                for (args, kwargs), batch in zip(inputs, entered, strict=True):
                     collection.real = token_mask(batch)
                     block(*args, **kwargs)
             collection.visit(visit)
@@ -187,12 +191,12 @@ def _paired(
         if before:
             PairedBlock(model, before, needs, seed, twin).run(inputs, inputs, batches, visit)
         if shown.chain:
-            sparse = _block_inputs(model, shown.chain[0], batches, run)
+            sparse, entered = _block_inputs(model, shown.chain[0], batches, run)
             dense = [(list(args), dict(kwargs)) for args, kwargs in sparse]
             for block in shown.chain:
                 pair = PairedBlock(block, _inside(block, sites), needs, seed)
                 if pair.sites:
-                    pair.run(sparse, dense, batches, visit)
+                    pair.run(sparse, dense, entered, visit)
                 pair.advance(sparse, dense)
         if after:
             PairedBlock(model, after, needs, seed, twin).run(inputs, inputs, batches, visit)
