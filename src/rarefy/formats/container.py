@@ -21,12 +21,17 @@ _NAMING_BYTES = 700  # what three more header entries and digests cost; smaller 
 
 @dataclass(frozen=True)
 class Stored:
-    """How one tensor was written. zeros counts +0.0 and -0.0; negative_zeros counts those that became +0.0."""
+    """How one tensor was written.
+
+    prefix: what the names of its parts begin with (its own name if dense); zeros counts +0.0 and -0.0;
+    negative_zeros counts those that became +0.0.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     encoding: str
+    prefix: str
     zeros: int
     negative_zeros: int
     dense_bytes: int
@@ -42,8 +47,17 @@ class Contents:
     own: bool
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], aliases: Mapping[str, str] | None = None) -> tuple[Stored, ...]:
-    """Writes tensors to `path`, each sparse where that is smaller and dense otherwise.
+@dataclass(frozen=True)
+class Prepared:
+    """What will be written: the stored tensors, the metadata, and a record of each tensor."""
+
+    parts: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    stored: tuple[Stored, ...]
+
+
+def prepare(tensors: Mapping[str, Tensor], aliases: Mapping[str, str] | None = None) -> Prepared:
+    """Lays tensors out for a file, each sparse where that is smaller and dense otherwise.
 
     A tensor stored sparse comes back equal, its -0.0 as +0.0; one stored dense comes back bit for bit.
     """
@@ -60,11 +74,15 @@ def write(path: Path, tensors: Mapping[str, Tensor], aliases: Mapping[str, str] 
         else:
             stored = {name: dense}
         parts |= stored
-        records.append(_record(name, dense, stored, sparse.get(name) is not None))
+        records.append(_record(name, dense, stored, sparse.get(name)))
     digests = {name: manifest.digest(name, tensor) for name, tensor in parts.items()}
     metadata = Manifest(sparse, dict(aliases or {}), digests).to_metadata()
-    replace_file(path, partial(save_file, parts, metadata=metadata))
-    return tuple(records)
+    return Prepared(parts, metadata, tuple(records))
+
+
+def write(path: Path, prepared: Prepared) -> None:
+    """Writes the file: whole, or not at all."""
+    replace_file(path, partial(save_file, dict(prepared.parts), metadata=dict(prepared.metadata)))
 
 
 def read_file(path: Path) -> Contents:
@@ -108,14 +126,15 @@ def _pack_if_smaller(dense: Tensor) -> dict[str, Tensor] | None:
     return bitmask.pack(Packed.from_dense(dense))
 
 
-def _record(name: str, dense: Tensor, stored: Mapping[str, Tensor], is_sparse: bool) -> Stored:
+def _record(name: str, dense: Tensor, stored: Mapping[str, Tensor], prefix: str | None) -> Stored:
     zero = dense.eq(0)
-    minus = int((zero & as_integers(dense).ne(0)).sum()) if is_sparse else 0  # zero, though not all bits are
+    minus = int((zero & as_integers(dense).ne(0)).sum()) if prefix is not None else 0  # zero, though not all bits are
     return Stored(
         name=name,
         shape=tuple(dense.shape),
         dtype=str(dense.dtype).removeprefix("torch."),
-        encoding="sparse-bitmask" if is_sparse else "dense",
+        encoding="dense" if prefix is None else "sparse-bitmask",
+        prefix=name if prefix is None else prefix,
         zeros=int(zero.sum()),
         negative_zeros=minus,
         dense_bytes=dense.nbytes,
