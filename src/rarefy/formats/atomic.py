@@ -52,7 +52,9 @@ def _reported(path: Path) -> Iterator[None]:
         if isinstance(error, FileError) or not _is_about_files(error):
             raise
         state = "the old file is untouched" if path.exists() else "nothing was left behind"
-        raise FileError(f"{path}: could not be written ({error}); {state}; free space or choose another path") from error
+        raise FileError(
+            f"{path}: could not be written ({error}); {state}; free space or choose another path"
+        ) from error
 
 
 def _is_about_files(error: Exception) -> bool:

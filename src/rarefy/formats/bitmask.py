@@ -84,7 +84,13 @@ def unpack(parts: Mapping[str, Tensor], name: str = "sparse-bitmask") -> Packed:
 
 
 def popcount(bits: Bits) -> Int[Tensor, "rows"]:
-    """Set bits in each row, `(rows,)` int64, in bytes so that checking a file takes no more memory than the file."""
+    """Set bits in each row, `(rows,)` int64. A few rows at a time, so that a check takes less memory than the file."""
+    at_once = max(1, 2**20 // max(1, bits.shape[1]))
+    return torch.cat([_count(rows) for rows in bits.split(at_once)])
+
+
+def _count(bits: Bits) -> Int[Tensor, "rows"]:
+    """Sums of neighbouring bits, pairs and fours inside each byte."""
     pairs = bits - ((bits >> 1) & 0x55)
     fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
     return ((fours + (fours >> 4)) & 0x0F).sum(dim=1, dtype=torch.int64)
@@ -118,7 +124,9 @@ def _is_cut_by_row(shape: tuple[int, ...], bits: Tensor, name: str) -> bool:
 
 
 def _bad(name: str, why: str) -> FileError:
-    return FileError(f"tensor {name!r}: {why}; the file is damaged or was not written by a correct program, get it again")
+    return FileError(
+        f"tensor {name!r}: {why}; the file is damaged or was not written by a correct program, get it again"
+    )
 
 
 def _require(holds: bool | Tensor, name: str, why: str) -> None:
