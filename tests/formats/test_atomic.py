@@ -29,7 +29,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path) -> None:
         aside.write_text("ha")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(FileError, match="No space left.*old file is untouched"):
+    with pytest.raises(FileError, match=r"No space left.*old file is untouched"):
         replace_file(file, half)
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["x"]

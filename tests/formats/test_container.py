@@ -284,7 +284,7 @@ def test_altered_missing_and_added_tensors_are_named(path) -> None:
     with pytest.raises(FileError, match=r"'a\.bitmask'.*missing"):
         read(path)
     save_file(tensors | {"c": torch.ones(1)}, path, metadata)
-    with pytest.raises(FileError, match="'c'.*not in its manifest"):
+    with pytest.raises(FileError, match=r"'c'.*not in its manifest"):
         read(path)
 
 

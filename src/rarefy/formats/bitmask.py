@@ -103,7 +103,7 @@ def _dense_shape(parts: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     _require(shape.dtype == torch.int64, name, f"its shape is {shape.dtype}, not int64")
     _require(shape.dim() == 1 and shape.numel() <= 8, name, f"its shape is stored as {tuple(shape.shape)}")
     sizes = tuple(int(size) for size in shape)
-    _require(all(0 <= size for size in sizes), name, f"its shape {sizes} has a negative size")
+    _require(all(size >= 0 for size in sizes), name, f"its shape {sizes} has a negative size")
     _require(math.prod(max(1, size) for size in sizes) <= _LARGEST, name, f"its shape {sizes} is too large")
     return sizes
 

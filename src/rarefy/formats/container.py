@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rarefy.core.errors import FileError
+from rarefy.core.errors import DTypeError, FileError
 from rarefy.formats import bitmask, manifest
 from rarefy.formats.atomic import replace_file
 from rarefy.formats.manifest import Manifest
@@ -16,6 +17,10 @@ from rarefy.formats.names import choose_prefix, join, recognise
 from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers
 from rarefy.formats.safe import read_stored
 
+_DENSE_TYPES = VALUE_TYPES | {
+    *(torch.bool, torch.complex64, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+}
 _NAMING_BYTES = 700  # what three more header entries and digests cost; smaller tensors stay dense
 
 
@@ -60,11 +65,14 @@ def prepare(tensors: Mapping[str, Tensor], aliases: Mapping[str, str] | None = N
     """Lays tensors out for a file, each sparse where that is smaller and dense otherwise.
 
     A tensor stored sparse comes back equal, its -0.0 as +0.0; one stored dense comes back bit for bit.
+    Raises DTypeError for a type that the file format does not have.
     """
     parts: dict[str, Tensor] = {}
     sparse: dict[str, str] = {}
     records = []
     for name, tensor in tensors.items():
+        if tensor.dtype not in _DENSE_TYPES:
+            raise DTypeError(f"tensor {name!r}: safetensors has no {tensor.dtype}; convert it before saving")
         dense = tensor.detach().cpu().contiguous()
         packed = _pack_if_smaller(dense)
         prefix = choose_prefix(name, tensors.keys() | parts.keys()) if packed else None

@@ -1,5 +1,6 @@
 """What `save` says: every tensor, how it was stored, and what that saved."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,9 +53,8 @@ class SaveReport:
         if minus := sum(t.negative_zeros for t in self.tensors):
             rows.append(f"{minus} zeros of negative sign (-0.0) were stored as +0.0")
         if self.pruned_share is not None:
-            rows.append(
-                f"pruned part: {_mb(self.pruned_dense_bytes)} -> {_mb(self.pruned_file_bytes)} ({self.pruned_share:.1%})"
-            )
+            before, after = _mb(self.pruned_dense_bytes), _mb(self.pruned_file_bytes)
+            rows.append(f"pruned part: {before} -> {after} ({self.pruned_share:.1%})")
         rows.append(f"{self.path}: {_mb(self.dense_bytes)} of tensors -> {_mb(self.file_bytes)} on disk")
         return "\n".join(rows)
 
@@ -64,8 +64,5 @@ def _mb(count: int) -> str:
 
 
 def _row(t: Stored) -> str:
-    size = 1
-    for n in t.shape:
-        size *= n
-    shape = "x".join(map(str, t.shape))
-    return f"{t.name:<56} {shape:>16} {t.dtype:>9} {t.zeros / size:>7.2%} {t.dense_bytes:>10} {t.file_bytes:>10}"
+    shape, zeros = "x".join(map(str, t.shape)), t.zeros / math.prod(t.shape)
+    return f"{t.name:<56} {shape:>16} {t.dtype:>9} {zeros:>7.2%} {t.dense_bytes:>10} {t.file_bytes:>10}"
