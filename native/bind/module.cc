@@ -1,0 +1,101 @@
+// What Python sees of the native core: low level and unchecked where rarefy.ops has checked. Addresses travel as
+// integers (Tensor.data_ptr()), which costs a tenth of exchanging a tensor. The lock is released during arithmetic.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+
+#include "bind/packed.h"
+#include "core/features.h"
+#include "ops/csr.h"
+#include "ops/parallel.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using rarefy::at;
+
+namespace {
+
+nb::dict features() {
+  const rarefy::Features& f = rarefy::features();
+  nb::dict out;
+  out["avx2"] = f.avx2;
+  out["fma"] = f.fma;
+  out["bmi2"] = f.bmi2;
+  out["avx512f"] = f.avx512f;
+  out["avx512bw"] = f.avx512bw;
+  out["avx512dq"] = f.avx512dq;
+  out["avx512vl"] = f.avx512vl;
+  out["avx512_vnni"] = f.avx512_vnni;
+  out["avx512_vbmi2"] = f.avx512_vbmi2;
+  out["avx512_bf16"] = f.avx512_bf16;
+  out["amx_bf16"] = f.amx_bf16;
+  out["amx_int8"] = f.amx_int8;
+  return out;
+}
+
+unsigned floating_point_state() {
+#if defined(__x86_64__)
+  return _mm_getcsr();
+#else
+  return 0;
+#endif
+}
+
+rarefy::csr::Matrix matrix(int rows, int width, std::uintptr_t offsets, std::uintptr_t columns, std::uintptr_t values,
+                           std::int64_t entries) {
+  const rarefy::csr::Matrix m{rows, width, at<std::int64_t>(offsets), at<std::int32_t>(columns), at<float>(values)};
+  rarefy::csr::check(m, entries);
+  return m;
+}
+
+void csr_multiply(int rows, int width, std::uintptr_t offsets, std::uintptr_t columns, std::uintptr_t values,
+                  std::int64_t entries, std::uintptr_t x, std::int64_t tokens, std::uintptr_t bias, std::uintptr_t y,
+                  int threads) {
+  rarefy::csr::multiply(matrix(rows, width, offsets, columns, values, entries), at<float>(x), tokens, at<float>(bias),
+                        at<float>(y), threads);
+}
+
+void csr_multiply_transposed(int rows, int width, std::uintptr_t offsets, std::uintptr_t columns, std::uintptr_t values,
+                             std::int64_t entries, std::uintptr_t dy, std::int64_t tokens, std::uintptr_t dx,
+                             int threads) {
+  rarefy::csr::multiply_transposed(matrix(rows, width, offsets, columns, values, entries), at<float>(dy), tokens,
+                                   at<float>(dx), threads);
+}
+
+void csr_sample(int rows, int width, std::uintptr_t offsets, std::uintptr_t columns, std::uintptr_t values,
+                std::int64_t entries, std::uintptr_t dy, std::uintptr_t x, std::int64_t tokens, std::uintptr_t dvalues,
+                int threads) {
+  rarefy::csr::sample(matrix(rows, width, offsets, columns, values, entries), at<float>(dy), at<float>(x), tokens,
+                      at<float>(dvalues), threads);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "rarefy's native core; use rarefy.ops";
+  m.def("features", &features);
+  m.def("isa", [] { return std::string(rarefy::isa_name(rarefy::allowed_isa())); });
+  m.def("thread_pool", [] { return std::string(rarefy::thread_pool_name()); });
+  m.def("floating_point_state", &floating_point_state);
+  m.def("kernels", &rarefy::listing, "(name, op, isa, rows, tokens, depth) of every kernel compiled in");
+  m.def("live_objects", [] { return rarefy::Packed::live(); });
+  nb::class_<rarefy::Packed>(m, "Packed")
+      .def(nb::init<std::uintptr_t, std::int64_t, std::int64_t, const std::string&>(), "weight"_a, "out"_a, "in"_a,
+           "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("multiply", &rarefy::Packed::multiply, nb::call_guard<nb::gil_scoped_release>())
+      .def("unpack", &rarefy::Packed::unpack, nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("nnz", &rarefy::Packed::nnz)
+      .def_prop_ro("nbytes", &rarefy::Packed::bytes);
+  m.def("csr_multiply", &csr_multiply, nb::call_guard<nb::gil_scoped_release>());
+  m.def("csr_multiply_transposed", &csr_multiply_transposed, nb::call_guard<nb::gil_scoped_release>());
+  m.def("csr_sample", &csr_sample, nb::call_guard<nb::gil_scoped_release>());
+}

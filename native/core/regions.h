@@ -1,0 +1,8 @@
+// Target regions: code between BEGIN and END is compiled for an instruction set that the rest of the file must not use.
+// Per-file -m flags would put such code into inline std:: functions that the linker shares with every other file.
+#pragma once
+
+#define RAREFY_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,bmi2,popcnt\")")
+#define RAREFY_BEGIN_AVX512 \
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512\")")
+#define RAREFY_END_REGION _Pragma("GCC pop_options")

@@ -1,0 +1,58 @@
+// In and out of the tokens-across layout that the tiled kernels work in. Included after a simd header.
+
+inline void load_few(const float* x, std::ptrdiff_t stride, int valid, int from, int to, int tokens, float* panel) {
+  for (int k = from; k < to; ++k)
+    for (int t = 0; t < width; ++t) panel[static_cast<std::size_t>(k) * tokens + t] = t < valid ? x[t * stride + k] : 0.0f;
+}
+
+inline void load_panel(const float* x, std::ptrdiff_t stride, int valid, int features, int depth, int tokens,
+                       float* panel) noexcept {
+  for (int t = 0; t < tokens; t += width) {
+    const float* from = x + t * stride;
+    const int whole = valid - t >= width ? features / 4 * 4 : 0;
+    for (int k = 0; k < whole; k += 4) {
+      Vec a = gather4(from + k, stride), b = gather4(from + k + stride, stride);
+      Vec c = gather4(from + k + 2 * stride, stride), d = gather4(from + k + 3 * stride, stride);
+      transpose4(a, b, c, d);
+      float* to = panel + static_cast<std::size_t>(k) * tokens + t;
+      store(to, a);
+      store(to + tokens, b);
+      store(to + 2 * tokens, c);
+      store(to + 3 * tokens, d);
+    }
+    load_few(from, stride, valid - t, whole, features, tokens, panel + t);
+    store(panel + static_cast<std::size_t>(depth) * tokens + t, zero());
+  }
+}
+
+template <Activation activation>
+void finish_as(const float* acc, int rows, int tokens, int valid, const float* bias, float* y, std::ptrdiff_t stride) {
+  for (int row = 0; row < rows; row += width) {
+    const int lanes_used = rows - row < width ? rows - row : width;
+    const Vec shift = bias == nullptr ? zero() : load_n(bias + row, lanes_used);
+    for (int t = 0; t < valid; t += 4) {
+      const float* from = acc + static_cast<std::size_t>(row) * tokens + t;
+      Vec out[4] = {gather4(from, tokens), gather4(from + tokens, tokens), gather4(from + 2 * tokens, tokens),
+                    gather4(from + 3 * tokens, tokens)};
+      transpose4(out[0], out[1], out[2], out[3]);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        if (t + i >= valid) break;
+        const Vec value = activate<activation>(add(out[i], shift));
+        float* to = y + (t + i) * stride + row;
+        lanes_used == width ? storeu(to, value) : store_n(to, value, lanes_used);
+      }
+    }
+  }
+}
+
+inline void finish(const float* acc, int rows, int tokens, int valid, const float* bias, Activation activation, float* y,
+                   std::ptrdiff_t stride) noexcept {
+  switch (activation) {
+    case Activation::none: return finish_as<Activation::none>(acc, rows, tokens, valid, bias, y, stride);
+    case Activation::relu: return finish_as<Activation::relu>(acc, rows, tokens, valid, bias, y, stride);
+    case Activation::gelu: return finish_as<Activation::gelu>(acc, rows, tokens, valid, bias, y, stride);
+    case Activation::gelu_tanh: return finish_as<Activation::gelu_tanh>(acc, rows, tokens, valid, bias, y, stride);
+    case Activation::silu: return finish_as<Activation::silu>(acc, rows, tokens, valid, bias, y, stride);
+  }
+}

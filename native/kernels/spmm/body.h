@@ -1,0 +1,78 @@
+// The sparse x dense tile, written once over the simd operations and compiled for each instruction set.
+
+// Pins an address in a register: indexed operands would split every multiply-add into two micro-operations.
+inline void pin(const char*& address) {
+#if defined(__x86_64__)
+  __asm__("" : "+r"(address));
+#endif
+}
+
+// The offset of row r in a step of `rows`; whole words are read and shifted, for loads are what this loop is short of.
+template <int rows>
+inline std::size_t offset_of(const std::uint16_t* step, int r) {
+  if constexpr (rows % 4 == 0) {
+    std::uint64_t word;
+    __builtin_memcpy(&word, step + r / 4 * 4, sizeof word);
+    return static_cast<std::uint16_t>(word >> (r % 4 * 16));
+  } else if constexpr (rows % 2 == 0) {
+    std::uint32_t word;
+    __builtin_memcpy(&word, step + r / 2 * 2, sizeof word);
+    return static_cast<std::uint16_t>(word >> (r % 2 * 16));
+  } else {
+    return step[r];
+  }
+}
+
+template <int rows, int tokens>
+void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bool first) noexcept {
+  constexpr int vectors = tokens / width;
+  constexpr int scale = tokens * static_cast<int>(sizeof(float)) / spmm::offset_unit;
+  const std::uint16_t* group = segment.groups;
+  const std::uint16_t* offsets = segment.offsets;
+  const float* values = segment.values;
+  const char* base = reinterpret_cast<const char*>(panel);
+  for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
+    Vec sums[rows][vectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+      const float* at = acc + static_cast<std::size_t>(group[1 + r]) * tokens;
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) sums[r][v] = first ? zero() : load(at + v * width);
+    }
+    if (left > 1 && !first) {  // the next group's sums are anywhere in the band: ask for them now
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) {
+        const float* at = acc + static_cast<std::size_t>(group[2 + rows + r]) * tokens;
+        for (int t = 0; t < tokens; t += 16) __builtin_prefetch(at + t, 1);
+      }
+    }
+    for (int steps = group[0]; steps > 0; --steps, offsets += rows, values += rows) {
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) {
+        const char* x = base + offset_of<rows>(offsets, r) * scale;
+        pin(x);
+        const Vec weight = set1(values[r]);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v)
+          sums[r][v] = fma(load(reinterpret_cast<const float*>(x) + v * width), weight, sums[r][v]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+      float* at = acc + static_cast<std::size_t>(group[1 + r]) * tokens;
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) store(at + v * width, sums[r][v]);
+    }
+  }
+}
+
+template <int rows, int widest, int depth>
+constexpr spmm::Kernel make_spmm(const char* name, Isa isa) {
+  static_assert(depth <= spmm::max_depth && widest % spmm::narrowest == 0 && widest <= 128);
+  spmm::Kernel kernel{name, isa, rows, widest, depth, {}, load_panel, finish};
+  kernel.accumulate[0] = accumulate<rows, 16>;
+  if constexpr (widest >= 32) kernel.accumulate[1] = accumulate<rows, 32>;
+  if constexpr (widest >= 64) kernel.accumulate[2] = accumulate<rows, 64>;
+  if constexpr (widest >= 128) kernel.accumulate[3] = accumulate<rows, 128>;
+  return kernel;
+}

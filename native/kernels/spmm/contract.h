@@ -1,0 +1,62 @@
+// Sparse weight x dense tokens: Y(tokens, out) = act(X(tokens, in) W^T + bias).
+//
+// The SIMD axis is the tokens. For each tile of `depth` input features the tokens' values are transposed into a panel
+// that stays in the L1 cache; each group of `rows` weight rows then walks its non-zeros, one of every row at a step:
+// broadcast the weight, multiply the panel row it names, add into rows x (tokens / width) registers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/features.h"
+#include "kernels/contract.h"
+
+namespace rarefy::spmm {
+
+// A packed offset is the panel row times this; a panel row is `tokens` floats, so the kernel multiplies by tokens / 16.
+inline constexpr int offset_unit = 64;
+inline constexpr int narrowest = 16;   // tokens in the smallest tile
+inline constexpr int max_depth = 1022;  // (depth + 1) * offset_unit still fits 16 bits
+
+// One tile of the weight for one panel. A group is a count n and `rows` row numbers; its n * rows entries are step by
+// step, row by row. Entries that only fill up a step name panel row `depth`, which is zero, with weight zero.
+struct Segment {
+  const std::uint16_t* groups;   // (1 + rows) * count
+  std::size_t count;
+  const std::uint16_t* offsets;  // in units of panel rows * offset_unit
+  const float* values;
+};
+
+// Adds W_tile * panel into acc. panel: (depth + 1, tokens), 64-byte aligned; acc: (rows of the band, tokens), aligned.
+// first: acc is written, not added to.
+using Accumulate = void (*)(const Segment&, const float* panel, float* acc, bool first) noexcept;
+
+// panel[k][t] = x[t * stride + k], zero for t >= valid tokens and in panel row `depth`.
+using LoadPanel = void (*)(const float* x, std::ptrdiff_t stride, int valid, int features, int depth, int tokens,
+                           float* panel) noexcept;
+
+// y[t * stride + row] = act(acc[row][t] + bias[row]); bias may be null. acc has a multiple of 16 rows.
+using Finish = void (*)(const float* acc, int rows, int tokens, int valid, const float* bias, Activation, float* y,
+                        std::ptrdiff_t stride) noexcept;
+
+struct Kernel {
+  const char* name;
+  Isa isa;
+  int rows;    // weight rows that share a step
+  int tokens;  // the widest token tile
+  int depth;   // input features in a panel
+  Accumulate accumulate[4];  // for 16, 32, 64, 128 tokens; null beyond `tokens`
+  LoadPanel load_panel;
+  Finish finish;
+};
+
+// Every enumerated kernel, in the order of spmm.inc.
+struct Table {
+  const Kernel* const* first;
+  std::size_t size;
+  const Kernel* const* begin() const noexcept { return first; }
+  const Kernel* const* end() const noexcept { return first + size; }
+};
+Table kernels() noexcept;
+
+}  // namespace rarefy::spmm

@@ -1,0 +1,132 @@
+// Sparse x few tokens, written once over the simd operations and compiled for each instruction set.
+
+// Rows taken together in the bitmask walk: each has its own chain of "count the bits, move on", so they overlap.
+template <int tokens>
+inline constexpr int together = tokens >= 4 ? 1 : 4 / tokens;
+
+template <int tokens, int rows>
+inline void bitmask_rows(const spmv::Rows& weight, int row, const float* x, float* sums) {
+  const int words = (weight.in + 15) / 16;
+  const std::uint16_t* masks[rows];
+  const float* values[rows];
+  Vec partial[rows][tokens];
+  for (int r = 0; r < rows; ++r) {
+    masks[r] = weight.masks + static_cast<std::size_t>(row + r) * words;
+    values[r] = weight.values + weight.starts[row + r];
+    for (int t = 0; t < tokens; ++t) partial[r][t] = zero();
+  }
+  for (int word = 0; word < words; ++word)
+#pragma GCC unroll 4
+    for (int part = 0; part < 16 / width; ++part) {
+      const float* at = x + word * 16 + part * width;
+#pragma GCC unroll 4
+      for (int r = 0; r < rows; ++r) {
+        const unsigned bits = masks[r][word] >> part * width & ((1u << width) - 1u);
+        const Lanes keep = lanes(bits);
+        const Vec w = expand(keep, values[r]);
+        values[r] += __builtin_popcount(bits);
+#pragma GCC unroll 8
+        for (int t = 0; t < tokens; ++t)
+          partial[r][t] = fma(w, load_lanes(keep, at + static_cast<std::size_t>(t) * weight.in), partial[r][t]);
+      }
+    }
+  for (int r = 0; r < rows; ++r)
+    for (int t = 0; t < tokens; ++t) sums[r * tokens + t] = sum(partial[r][t]);
+}
+
+template <int tokens, class Index>
+inline void index_row(const spmv::Rows& weight, const Index* columns, int row, const float* x, float* sums) {
+  const std::size_t end = weight.starts[row + 1];
+  std::size_t at = weight.starts[row];
+  Vec partial[tokens];
+  for (int t = 0; t < tokens; ++t) partial[t] = zero();
+  for (; at + width <= end; at += width) {
+    const Vec w = loadu(weight.values + at);
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; ++t)
+      partial[t] = fma(w, gather(x + static_cast<std::size_t>(t) * weight.in, columns + at), partial[t]);
+  }
+  if (const int left = static_cast<int>(end - at); left > 0) {  // what is gathered beyond the row must not be used
+    const Vec w = load_n(weight.values + at, left);
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; ++t) {
+      const Vec inputs = gather(x + static_cast<std::size_t>(t) * weight.in, columns + at);
+      partial[t] = fma(w, keep_first(inputs, left), partial[t]);
+    }
+  }
+  for (int t = 0; t < tokens; ++t) sums[t] = sum(partial[t]);
+}
+
+template <int tokens>
+inline void put(const spmv::Output& output, int row, int rows, const float* sums) {
+  for (int r = 0; r < rows; ++r)
+    for (int t = 0; t < tokens; ++t) output.y[t * output.stride + row + r] = sums[r * tokens + t];
+}
+
+template <Activation activation>
+inline void finish_rows(const spmv::Output& output, int first, int last, int tokens) {
+  for (int t = 0; t < tokens; ++t)
+    for (int row = first; row < last; row += width) {
+      const int used = last - row < width ? last - row : width;
+      float* at = output.y + t * output.stride + row;
+      const Vec shift = output.bias == nullptr ? zero() : load_n(output.bias + row, used);
+      store_n(at, activate<activation>(add(load_n(at, used), shift)), used);
+    }
+}
+
+inline void finish_rows(const spmv::Output& output, int first, int last, int tokens) {
+  switch (output.activation) {
+    case Activation::none: return finish_rows<Activation::none>(output, first, last, tokens);
+    case Activation::relu: return finish_rows<Activation::relu>(output, first, last, tokens);
+    case Activation::gelu: return finish_rows<Activation::gelu>(output, first, last, tokens);
+    case Activation::gelu_tanh: return finish_rows<Activation::gelu_tanh>(output, first, last, tokens);
+    case Activation::silu: return finish_rows<Activation::silu>(output, first, last, tokens);
+  }
+}
+
+template <int tokens>
+void bitmask(const spmv::Rows& weight, int first, int last, const float* x, const spmv::Output& output) {
+  constexpr int rows = together<tokens>;
+  float sums[rows * tokens];
+  int row = first;
+  for (; row + rows <= last; row += rows) {
+    bitmask_rows<tokens, rows>(weight, row, x, sums);
+    put<tokens>(output, row, rows, sums);
+  }
+  for (; row < last; ++row) {
+    bitmask_rows<tokens, 1>(weight, row, x, sums);
+    put<tokens>(output, row, 1, sums);
+  }
+}
+
+template <int tokens>
+void index(const spmv::Rows& weight, int first, int last, const float* x, const spmv::Output& output) {
+  float sums[tokens];
+  for (int row = first; row < last; ++row) {
+    if (weight.columns16 != nullptr) index_row<tokens>(weight, weight.columns16, row, x, sums);
+    else index_row<tokens>(weight, weight.columns32, row, x, sums);
+    put<tokens>(output, row, 1, sums);
+  }
+}
+
+template <int tokens, spmv::Format format>
+inline void multiply_exactly(const spmv::Rows& weight, int first, int last, const float* x, const spmv::Output& output) {
+  if constexpr (format == spmv::Format::bitmask) bitmask<tokens>(weight, first, last, x, output);
+  else index<tokens>(weight, first, last, x, output);
+}
+
+template <spmv::Format format>
+void multiply(const spmv::Rows& weight, int first, int last, const float* x, int tokens,
+              const spmv::Output& output) noexcept {
+  switch (tokens) {
+    case 1: multiply_exactly<1, format>(weight, first, last, x, output); break;
+    case 2: multiply_exactly<2, format>(weight, first, last, x, output); break;
+    case 3: multiply_exactly<3, format>(weight, first, last, x, output); break;
+    case 4: multiply_exactly<4, format>(weight, first, last, x, output); break;
+    case 5: multiply_exactly<5, format>(weight, first, last, x, output); break;
+    case 6: multiply_exactly<6, format>(weight, first, last, x, output); break;
+    case 7: multiply_exactly<7, format>(weight, first, last, x, output); break;
+    case 8: multiply_exactly<8, format>(weight, first, last, x, output); break;
+  }
+  finish_rows(output, first, last, tokens);
+}

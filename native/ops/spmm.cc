@@ -1,0 +1,96 @@
+#include "ops/spmm.h"
+
+#include <algorithm>
+
+#include "ops/parallel.h"
+#include "ops/split.h"
+
+namespace rarefy::spmm {
+namespace {
+
+// Sums of one task stay within this many floats (1 MiB): they are read and written once a panel, from the L2 cache.
+constexpr std::size_t max_sums = std::size_t{1} << 18;
+
+
+struct Call {
+  const Tiled& weight;
+  const float* x;
+  std::ptrdiff_t tokens;
+  const float* bias;
+  Activation activation;
+  float* y;
+};
+
+struct Bands {
+  int first, last;  // [first, last)
+};
+
+// Consecutive bands, about equal in stored entries, at least `parts` of them if there are so many bands.
+std::vector<Bands> split(const Tiled& weight, int parts, int widest) {
+  const int most = std::max<int>(1, static_cast<int>(max_sums / (static_cast<std::size_t>(band_rows) * widest)));
+  std::size_t total = 0;
+  for (int b = 0; b < weight.bands(); ++b) total += weight.entries_of(b);
+  std::vector<Bands> out;
+  std::size_t seen = 0;
+  for (int b = 0, first = 0; b < weight.bands(); ++b) {
+    seen += weight.entries_of(b);
+    const bool share_full = seen * parts >= total * (out.size() + 1);
+    if (share_full || b + 1 - first >= most || b + 1 == weight.bands()) {
+      out.push_back({first, b + 1});
+      first = b + 1;
+    }
+  }
+  return out;
+}
+
+int tile_for(std::ptrdiff_t tokens, int widest) {
+  int tile = narrowest;
+  while (tile < tokens && tile < widest) tile *= 2;
+  return tile;
+}
+
+void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int tile) {
+  static thread_local Scratch scratch;
+  const Tiled& weight = call.weight;
+  const Kernel& kernel = *weight.kernel;
+  const int valid = static_cast<int>(std::min<std::ptrdiff_t>(tile, call.tokens - token));
+  const Accumulate accumulate = kernel.accumulate[tile <= 16 ? 0 : tile <= 32 ? 1 : tile <= 64 ? 2 : 3];
+  const std::size_t band_sums = static_cast<std::size_t>(band_rows) * tile;
+  const std::size_t panel_floats = static_cast<std::size_t>(kernel.depth + 1) * tile;
+  float* const panel = scratch.at_least(panel_floats + band_sums * (bands.last - bands.first));
+  float* const sums = panel + panel_floats;
+  for (int t = 0; t < weight.tiles(); ++t) {
+    const int first = t * kernel.depth, features = std::min(kernel.depth, weight.in - first);
+    kernel.load_panel(call.x + token * weight.in + first, weight.in, valid, features, kernel.depth, tile, panel);
+    for (int b = bands.first; b < bands.last; ++b)
+      accumulate(weight.segment(b, t), panel, sums + band_sums * (b - bands.first), t == 0);
+  }
+  for (int b = bands.first; b < bands.last; ++b) {
+    const int row = b * band_rows;
+    kernel.finish(sums + band_sums * (b - bands.first), weight.rows_of(b), tile, valid,
+                  call.bias == nullptr ? nullptr : call.bias + row, call.activation, call.y + token * weight.out + row,
+                  weight.out);
+  }
+}
+
+}  // namespace
+
+void multiply(const Tiled& weight, const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation,
+              float* y, int threads) {
+  if (tokens == 0) return;
+  const Call call{weight, x, tokens, bias, activation, y};
+  threads = threads_for(static_cast<double>(weight.values.size()) * static_cast<double>(tokens), threads);
+  const int widest = tile_for(tokens, weight.kernel->tokens);
+  const std::size_t token_tiles = (tokens + widest - 1) / widest;
+  // Rows are split only when there are too few token tiles to keep every thread busy to the end.
+  const int parts = token_tiles >= 4 * static_cast<std::size_t>(threads) || threads == 1 || token_tiles % threads == 0
+                        ? 1
+                        : threads * 2;
+  const std::vector<Bands> bands = split(weight, parts, widest);
+  parallel_for(token_tiles * bands.size(), threads, [&](std::size_t task) {
+    const std::ptrdiff_t token = static_cast<std::ptrdiff_t>(task / bands.size()) * widest;
+    run_tile(call, bands[task % bands.size()], token, tile_for(tokens - token, widest));
+  });
+}
+
+}  // namespace rarefy::spmm

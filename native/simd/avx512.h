@@ -1,0 +1,59 @@
+// The vector operations that kernel bodies use, 16 floats wide. Included inside a target region and a namespace.
+constexpr int width = 16;
+using Vec = __m512;
+
+inline Vec zero() { return _mm512_setzero_ps(); }
+inline Vec set1(float x) { return _mm512_set1_ps(x); }
+inline Vec load(const float* p) { return _mm512_load_ps(p); }
+inline Vec loadu(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Vec v) { _mm512_store_ps(p, v); }
+inline void storeu(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+inline Vec load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline void store_n(float* p, Vec v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+inline Vec keep_first(Vec v, int n) { return _mm512_maskz_mov_ps(first_lanes(n), v); }
+inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+// a NaN in the second argument comes out, as in the instruction
+inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec abs(Vec a) { return _mm512_abs_ps(a); }
+inline Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec scale2(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }  // a * 2^n for integral n
+inline Vec divide(Vec a, Vec b) {                                   // 1 ulp-ish: reciprocal and one Newton step
+  const Vec r = _mm512_rcp14_ps(b);
+  const Vec q = _mm512_mul_ps(a, r);
+  return _mm512_fmadd_ps(_mm512_fnmadd_ps(q, b, a), r, q);
+}
+inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
+
+// Lane 4b + i of the result is p[(4b) * stride + i]: four neighbours from every fourth row.
+inline Vec gather4(const float* p, long stride) {
+  Vec v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 4 * stride), 1);
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 8 * stride), 2);
+  return _mm512_insertf32x4(v, _mm_loadu_ps(p + 12 * stride), 3);
+}
+
+// Transposes the 4x4 block in every 128-bit lane.
+inline void transpose4(Vec& a, Vec& b, Vec& c, Vec& d) {
+  const __m512d ab_low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)), ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+  const __m512d cd_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d)), cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+  a = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_low, cd_low));
+  b = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_low, cd_low));
+  c = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high));
+  d = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high));
+}
+
+// Sparse matrix x vector: lanes named by `bits` take consecutive floats of `packed` (which may be read 16 floats on).
+using Lanes = __mmask16;
+inline Lanes lanes(unsigned bits) { return static_cast<Lanes>(bits); }
+inline Vec expand(Lanes keep, const float* packed) { return _mm512_maskz_expand_ps(keep, _mm512_loadu_ps(packed)); }
+inline Vec load_lanes(Lanes keep, const float* p) { return _mm512_maskz_loadu_ps(keep, p); }
+inline Vec gather(const float* x, const unsigned short* index) {
+  const __m512i at = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
+  return _mm512_i32gather_ps(at, x, 4);
+}
+inline Vec gather(const float* x, const unsigned* index) { return _mm512_i32gather_ps(_mm512_loadu_si512(index), x, 4); }

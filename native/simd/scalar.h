@@ -1,0 +1,60 @@
+// The vector operations that kernel bodies use, 4 floats in plain C++: the portable instance, and the oracle's neighbour.
+constexpr int width = 4;
+struct Vec {
+  float lane[width];
+};
+
+template <class Function>
+inline Vec each(Function f) {
+  Vec out;
+  for (int i = 0; i < width; ++i) out.lane[i] = f(i);
+  return out;
+}
+
+inline Vec set1(float x) { return each([&](int) { return x; }); }
+inline Vec zero() { return set1(0.0f); }
+inline Vec loadu(const float* p) { return each([&](int i) { return p[i]; }); }
+inline Vec load(const float* p) { return loadu(p); }
+inline void store_n(float* p, Vec v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v.lane[i];
+}
+inline void storeu(float* p, Vec v) { store_n(p, v, width); }
+inline void store(float* p, Vec v) { storeu(p, v); }
+inline Vec load_n(const float* p, int n) { return each([&](int i) { return i < n ? p[i] : 0.0f; }); }
+inline Vec keep_first(Vec v, int n) { return each([&](int i) { return i < n ? v.lane[i] : 0.0f; }); }
+inline Vec add(Vec a, Vec b) { return each([&](int i) { return a.lane[i] + b.lane[i]; }); }
+inline Vec sub(Vec a, Vec b) { return each([&](int i) { return a.lane[i] - b.lane[i]; }); }
+inline Vec mul(Vec a, Vec b) { return each([&](int i) { return a.lane[i] * b.lane[i]; }); }
+inline Vec fma(Vec a, Vec b, Vec c) { return each([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; }); }
+// a NaN in the second argument comes out, as in the instruction of the other instances
+inline Vec max(Vec a, Vec b) { return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; }); }
+inline Vec min(Vec a, Vec b) { return each([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; }); }
+inline Vec abs(Vec a) { return each([&](int i) { return __builtin_fabsf(a.lane[i]); }); }
+inline Vec round(Vec a) { return each([&](int i) { return __builtin_rintf(a.lane[i]); }); }
+inline Vec scale2(Vec a, Vec n) { return each([&](int i) { return __builtin_ldexpf(a.lane[i], static_cast<int>(n.lane[i])); }); }
+inline Vec divide(Vec a, Vec b) { return each([&](int i) { return a.lane[i] / b.lane[i]; }); }
+inline float sum(Vec a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
+
+inline Vec gather4(const float* p, long) { return loadu(p); }  // one block of four rows: see the wider instances
+
+inline void transpose4(Vec& a, Vec& b, Vec& c, Vec& d) {
+  const Vec rows[4] = {a, b, c, d};
+  a = each([&](int i) { return rows[i].lane[0]; });
+  b = each([&](int i) { return rows[i].lane[1]; });
+  c = each([&](int i) { return rows[i].lane[2]; });
+  d = each([&](int i) { return rows[i].lane[3]; });
+}
+
+struct Lanes {
+  unsigned bits;
+};
+inline Lanes lanes(unsigned bits) { return {bits}; }
+inline Vec expand(Lanes keep, const float* packed) {
+  int next = 0;
+  return each([&](int i) { return keep.bits >> i & 1u ? packed[next++] : 0.0f; });
+}
+inline Vec load_lanes(Lanes keep, const float* p) { return each([&](int i) { return keep.bits >> i & 1u ? p[i] : 0.0f; }); }
+template <class Index>
+inline Vec gather(const float* x, const Index* index) {
+  return each([&](int i) { return x[index[i]]; });
+}

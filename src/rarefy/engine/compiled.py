@@ -1,0 +1,111 @@
+"""The compiled model: called like the original, the same outputs, never slower at the shapes it was compiled for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.engine.capture import Example
+from rarefy.engine.explain import Explanation
+from rarefy.engine.plan import LayerPlan
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the model, chosen for the calls that look like `example` (structure, types, sizes)."""
+
+    example: Example
+    run: Callable[..., Any]
+    label: str  # "graph", "layers" or "source"
+
+
+def _leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(str(i), a) for i, a in enumerate(args)] + sorted(kwargs.items())
+
+
+def distance(example: Example, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """How far the sizes of a call are from an example's; None if its structure or types differ."""
+    mine, theirs = _leaves(*example), _leaves(args, kwargs)
+    if [name for name, _ in mine] != [name for name, _ in theirs]:
+        return None
+    total = 0.0
+    for (_, a), (_, b) in zip(mine, theirs, strict=True):
+        if isinstance(a, Tensor) != isinstance(b, Tensor):
+            return None
+        if not isinstance(a, Tensor):
+            if a is not b and a != b:
+                return None
+        elif a.dim() != b.dim() or a.dtype != b.dtype or a.shape[2:] != b.shape[2:]:
+            return None
+        else:
+            total += abs(a.numel() - b.numel())
+    return total
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Runs with `count` torch threads and puts the number back."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Compiled(nn.Module):
+    """Runs the variant compiled for the nearest example; any other call runs with sparse layers, module by module.
+
+    source: the model as it was given (its parameters are shared, not copied; do not change them afterwards:
+    weights are packed at compile time). Inference only: evaluation mode, no gradients to weights.
+    """
+
+    source: nn.Module
+
+    def __init__(
+        self,
+        source: nn.Module,
+        layers: nn.Module,
+        variants: Sequence[Variant],
+        plans: dict[str, LayerPlan],
+        explanation: Explanation,
+        thread_count: int | None,
+    ) -> None:
+        super().__init__()
+        self.__dict__["source"] = source  # not a submodule: its parameters are reached through `layers`
+        self.layers = layers
+        self._variants, self._plans = tuple(variants), plans
+        self._explanation, self._threads = explanation, thread_count
+
+    @property
+    def config(self) -> Any:
+        return getattr(self.source, "config", None)
+
+    def explain(self) -> Explanation:
+        """The choice, the time of each candidate and the reason, layer by layer, and the whole model's times."""
+        return self._explanation
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with threads(self._threads), torch.inference_mode():
+            best: tuple[float, Variant] | None = None
+            for variant in self._variants:
+                far = distance(variant.example, args, kwargs)
+                if far is not None and (best is None or far < best[0]):
+                    best = (far, variant)
+            if best is None:
+                return self.layers(*args, **kwargs)
+            try:
+                return best[1].run(*args, **kwargs)
+            except AssertionError:  # a size that the tracer took as fixed: the graph refuses before it computes
+                return self.layers(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> "Compiled":
+        if mode:
+            raise RuntimeError("Compiled.train: a compiled model is for inference; train .source and compile again")
+        return self

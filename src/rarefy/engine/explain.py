@@ -1,0 +1,56 @@
+"""What a compiled model says about itself."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer at one token count. Times are milliseconds of the layer alone (median of interleaved rounds);
+    sparse_ms is the fastest sparse kernel's, None where none was tried; candidates holds all of them."""
+
+    name: str
+    shape: tuple[int, int]
+    sparsity: float
+    tokens: int
+    kernel: str  # "dense" or the name of the chosen kernel
+    dense_ms: float | None
+    sparse_ms: float | None
+    reason: str
+    candidates: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Rows a layer, and what holds for the whole model.
+
+    graph: why the whole-model graph is or is not used; whole: measured milliseconds of the model, source and
+    compiled, a dictionary a set of example inputs; notes: whatever else a user should know.
+    """
+
+    rows: tuple[LayerRow, ...]
+    graph: str
+    whole: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    threads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':<48} {'shape':>14} {'zeros':>7} {'tokens':>7} {'dense ms':>9} {'sparse ms':>9}  choice"]
+        for row in self.rows:
+            dense = "-" if row.dense_ms is None else f"{row.dense_ms:.3f}"
+            sparse = "-" if row.sparse_ms is None else f"{row.sparse_ms:.3f}"
+            lines.append(
+                f"{row.name:<48} {row.shape!s:>14} {row.sparsity:>7.1%} {row.tokens:>7} {dense:>9} {sparse:>9}  "
+                f"{row.kernel}: {row.reason}"
+            )
+        lines.append(f"graph: {self.graph}")
+        for whole in self.whole:
+            lines.append(
+                f"whole model, {whole['inputs']}: {whole['source_ms']:.2f} ms as given, "
+                f"{whole['compiled_ms']:.2f} ms compiled ({whole['speedup']:.2f}x, {self.threads} threads); "
+                f"runs {whole['runs']}"
+            )
+        return "\n".join([*lines, *self.notes])

@@ -1,0 +1,78 @@
+"""Rewriting a captured graph: sparse layers become packed operations with bias and activation fused in."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.fx import GraphModule, Node
+
+from rarefy.engine.plan import LayerPlan
+
+_aten = torch.ops.aten
+
+
+def _activation(node: Node) -> str | None:
+    """The fused name of an activation node, None if it is no activation that the kernels have."""
+    if node.target is _aten.gelu.default:
+        tanh = node.kwargs.get("approximate", "none") == "tanh" or (len(node.args) > 1 and node.args[1] == "tanh")
+        return "gelu_tanh" if tanh else "gelu"
+    if node.target is _aten.relu.default:
+        return "relu"
+    return "silu" if node.target is _aten.silu.default else None
+
+
+def drop_no_ops(graph: GraphModule) -> int:
+    """Removes dropout of evaluation mode and checks of the tracer; returns how many nodes went."""
+    gone = 0
+    for node in list(graph.graph.nodes):
+        if node.target is _aten.dropout.default and node.args[2] is False:
+            node.replace_all_uses_with(node.args[0])
+        elif node.target is not _aten._assert_tensor_metadata.default or node.users:
+            continue
+        graph.graph.erase_node(node)
+        gone += 1
+    return gone
+
+
+def _weight_name(node: Node) -> str | None:
+    """The dotted parameter path that a linear node takes its weight from."""
+    weight = node.args[1]
+    return str(weight.target) if isinstance(weight, Node) and weight.op == "get_attr" else None
+
+
+def fuse(graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str, int]) -> list[str]:
+    """Replaces the linear nodes whose plan is sparse at these token counts; returns the sites replaced.
+
+    An activation that is the only user of a linear node is computed by the kernel.
+    """
+    by_weight = {f"{n}.weight": p for p in plans.values() for n in (p.site.name, *p.site.aliases)}
+    done = []
+    for node in list(graph.graph.nodes):
+        plan = by_weight.get(_weight_name(node) or "") if node.target is _aten.linear.default else None
+        packed = plan.at(tokens[plan.site.name]) if plan is not None else None
+        if plan is None or packed is None:
+            continue
+        users = list(node.users)
+        activation = _activation(users[0]) if len(users) == 1 else None
+        bias = node.args[2] if len(node.args) > 2 else None
+        last = users[0] if activation else node
+        with graph.graph.inserting_before(last):
+            args = (node.args[0], packed.handle, bias, activation or "none", plan.site.shape[0])
+            fused = graph.graph.call_function(torch.ops.rarefy.packed_linear.default, args)
+        last.replace_all_uses_with(fused)
+        graph.graph.erase_node(last)
+        if activation:
+            graph.graph.erase_node(node)
+        done.append(plan.site.name)
+    return done
+
+
+def rewrite(
+    graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str, int]
+) -> tuple[Callable[..., object], list[str]]:
+    """The rewritten graph, recompiled, and the sites that it computes sparsely."""
+    drop_no_ops(graph)
+    done = fuse(graph, plans, tokens)
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+    return graph, done

@@ -1,0 +1,142 @@
+"""Which kernel each layer gets, decided by timing it against the dense layer at the token counts of the examples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rarefy.core.site import Site
+from rarefy.engine.explain import LayerRow
+from rarefy.engine.timing import interleaved
+from rarefy.ops import PackedWeight, candidates, pack
+
+_MARGIN = 1.03  # a sparse kernel has to win by more than the noise of the timing
+_LEAST_SPARSITY = 0.05
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The packed weights of one site by the largest token count they were chosen for; None = stay dense."""
+
+    site: Site
+    steps: tuple[tuple[int, PackedWeight | None], ...]
+
+    def at(self, tokens: int) -> PackedWeight | None:
+        """The choice of the nearest measured token count at or above `tokens` (the largest beyond the last)."""
+        for limit, packed in self.steps:
+            if tokens <= limit:
+                return packed
+        return self.steps[-1][1]
+
+    @property
+    def any_sparse(self) -> bool:
+        return any(packed is not None for _, packed in self.steps)
+
+
+def tokens_of(model: nn.Module, sites: Sequence[Site], run: Callable[[], Any]) -> dict[str, int]:
+    """How many input rows each site sees in one run (the largest, where it is called several times)."""
+    seen: dict[str, int] = {}
+    hooks = []
+    for site in sites:
+
+        def count(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = site.name) -> None:
+            x = args[0] if args else next(iter(kwargs.values()))
+            rows = x.numel() // max(1, x.shape[-1])
+            seen[name] = max(rows, seen.get(name, 0))
+
+        hooks += [m.register_forward_pre_hook(count, with_kwargs=True) for m in site.modules]
+    try:
+        with torch.inference_mode():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _bias(site: Site) -> Tensor | None:
+    bias = site.module.bias
+    return bias if isinstance(bias, Tensor) else None
+
+
+def _why_dense(site: Site, sparsity: float) -> str | None:
+    """The reason to leave a site alone without timing it, if there is one."""
+    if isinstance(site.module, nn.Conv2d):
+        return "convolution: no sparse kernel for it yet"
+    if site.parameter.dtype != torch.float32:
+        return f"weights are {site.parameter.dtype}, the sparse kernels take float32"
+    if site.parameter.device.type != "cpu":
+        return f"weights are on {site.parameter.device}, the sparse kernels run on the CPU"
+    if sparsity < _LEAST_SPARSITY:
+        return f"only {sparsity:.1%} zeros"
+    return None
+
+
+class Planner:
+    """Plans sites; layers of one shape, density and token count are timed once."""
+
+    def __init__(self) -> None:
+        self.rows: list[LayerRow] = []
+        self._timed: dict[tuple[tuple[int, int], int, int], tuple[str, dict[str, float]]] = {}
+
+    def plan(self, site: Site, counts: Sequence[int]) -> LayerPlan | None:
+        """The plan of one site, or None if it stays as it is at every token count."""
+        weight = site.parameter.detach()
+        weight = weight.t().contiguous() if site.transposed else weight
+        sparsity = 1.0 - int(weight.count_nonzero()) / weight.numel()
+        why = _why_dense(site, sparsity)
+        if why is not None or not counts:
+            why = why or "not reached by the example inputs"
+            rows = counts or [0]
+            self.rows += [LayerRow(site.name, site.shape, sparsity, n, "dense", None, None, why) for n in rows]
+            return None
+        packs: dict[str, PackedWeight] = {}
+        steps: list[tuple[int, PackedWeight | None]] = []
+        for tokens in sorted(set(counts)):
+            kernel = self._choose(site, weight, sparsity, tokens)
+            if kernel != "dense" and kernel not in packs:
+                packs[kernel] = pack(weight, kernel)
+            steps.append((tokens, packs.get(kernel)))
+        plan = LayerPlan(site, tuple(steps))
+        return plan if plan.any_sparse else None
+
+    def _choose(self, site: Site, weight: Tensor, sparsity: float, tokens: int) -> str:
+        key = (site.shape, round(sparsity * 50), tokens)
+        if key not in self._timed:
+            self._timed[key] = ("", time_layer(weight, _bias(site), tokens))
+        times = self._timed[key][1]
+        sparse = {name: ms for name, ms in times.items() if name != "dense"}
+        best = min(sparse, key=lambda name: sparse[name])
+        wins = sparse[best] * _MARGIN < times["dense"]
+        reason = f"{times['dense'] / sparse[best]:.2f}x faster than dense" if wins else "dense is as fast or faster"
+        chosen = best if wins else "dense"
+        self.rows.append(
+            LayerRow(
+                site.name, site.shape, sparsity, tokens, chosen, times["dense"], sparse[best], reason, dict(sparse)
+            )
+        )
+        return chosen
+
+
+def time_layer(weight: Tensor, bias: Tensor | None, tokens: int) -> dict[str, float]:
+    """Median milliseconds of the dense layer and of each candidate kernel, in interleaved rounds."""
+    x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    bias = None if bias is None else bias.detach()
+    calls: dict[str, Callable[[], Any]] = {"dense": lambda: F.linear(x, weight, bias)}
+    for name in candidates(weight, tokens):
+        packed = pack(weight, name)
+        calls[name] = partial(packed.multiply, x, bias, "none")
+    with torch.inference_mode():
+        rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
+    return {name: rounds.median(name) for name in calls}
+
+
+def plans_of(sites: Sequence[Site], counts: Mapping[str, Sequence[int]]) -> tuple[dict[str, LayerPlan], list[LayerRow]]:
+    """Plans by site name, and the rows that explain them."""
+    planner = Planner()
+    plans = {site.name: planner.plan(site, counts.get(site.name, ())) for site in sites}
+    return {name: plan for name, plan in plans.items() if plan is not None}, planner.rows

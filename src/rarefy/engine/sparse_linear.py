@@ -1,0 +1,44 @@
+"""A linear layer whose weight is packed: what stands in for `nn.Linear` in a compiled model."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.engine.plan import LayerPlan
+
+
+class SparseLinear(nn.Module):
+    """`x W^T + b` by the kernel that the plan has for the number of tokens; dense where the plan says so.
+
+    Inference only: gradients flow to x and the bias, the weight is frozen. The dense parameter is shared with the
+    source model, not copied.
+    """
+
+    def __init__(self, source: nn.Module, plan: LayerPlan) -> None:
+        super().__init__()
+        self.source, self.plan = source, plan
+        self.out_features = plan.site.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = self.plan.at(x.numel() // max(1, x.shape[-1]))
+        if packed is None or x.dtype != torch.float32:
+            out: Tensor = self.source(x)
+            return out
+        bias = self.source.bias
+        return torch.ops.rarefy.packed_linear(x, packed.handle, bias, "none", self.out_features)
+
+
+def with_sparse_layers(model: nn.Module, plans: dict[str, LayerPlan]) -> nn.Module:
+    """A model of the same structure with `SparseLinear` where a plan is; parameters and buffers are shared."""
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, object] = {id(t): t for t in tensors}
+    twin = copy.deepcopy(model, memo)
+    of_name = {name: plan for plan in plans.values() for name in (plan.site.name, *plan.site.aliases)}
+    if isinstance(model, nn.Linear) and plans:
+        return SparseLinear(twin, next(iter(plans.values())))
+    for name, plan in of_name.items():
+        parent_name, _, leaf = name.rpartition(".")
+        parent = twin.get_submodule(parent_name)
+        setattr(parent, leaf, SparseLinear(getattr(parent, leaf), plan))
+    return twin
