@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import DataError, RarefyError
 from rarefy.engine.benchmark_report import BenchmarkReport, ShapeTimes, Timed
+from rarefy.engine.compile import compile as compile_model
 from rarefy.engine.cpu import cpu_name
 from rarefy.engine.rivals import Ready, Rival, find
 from rarefy.engine.rivals.outputs import agreement, relative_error, tensors_of
@@ -96,9 +97,7 @@ def _ours(model: nn.Module, batches: list[Any]) -> tuple[nn.Module, nn.Module]:
     source = getattr(model, "source", None)
     if isinstance(source, nn.Module):
         return model, source
-    from rarefy.engine import compile  # here: the package's __init__ imports this file
-
-    return compile(model, batches), model
+    return compile_model(model, batches), model
 
 
 class _Contest:

@@ -22,10 +22,11 @@ RIVALS: dict[str, Rival] = {rival.name: rival for rival in _ALL}
 
 def find(against: str | Sequence[str | Rival]) -> list[Rival]:
     """The rivals of names (or objects); "all" means every one. An unknown name is an error that suggests others."""
-    if against == "all":
+    asked = [against] if isinstance(against, str) else list(against)
+    if "all" in asked:
         return list(_ALL)
     found: dict[str, Rival] = {}
-    for one in [against] if isinstance(against, str) else against:
+    for one in asked:
         if isinstance(one, str) and one not in RIVALS:
             raise unknown_name("benchmark: rival", one, [*RIVALS, "all"])
         rival = RIVALS[one] if isinstance(one, str) else one

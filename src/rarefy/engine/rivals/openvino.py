@@ -72,7 +72,5 @@ class OpenVinoInt8:
         converted = _convert(model, batch)
         with quiet():
             dataset = nncf.Dataset(seen, lambda b: [t.numpy() for t in tensors_of(b).values()])
-            quantised = nncf.quantize(
-                converted, dataset, subset_size=len(seen), model_type=nncf.ModelType.TRANSFORMER
-            )
+            quantised = nncf.quantize(converted, dataset, subset_size=len(seen), model_type=nncf.ModelType.TRANSFORMER)
         return _compiled(quantised)
