@@ -51,12 +51,18 @@ def as_batches(data: Iterable[Batch] | None, *, method: str, needed: bool) -> li
     return batches
 
 
+def as_call(batch: Batch) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments of a batch: a tensor, a tuple, or a mapping."""
+    if isinstance(batch, Mapping):
+        return [], dict(batch)
+    return (list(batch) if isinstance(batch, tuple | list) else [batch]), {}
+
+
 def call_model(model: nn.Module, batch: Batch, index: int) -> Any:
     """`model(batch)`; an error that the model raises is reported as one of that batch."""
+    args, kwargs = as_call(batch)
     try:
-        if isinstance(batch, Mapping):
-            return model(**batch)
-        return model(*batch) if isinstance(batch, tuple | list) else model(batch)
+        return model(*args, **kwargs)
     except Stop:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:

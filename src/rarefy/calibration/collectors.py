@@ -9,6 +9,7 @@ from rarefy.core.evidence import Evidence, Need
 from rarefy.core.shapes import Float
 
 Rows = Float[Tensor, "tokens groups n"]
+Outputs = Float[Tensor, "tokens groups out"]
 
 
 def _square_norm(rows: Rows) -> Float[Tensor, "groups n"]:
@@ -24,6 +25,11 @@ def _sum(rows: Rows) -> Float[Tensor, "groups n"]:
     return rows.sum(0)
 
 
+def _cross(rows: Rows, wanted: Outputs | None) -> Float[Tensor, "groups out n"]:
+    assert wanted is not None, "only the paired walk collects WANTED_CROSS"
+    return wanted.transpose(0, 1).transpose(1, 2) @ rows.transpose(0, 1)
+
+
 COLLECTORS: dict[Need, Callable[[Rows], Tensor]] = {
     Need.INPUT_SQNORM: _square_norm,
     Need.INPUT_GRAM: _gram,
@@ -37,16 +43,17 @@ class Accumulator:
 
     def __init__(self, site: str, needs: frozenset[Need], seed: int = 0) -> None:
         self.site, self.seed, self.tokens = site, seed, 0
-        self.needs = [need for need in needs if need in COLLECTORS]
+        self.needs = [need for need in needs if not need.wants_loss]
         self.sums: dict[Need, Tensor] = {}
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: Rows, wanted: Outputs | None = None) -> None:
+        """Adds a batch of input rows, and of the outputs wanted for them where the walk is paired."""
         if not rows.isfinite().all():
             raise DataError(f"{self.site}: its input holds NaN or infinity; check the data and the layers before it")
         self.tokens += rows.shape[0]
         for need in self.needs:
-            part = COLLECTORS[need](rows)
-            part = part if need is Need.INPUT_GRAM else part.double()
+            part = _cross(rows, wanted) if need is Need.WANTED_CROSS else COLLECTORS[need](rows)
+            part = part.double() if need in (Need.INPUT_SQNORM, Need.INPUT_MEAN) else part
             if need in self.sums:
                 self.sums[need] += part
             else:

@@ -1,15 +1,17 @@
 """One calibration pass: evidence of one block at a time, later blocks seeing the already sparse earlier ones."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from rarefy.calibration.batches import Batch, Run, Stop, call_model, inference, token_mask
+from rarefy.calibration.batches import Batch, Run, Stop, as_call, call_model, inference, token_mask
 from rarefy.calibration.chain import hidden, probe
 from rarefy.calibration.collectors import Accumulator
 from rarefy.calibration.inputs import input_rows
+from rarefy.calibration.paired import PairedBlock
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.site import Site
 
@@ -76,6 +78,9 @@ def walk(
     What `visit` writes into the model is what later sites are calibrated on. Sites of one block get their
     evidence from the same pass, as in the papers. A site that no batch reaches raises an error naming it.
     """
+    if Need.WANTED_CROSS in needs:
+        _paired(model, sites, batches, needs, visit, seed, run)
+        return
     with inference(model):
         shown = probe(model, sites, batches[0], run)
         by_name = {site.name: site for site in sites}
@@ -156,3 +161,35 @@ def _blocks(
             collection.visit(visit)
         for args, kwargs in inputs:
             args[0] = hidden(block(*args, **kwargs))
+
+
+def _paired(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    needs: frozenset[Need],
+    visit: Visit,
+    seed: int,
+    run: Run,
+) -> None:
+    """The walk in which every block is held against its dense twin; without a chain the model is one block."""
+    with inference(model):
+        shown = probe(model, sites, batches[0], run)
+        chained = {site.name for block in shown.chain for site in _inside(block, sites)}
+        first = next((i for i, name in enumerate(shown.order) if name in chained), len(shown.order))
+        before = [site for site in sites if site.name in shown.order[:first]]
+        after = [site for site in sites if site.name not in chained and site not in before]
+        twin = copy.deepcopy(model) if before or after else None
+        inputs = [as_call(batch) for batch in batches]
+        if before:
+            PairedBlock(model, before, needs, seed, twin).run(inputs, inputs, batches, visit)
+        if shown.chain:
+            sparse = _block_inputs(model, shown.chain[0], batches, run)
+            dense = [(list(args), dict(kwargs)) for args, kwargs in sparse]
+            for block in shown.chain:
+                pair = PairedBlock(block, _inside(block, sites), needs, seed)
+                if pair.sites:
+                    pair.run(sparse, dense, batches, visit)
+                pair.advance(sparse, dense)
+        if after:
+            PairedBlock(model, after, needs, seed, twin).run(inputs, inputs, batches, visit)

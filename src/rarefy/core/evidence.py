@@ -12,12 +12,15 @@ from rarefy.core.errors import EvidenceError
 class Need(Enum):
     """One line a kind of evidence; `calibration.collectors` has one collector for each.
 
-    `n` is the site's input width. A grouped convolution adds a leading axis of groups to each.
+    `n` is the site's input width; a grouped convolution adds a leading axis of groups to each. The wanted output
+    is the dense model's, on the dense model's inputs, plus what the residual stream that it is added to lacks
+    by then (see `calibration.paired`).
     """
 
     INPUT_SQNORM = "sum over tokens of x_j^2, (n,)"
     INPUT_GRAM = "sum over tokens of x x^T, (n, n)"
     INPUT_MEAN = "mean over tokens of x_j, (n,)"
+    WANTED_CROSS = "sum over tokens of t x^T, t the output wanted of the layer, (out, n)"
     GRADIENT = "mean over batches of dL/dW, (out, n)"
     SQUARED_GRADIENT = "mean over batches of (dL/dW)^2, (out, n)"
 

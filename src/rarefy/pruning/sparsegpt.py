@@ -1,11 +1,12 @@
 """SparseGPT as a method."""
 
 from rarefy.allocations.uniform import Uniform
-from rarefy.core.protocols import Allocation, Pattern
+from rarefy.core.protocols import Allocation, Pattern, Solver
 from rarefy.core.registry import method
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.pruning.one_shot import OneShot
 from rarefy.scores.input_norm import InputNorm
+from rarefy.solvers.corrected import Corrected
 from rarefy.solvers.sparsegpt import SparseGPT
 
 
@@ -18,9 +19,13 @@ def sparsegpt(
     allocation: Allocation = Uniform(),
     columns: int = 128,
     damping: float = 0.01,
+    corrected: bool = False,
 ) -> OneShot:
     """Second-order one-shot pruning: drops by OBS saliency and lets the kept weights make up for it.
 
+    corrected: aim at the dense model's outputs instead of the layer's own (see `solvers.corrected`): slower
+    calibration, the better the later the layer.
     The `global` allocation ranks by |w| * ||x||, the diagonal of this solver's own criterion.
     """
-    return OneShot(SparseGPT(columns, damping), pattern, allocation, ranking=InputNorm())
+    solver: Solver = SparseGPT(columns, damping)
+    return OneShot(Corrected(solver) if corrected else solver, pattern, allocation, ranking=InputNorm())

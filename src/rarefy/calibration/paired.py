@@ -1,0 +1,111 @@
+"""Calibration of a block against its dense twin: what each layer gets, and what it should give.
+
+The plain walk asks a layer to reproduce its own dense output on the inputs that it gets in the sparse model.
+Here it is asked for the output that it has in the dense model, on dense inputs: errors of earlier layers are
+repaired and not carried along. Where a layer adds to a residual stream, it also gets what the stream lacks.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from rarefy.calibration.batches import Batch, token_mask
+from rarefy.calibration.chain import hidden
+from rarefy.calibration.collectors import Accumulator
+from rarefy.calibration.inputs import input_rows
+from rarefy.calibration.observe import Spot, everything, look
+from rarefy.calibration.residual import residual_spots
+from rarefy.core.evidence import Evidence, Need
+from rarefy.core.site import Site
+
+Visit = Callable[[Site, Evidence], None]
+Inputs = list[tuple[list[Any], dict[str, Any]]]
+
+
+class PairedBlock:
+    """One block of the model being pruned and a frozen copy of it as it was."""
+
+    def __init__(
+        self,
+        block: nn.Module,
+        sites: Sequence[Site],
+        needs: frozenset[Need],
+        seed: int,
+        twin: nn.Module | None = None,
+    ) -> None:
+        self.block, self.twin = block, copy.deepcopy(block) if twin is None else twin
+        self.needs, self.seed = needs, seed
+        names = {id(m): name for name, m in block.named_modules()}
+        self.names = {site.name: names[id(site.module)] for site in sites}
+        self.sites = sites
+
+    def run(self, sparse: Inputs, dense: Inputs, batches: Sequence[Batch], visit: Visit) -> None:
+        """Visits the sites in order; sites that read one tensor are collected together, later ones see them sparse."""
+        residual = residual_spots(self.twin, list(self.names.values()), *dense[0])
+        for group in self._groups(dense[0]):
+            sums = {site.name: Accumulator(site.name, self.needs, self.seed) for site in group}
+            for one, other, batch in zip(sparse, dense, batches, strict=True):
+                self._collect(group, residual, one, other, token_mask(batch), sums)
+            for site in group:
+                visit(site, sums.pop(site.name).evidence(site.groups))
+
+    def advance(self, sparse: Inputs, dense: Inputs) -> None:
+        """Turns the inputs of this block into those of the next, in both streams."""
+        for args, kwargs in sparse:
+            args[0] = hidden(self.block(*args, **kwargs))
+        for args, kwargs in dense:
+            args[0] = hidden(self.twin(*args, **kwargs))
+
+    def _groups(self, example: tuple[list[Any], dict[str, Any]]) -> list[list[Site]]:
+        """The sites by the tensor that they read, in the order of their first call."""
+        first: dict[str, Tensor] = {}
+        for spot, value in everything(self.twin, *example):
+            if spot.side == "in" and spot.name not in first:
+                first[spot.name] = value
+        groups: list[tuple[Tensor | None, list[Site]]] = []
+        order = list(first)
+        unseen = len(order)
+        for site in sorted(
+            self.sites,
+            key=lambda s: order.index(self.names[s.name]) if self.names[s.name] in first else unseen,
+        ):
+            read = first.get(self.names[site.name])
+            if groups and read is not None and groups[-1][0] is read:
+                groups[-1][1].append(site)
+            else:
+                groups.append((read, [site]))
+        return [sites for _, sites in groups]
+
+    def _collect(
+        self,
+        group: Sequence[Site],
+        residual: dict[str, Spot],
+        sparse: tuple[list[Any], dict[str, Any]],
+        dense: tuple[list[Any], dict[str, Any]],
+        real: Tensor | None,
+        sums: dict[str, Accumulator],
+    ) -> None:
+        """One batch: inputs of the group's sites in both models, and what their residual streams differ by."""
+        inputs = [Spot(self.names[site.name], "in") for site in group]
+        streams = [residual[self.names[site.name]] for site in group if self.names[site.name] in residual]
+        mine = look(self.block, [*inputs, *streams], *sparse)
+        theirs = look(self.twin, [*inputs, *streams], *dense)
+        for site, spot in zip(group, inputs, strict=True):
+            if spot not in mine or spot not in theirs:
+                continue
+            rows = input_rows(site.module, mine[spot], real)
+            wanted = _outputs(site, self.twin.get_submodule(spot.name), input_rows(site.module, theirs[spot], real))
+            stream = residual.get(spot.name)
+            if stream is not None and site.groups == 1:
+                lacks = theirs[stream] - mine[stream]
+                wanted = wanted + input_rows(nn.Identity(), lacks, real)
+            sums[site.name].add(rows, wanted)
+
+
+def _outputs(site: Site, twin: nn.Module, rows: Tensor) -> Tensor:
+    """What the dense layer makes of input rows `(tokens, groups, n)`, without its bias: `(tokens, groups, out)`."""
+    weight = Site(site.name, (twin,)).read().reshape(site.groups, -1, rows.shape[-1])
+    out: Tensor = (rows.transpose(0, 1) @ weight.transpose(1, 2)).transpose(0, 1)
+    return out
