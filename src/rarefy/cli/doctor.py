@@ -45,8 +45,6 @@ def _said(value: object) -> str:
         return ", ".join(f"{k}={_said(v)}" for k, v in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return (
-        {True: "yes", False: "no", None: "unknown"}.get(value, str(value))
-        if not isinstance(value, int) or isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "unknown" if value is None else str(value)

@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def friendly(command: Callable[P, R]) -> Callable[P, R]:
-    """The command, with errors that rarefy raises on purpose (and those of the disk) printed in one line; exit code 2."""
+    """The command; errors that rarefy raises on purpose, and those of the disk, become one line and exit code 2."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

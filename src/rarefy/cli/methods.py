@@ -1,10 +1,13 @@
 """`rarefy methods`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rarefy.cli.errors import friendly
+
+if TYPE_CHECKING:
+    from rarefy.core.registry import Entry
 
 
 @friendly
@@ -29,26 +32,17 @@ def methods(
     import_families()
     if role is not None and role not in ROLES:
         raise unknown_name("--role", role, ROLES)
-    found = [
-        {
-            "id": e.id,
-            "role": e.role,
-            "family": e.family,
-            "protocols": list(e.protocols),
-            "source": e.source,
-            "summary": e.summary,
-        }
-        for e in entries(role)
-    ]
+    found = [_facts(entry) for entry in entries(role)]
     if json:
         import json as writer
 
         typer.echo(writer.dumps(found, indent=1))
         return
-    from rich.console import Console
+    for e in found:
+        typer.echo(f"{typer.style(str(e['id']), bold=True)}  {e['family']}, {e['role']} ({', '.join(e['protocols'])})")
+        typer.echo(f"    {e['summary']}\n    {e['source']}")
 
-    from rarefy.cli.tables import grid
 
-    columns = ("id", "role", "family", "protocols", "source", "summary")
-    rows = [[", ".join(v) if isinstance(v := e[c], list) else str(v) for c in columns] for e in found]
-    Console().print(grid(columns, rows))
+def _facts(entry: "Entry") -> dict[str, Any]:
+    names = ("id", "role", "family", "protocols", "source", "summary")
+    return {name: getattr(entry, name) for name in names}

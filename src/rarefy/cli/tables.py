@@ -49,7 +49,7 @@ def summary(report: Report) -> Table:
         what = f"pruned layers alone, {timing['tokens']} tokens"
         speed = f"{timing['sparse_ms']:.2f} ms ({timing['speedup']:.2f}x)"
         rows.append([what, f"{timing['dense_ms']:.2f} ms", speed])
-    rows.append(_bytes("file, whole model", file["bytes_dense"], file["bytes_file"]))
+    rows.append(_bytes("file, whole model", file["dense_bytes"], file["file_bytes"]))
     rows.append(_bytes("file, pruned layers", file["pruned_dense_bytes"], file["pruned_file_bytes"]))
     if memory.get("dense") and memory.get("compiled"):
         both = [f"{memory[which]['run_peak']:.0f} MiB" for which in ("dense", "compiled")]

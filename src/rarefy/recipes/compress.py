@@ -123,7 +123,7 @@ def stored(task: Task, folder: Path, stages: Stages) -> tuple[nn.Module, dict[st
         advance(1)
     if not far <= _SAME:
         raise FileError(f"{folder}: the reloaded model's outputs differ by {far:.1e}; the file was not kept as written")
-    return reloaded, {**asdict(said), "reload_difference": far}
+    return reloaded, {**said.to_dict(), "reload_difference": far}
 
 
 def _forget(model: nn.Module) -> nn.Module:

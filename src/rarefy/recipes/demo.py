@@ -24,12 +24,15 @@ QUERY = "How do I release a file or a lock even when an exception is raised?"
 TARGETS = {"cosine": 0.95, "overlap": 0.80, "speedup": 1.7, "file": 0.45}
 
 
+_JOB = Job("sparsegpt", 0.7, ignore=("pooler",), recover=400, against=("all",))
+
+
 @dataclass(frozen=True)
 class DemoJob:
     """How much of everything. recover: distillation steps; calibration: passages; sweep: whether to draw quality
     against sparsity; magnitude: also recover a magnitude-pruned copy with the same steps, for comparison."""
 
-    job: Job = Job("sparsegpt", 0.7, ignore=("pooler",), recover=400, against=("all",))
+    job: Job = _JOB
     calibration: int = 256
     sweep: bool = True
     magnitude: bool = False

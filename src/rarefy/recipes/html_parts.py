@@ -79,7 +79,7 @@ def _timing(name: str, t: Mapping[str, Any]) -> list[Cell]:
 def _sizes(report: Report) -> str:
     file, memory = report["file"], report.get("memory") or {}
     rows: list[Sequence[Cell]] = [
-        ("file, whole model", _mb(file["bytes_dense"]), _mb(file["bytes_file"])),
+        ("file, whole model", _mb(file["dense_bytes"]), _mb(file["file_bytes"])),
         ("file, pruned layers", _mb(file["pruned_dense_bytes"]), _mb(file["pruned_file_bytes"])),
     ]
     if memory.get("dense") and memory.get("compiled"):

@@ -25,7 +25,7 @@ def _axes(name: str, height: float) -> tuple[Any, Any]:
     import matplotlib.pyplot as plt
 
     ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    plain = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10, "font.family": "sans-serif"}
+    plain: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10, "font.family": "sans-serif"}
     with plt.rc_context({**ink, **plain}):
         figure, axes = plt.subplots(figsize=(9, height))
     axes.spines[["top", "right"]].set_visible(False)
