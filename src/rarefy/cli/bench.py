@@ -48,7 +48,7 @@ def bench(
     console = Console()
     loaded, examples = _loaded(out, shape or ["1x128", "16x128"], model, data)
     stages = RichStages(console)
-    with stages.stage("compiling: each layer's kernels are timed", 1) as advance:
+    with stages.stage("compiling, timing kernels by layer", 1) as advance:
         fast = compile_model(loaded, examples, threads=threads)
         advance(1)
     with stages.stage("timing beside the others", len(examples)) as advance:

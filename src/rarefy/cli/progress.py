@@ -16,8 +16,8 @@ class RichStages:
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         columns = (
-            TextColumn("{task.description:<58}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description:<40}"),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),

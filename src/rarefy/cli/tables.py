@@ -92,7 +92,7 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
             numbers = [f"{t[key]:.2f}" for key in ("median", "best", "worst")]
             rows.append([name, *numbers, ratio, f"{t['cosine']:.4f}", _note(t)])
         columns = ("engine", "median ms", "best", "worst", "rarefy is", "cosine to torch", "")
-        tables.append(grid(columns, rows, f"{shape['shape']}, {bench['threads']} threads, {bench['cpu']}"))
+        tables.append(grid(columns, rows, f"{shape['shape']}, {bench['threads']} thread(s), {bench['cpu']}"))
     if bench["skipped"]:
         tables.append(grid(("not timed", "why"), [[name, why] for name, why in bench["skipped"].items()]))
     return tables

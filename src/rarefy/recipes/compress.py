@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rarefy.recipes.store import load, save
 from torch import Tensor, nn
 
 from rarefy.core.density import density_of
@@ -25,6 +24,7 @@ from rarefy.recipes.quality import Quality, compare
 from rarefy.recipes.recover import recover
 from rarefy.recipes.report_file import writable_folder
 from rarefy.recipes.stages import Stages
+from rarefy.recipes.store import load, save
 from rarefy.recipes.task import Task
 
 _SAME = 1e-6  # largest difference between the outputs of the saved and of the reloaded model
@@ -72,7 +72,7 @@ def make_sparse(task: Task, job: Job, dense: nn.Module, dense_vectors: Tensor, s
     quality = {"pruned": measured(task, task.model, dense_vectors, stages, "quality after pruning")}
     recovery = None
     if job.recover:
-        title = f"recovering by distillation ({job.method})"
+        title = f"recovering after {job.method}"
         recovery = recover(
             task.model, dense, task.recovery, steps=job.recover, seed=job.seed, stages=stages, title=title
         )
@@ -147,10 +147,10 @@ def timed(
     model: nn.Module, dense: nn.Module | None, task: Task, job: Job, stages: Stages
 ) -> tuple[Compiled, dict[str, Any]]:
     """The compiled model, and what it and its rivals take at the task's shapes."""
-    with stages.stage("compiling: each layer's kernels are timed", 1) as advance:
+    with stages.stage("compiling, timing kernels by layer", 1) as advance:
         fast = compile_model(model, task.examples)
         advance(1)
-    with stages.stage("timing beside dense models", len(task.examples)) as advance:
+    with stages.stage("timing beside the others", len(task.examples)) as advance:
         found = benchmark(
             fast,
             task.examples,

@@ -50,7 +50,7 @@ def demo(plan: DemoJob, out: Path, stages: Stages) -> dict[str, Any]:
     folder = writable_folder(out)
     text, task = prepared(plan, stages)
     dense = copy.deepcopy(task.model)
-    vectors = outputs(task, dense, stages, "embedding unseen passages with the dense model")
+    vectors = outputs(task, dense, stages, "outputs of the dense model")
     drawn = _sweep(task, vectors, plan, stages) if plan.sweep else None
     rival = _magnitude(task, plan, dense, vectors, stages) if plan.magnitude else None
     pruned = make_sparse(task, plan.job, dense, vectors, stages)
@@ -115,7 +115,7 @@ def _magnitude(task: Task, plan: DemoJob, dense: nn.Module, vectors: Tensor, sta
 
 
 def _memory(dense: Path, sparse: Path, stages: Stages) -> dict[str, Any]:
-    with stages.stage("measuring memory, each model in a process of its own", 2) as advance:
+    with stages.stage("measuring memory in fresh processes", 2) as advance:
         before = peak_memory(dense, (16, 128), compiled=False)
         advance(1)
         after = peak_memory(sparse, (16, 128), compiled=True)

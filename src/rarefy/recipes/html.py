@@ -29,7 +29,7 @@ def _head(report: Report) -> str:
     steps = f", then {job['recover']} steps of distillation with the mask fixed" if job["recover"] else ""
     return (
         f"<p>Pruned with {escape(job['method'])}{steps}. Measured on {escape(where['cpu'])}, "
-        f"{where['threads']} threads, {escape(where['isa'])}, {escape(where['date'])}. "
+        f"{where['threads']} thread(s), {escape(where['isa'])}, {escape(where['date'])}. "
         "Every figure here was measured in this run.</p>"
     )
 

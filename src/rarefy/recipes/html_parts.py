@@ -61,7 +61,7 @@ def timings(report: Report) -> str:
         head = ("engine", "median ms", "best", "worst", "rarefy is", "cosine to torch", "")
         parts.append(f"<h3>{escape(shape['shape'])}</h3>" + table(head, rows, ours="rarefy"))
     rounds = len(next(iter(bench["shapes"][0]["timed"].values()))["rounds"])
-    parts.append(f"<p class=soft>{rounds} interleaved rounds, {bench['threads']} threads for everyone.</p>")
+    parts.append(f"<p class=soft>{rounds} interleaved rounds, {bench['threads']} thread(s) for everyone.</p>")
     if bench["skipped"]:
         listed = "; ".join(f"{name}: {why}" for name, why in bench["skipped"].items())
         parts.append(f"<p class=soft>Not timed: {escape(listed)}.</p>")

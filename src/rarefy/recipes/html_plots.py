@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 _COLORS = ("#7a8599", "#d9822b", "#2f7de1")
 
 
@@ -24,7 +25,7 @@ def _axes(name: str, height: float) -> tuple[Any, Any]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
+    ink: dict[Any, Any] = dict.fromkeys(_INKED, _INK)
     plain: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10, "font.family": "sans-serif"}
     with plt.rc_context({**ink, **plain}):
         figure, axes = plt.subplots(figsize=(9, height))
@@ -90,7 +91,7 @@ def sweep(points: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _legend(axes: Any) -> None:
-    legend = axes.legend(frameon=False)
+    legend = axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     for text in legend.get_texts():
         text.set_color(_INK)
 

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,15 +27,15 @@ def reset_peak() -> None:
 
 def main(folder: str, rows: int, tokens: int, compiled: bool, threads: int) -> None:
     import transformers  # noqa: F401  # counted among the imports, not as part of the model
-    from rarefy.recipes.store import load
 
     import rarefy.engine
+    from rarefy.recipes.store import load
 
     torch.set_num_threads(threads)
     imports = status("VmRSS")
     model = load(Path(folder))
-    ids = torch.randint(5, 1000, (rows, tokens), generator=torch.Generator().manual_seed(0))
-    ids = ids.clamp(max=int(model.config.vocab_size) - 1)
+    config: Any = model.config
+    ids = torch.randint(int(config.vocab_size), (rows, tokens), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     ready = rarefy.engine.compile(model, batch) if compiled else model.eval()
     loaded, ready_peak = status("VmRSS"), status("VmHWM")

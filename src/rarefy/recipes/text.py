@@ -8,12 +8,17 @@ from pathlib import Path
 
 from rarefy.core.errors import DataError
 
+_RULE = re.compile(r"([=*~^+'\"-])\1{3,}")
 Count = Callable[[str], int]  # how many tokens a word has
 
 
 def paragraphs(text: str) -> list[str]:
-    """The paragraphs of a text, white space made single."""
-    return [clean for part in re.split(r"\n\s*\n", text) if (clean := " ".join(part.split()))]
+    """The paragraphs of a text, white space made single, underlines of headings and ruled lines left out."""
+    return [clean for part in re.split(r"\n\s*\n", text) if (clean := " ".join(_words(part)))]
+
+
+def _words(part: str) -> list[str]:
+    return [word for word in part.split() if not _RULE.fullmatch(word)]
 
 
 def topics() -> list[list[str]]:
@@ -26,7 +31,9 @@ def topics() -> list[list[str]]:
     seen: set[str] = set()
     found = []
     for name in sorted(texts):
-        found.append([p for p in paragraphs(texts[name]) if not (p in seen or seen.add(p))])  # type: ignore[func-returns-value]
+        parts = list(dict.fromkeys(paragraphs(texts[name])))
+        found.append([part for part in parts if part not in seen])
+        seen.update(parts)
     return found
 
 
