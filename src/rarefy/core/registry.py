@@ -61,9 +61,8 @@ def import_all(package: str, path: Iterable[str]) -> None:
 
 def load_all() -> None:
     """Imports every family of the package (all but the command line), so that whatever has a name is registered."""
-    import rarefy
-
-    for package in pkgutil.iter_modules(rarefy.__path__):
+    root = importlib.import_module(__name__.split(".")[0])
+    for package in pkgutil.iter_modules(root.__path__):
         if package.ispkg and package.name != "cli":
             importlib.import_module(f"rarefy.{package.name}")
 

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -29,6 +29,9 @@ class DistillReport:
     seconds: float
     losses: tuple[float, ...]
     trained: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @method(

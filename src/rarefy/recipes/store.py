@@ -62,8 +62,9 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> nn.Module:
 
 def _source(model: nn.Module) -> nn.Module:
     """The model itself: what rarefy or torch compiled is the same weights in another dress."""
-    if type(model).__module__.startswith("rarefy.engine") and isinstance(getattr(model, "source", None), nn.Module):
-        return _source(model.source)
+    source = getattr(model, "source", None)
+    if type(model).__module__.startswith("rarefy.engine") and isinstance(source, nn.Module):
+        return _source(source)
     inner = getattr(model, "_orig_mod", None)  # torch.compile
     if isinstance(inner, nn.Module):
         return _source(inner)

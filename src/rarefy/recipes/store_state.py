@@ -115,4 +115,4 @@ def _put(model: nn.Module, state: Mapping[str, Tensor], names: list[str], value:
     for name in names:
         parent, _, leaf = name.rpartition(".")
         owner = model.get_submodule(parent)
-        (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = fresh
+        setattr(owner, leaf, fresh)
