@@ -23,11 +23,14 @@ class _Collection:
         self.sites = sites
         self.accumulators = {site.name: Accumulator(site.name, needs, seed) for site in sites}
         self.real: Tensor | None = None  # which tokens of the current batch are no padding
+        self.last: tuple[Any, Any, dict[Need, Tensor]] = (None, None, {})  # layers that read one tensor share its sums
 
     def hook(self, site: Site) -> Callable[..., None]:
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
-            self.accumulators[site.name].add(input_rows(module, x, self.real))
+            if x is not self.last[0] or isinstance(module, nn.Conv2d):
+                self.last = (x, input_rows(module, x, self.real), {})
+            self.accumulators[site.name].add(self.last[1], shared=self.last[2])
 
         return see
 

@@ -1,7 +1,9 @@
 """Floor 5: making the zeros pay. Measured choice of kernels, whole-model compilation, comparison with rivals."""
 
+from rarefy.engine.benchmark import benchmark
+from rarefy.engine.benchmark_report import BenchmarkReport
 from rarefy.engine.compile import compile
 from rarefy.engine.compiled import Compiled
 from rarefy.engine.explain import Explanation, LayerRow
 
-__all__ = ["Compiled", "Explanation", "LayerRow", "compile"]
+__all__ = ["BenchmarkReport", "Compiled", "Explanation", "LayerRow", "benchmark", "compile"]

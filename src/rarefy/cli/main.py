@@ -1,0 +1,47 @@
+"""The `rarefy` command."""
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from rarefy.cli.bench import bench
+from rarefy.cli.compress import compress
+from rarefy.cli.demo import demo
+from rarefy.cli.doctor import doctor
+from rarefy.cli.methods import methods
+from rarefy.cli.report import report
+
+app = typer.Typer(
+    name="rarefy",
+    help="Makes neural networks sparse and makes the sparsity pay, in measured time and bytes, on a plain CPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if not asked:
+        return
+    try:
+        typer.echo(f"rarefy {metadata.version('rarefy')}")
+    except metadata.PackageNotFoundError:
+        typer.echo("rarefy, version unknown: it runs from a source tree that is not installed")
+    raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Makes neural networks sparse and makes the sparsity pay."""
+
+
+for command in (demo, compress, bench, report, methods, doctor):
+    app.command()(command)
+
+if __name__ == "__main__":
+    app()

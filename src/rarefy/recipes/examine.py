@@ -1,0 +1,81 @@
+"""What a machine offers for sparse inference, and what will be slow on it and why."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rarefy.engine.cpu import cpu_flags, cpu_name, int8_units
+from rarefy.engine.rivals import RIVALS
+from rarefy.ops import features, kernels, why_not
+from rarefy.recipes.denormals import flushes
+from rarefy.recipes.environment import usable_cores, version
+
+_SHOWN = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_vbmi2", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
+_FLUSH = "torch's own threads do not flush denormals: dense layers of pruned models can be many times slower; "
+
+
+def examine() -> dict[str, Any]:
+    """Findings by name; `slow` lists, in words, what costs time here and what to do about it."""
+    native = why_not()
+    known = features()
+    here, others = flushes()
+    found: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "features": [flag for flag in _SHOWN if flag in cpu_flags()],
+        "int8": int8_units(),
+        "native module": "yes" if native is None else native,
+        "instruction set in force": str(known["isa"]),
+        "threads come from": str(known["thread_pool"]),
+        "kernels": [kernel.name for kernel in kernels()],
+        "cores usable": usable_cores(),
+        "torch threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torch matrix library": _matrix_library(),
+        "denormals flushed": {"this thread": here, "torch's worker threads": others, "rarefy's kernels": True},
+        "openmp runtimes": openmp_runtimes(),
+        "rivals": {name: rival.available() or "yes" for name, rival in RIVALS.items()},
+        "versions": {name: version(name) or "not installed" for name in ("transformers", "matplotlib", "safetensors")},
+    }
+    found["slow"] = slow(found, native)
+    return found
+
+
+def _matrix_library() -> str:
+    mkl = "MKL" if torch.backends.mkl.is_available() else "no MKL"
+    return f"{mkl}, {'oneDNN' if torch.backends.mkldnn.is_available() else 'no oneDNN'}"
+
+
+def openmp_runtimes() -> list[str]:
+    """The OpenMP libraries that are loaded into this process."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return []
+    return sorted({Path(p).name for p in re.findall(r"\S*/lib(?:gomp|iomp5|omp)[\w.-]*\.so[\w.]*", maps)})
+
+
+def slow(found: dict[str, Any], native: str | None) -> list[str]:
+    """What will be slow, why, and what to do."""
+    said = []
+    if native is not None:
+        said.append(f"no native kernels: {native}")
+    elif found["instruction set in force"] != "avx512":
+        capped = os.environ.get("RAREFY_ISA")
+        why = f"RAREFY_ISA={capped} caps it" if capped else "this CPU has no AVX-512"
+        said.append(f"kernels run with {found['instruction set in force']}: {why}")
+    threads, cores = found["torch threads"], found["cores usable"]
+    if threads > cores:
+        said.append(f"{threads} threads on {cores} usable cores: they wait for each other; set OMP_NUM_THREADS={cores}")
+    elif threads < cores:
+        said.append(f"{threads} of {cores} usable cores are used; unset OMP_NUM_THREADS or call torch.set_num_threads")
+    if len(found["openmp runtimes"]) > 1:
+        listed = ", ".join(found["openmp runtimes"])
+        said.append(
+            f"two OpenMP runtimes are loaded ({listed}): their threads fight; install torch and its peers alike"
+        )
+    if found["denormals flushed"]["torch's worker threads"] is False:
+        said.append(_FLUSH + "rarefy's kernels do flush; where a layer stays dense, zero tiny weights first")
+    return said
