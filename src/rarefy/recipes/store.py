@@ -60,7 +60,7 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     return build(path, contents)
 
 
-def _source(model: nn.Module) -> nn.Module:
+def _source(model: object) -> nn.Module:
     """The model itself: what rarefy or torch compiled is the same weights in another dress."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"save: {type(model).__name__} is not an nn.Module; give the model itself")
