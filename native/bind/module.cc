@@ -81,12 +81,14 @@ void csr_sample(int rows, int width, std::uintptr_t offsets, std::uintptr_t colu
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a weight that a module-level model holds at exit is no leak; tools/leakcheck.py turns them on
   m.doc() = "rarefy's native core; use rarefy.ops";
   m.def("features", &features);
   m.def("isa", [] { return std::string(rarefy::isa_name(rarefy::allowed_isa())); });
   m.def("thread_pool", [] { return std::string(rarefy::thread_pool_name()); });
   m.def("floating_point_state", &floating_point_state);
   m.def("kernels", &rarefy::listing, "(name, op, isa, rows, tokens, depth) of every kernel compiled in");
+  m.def("set_leak_warnings", [](bool on) { nb::set_leak_warnings(on); });
   m.def("live_objects", [] { return rarefy::Packed::live(); });
   nb::class_<rarefy::Packed>(m, "Packed")
       .def(nb::init<std::uintptr_t, std::int64_t, std::int64_t, const std::string&>(), "weight"_a, "out"_a, "in"_a,

@@ -25,23 +25,28 @@ inline void load_panel(const float* x, std::ptrdiff_t stride, int valid, int fea
   }
 }
 
+// Four tokens of `width` rows: acc (rows, tokens) in, vectors of rows out.
+inline void rows_of_tokens(const float* acc, int tokens, Vec (&out)[4]) {
+  for (int i = 0; i < 4; ++i) out[i] = gather4(acc + i * tokens, tokens);
+  transpose4(out[0], out[1], out[2], out[3]);
+}
+
 template <Activation activation>
 void finish_as(const float* acc, int rows, int tokens, int valid, const float* bias, float* y, std::ptrdiff_t stride) {
-  for (int row = 0; row < rows; row += width) {
-    const int lanes_used = rows - row < width ? rows - row : width;
-    const Vec shift = bias == nullptr ? zero() : load_n(bias + row, lanes_used);
-    for (int t = 0; t < valid; t += 4) {
-      const float* from = acc + static_cast<std::size_t>(row) * tokens + t;
-      Vec out[4] = {gather4(from, tokens), gather4(from + tokens, tokens), gather4(from + 2 * tokens, tokens),
-                    gather4(from + 3 * tokens, tokens)};
-      transpose4(out[0], out[1], out[2], out[3]);
+  for (int row = 0; row < rows; row += width, acc += static_cast<std::size_t>(width) * tokens) {
+    const int used = rows - row < width ? rows - row : width;
+    const Vec shift = bias == nullptr ? zero() : load_n(bias + row, used);
+    float* to = y + row;
+    Vec out[4];
+    int t = 0;
+    for (; t + 4 <= valid && used == width; t += 4, to += 4 * stride) {
+      rows_of_tokens(acc + t, tokens, out);
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        if (t + i >= valid) break;
-        const Vec value = activate<activation>(add(out[i], shift));
-        float* to = y + (t + i) * stride + row;
-        lanes_used == width ? storeu(to, value) : store_n(to, value, lanes_used);
-      }
+      for (int i = 0; i < 4; ++i) storeu(to + i * stride, activate<activation>(add(out[i], shift)));
+    }
+    for (; t < valid; t += 4, to += 4 * stride) {
+      rows_of_tokens(acc + t, tokens, out);
+      for (int i = 0; i < 4 && t + i < valid; ++i) store_n(to + i * stride, activate<activation>(add(out[i], shift)), used);
     }
   }
 }

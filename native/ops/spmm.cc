@@ -49,6 +49,23 @@ int tile_for(std::ptrdiff_t tokens, int widest) {
   return tile;
 }
 
+std::size_t groups_of(const Tiled& weight, const Bands& bands, int tile) {
+  std::size_t groups = 1;
+  for (int b = bands.first; b < bands.last; ++b) groups += weight.segment(b, tile).count;
+  return groups;
+}
+
+// The next panel of these tokens, or nothing after the last.
+Ahead next_panel(const Call& call, const Bands& bands, std::ptrdiff_t token, int valid, int tile) {
+  const int first = (tile + 1) * call.weight.kernel->depth;
+  if (first >= call.weight.in) return {nullptr, 0, 0, 0, 0};
+  const int features = std::min(call.weight.kernel->depth, call.weight.in - first), lines = (features + 15) / 16;
+  const std::size_t groups = groups_of(call.weight, bands, tile);
+  return {reinterpret_cast<const char*>(call.x + token * call.weight.in + first),
+          static_cast<std::ptrdiff_t>(sizeof(float)) * call.weight.in, valid, lines,
+          static_cast<int>((static_cast<std::size_t>(valid) * lines + groups - 1) / groups)};
+}
+
 void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int tile) {
   static thread_local Scratch scratch;
   const Tiled& weight = call.weight;
@@ -62,8 +79,9 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
   for (int t = 0; t < weight.tiles(); ++t) {
     const int first = t * kernel.depth, features = std::min(kernel.depth, weight.in - first);
     kernel.load_panel(call.x + token * weight.in + first, weight.in, valid, features, kernel.depth, tile, panel);
+    Ahead ahead = next_panel(call, bands, token, valid, t);
     for (int b = bands.first; b < bands.last; ++b)
-      accumulate(weight.segment(b, t), panel, sums + band_sums * (b - bands.first), t == 0);
+      accumulate(weight.segment(b, t), panel, sums + band_sums * (b - bands.first), t == 0, ahead);
   }
   for (int b = bands.first; b < bands.last; ++b) {
     const int row = b * band_rows;
@@ -78,8 +96,8 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
 void multiply(const Tiled& weight, const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation,
               float* y, int threads) {
   if (tokens == 0) return;
-  const Call call{weight, x, tokens, bias, activation, y};
   threads = threads_for(static_cast<double>(weight.values.size()) * static_cast<double>(tokens), threads);
+  const Call call{weight, x, tokens, bias, activation, y};
   const int widest = tile_for(tokens, weight.kernel->tokens);
   const std::size_t token_tiles = (tokens + widest - 1) / widest;
   // Rows are split only when there are too few token tiles to keep every thread busy to the end.

@@ -20,12 +20,11 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec abs(Vec a) { return _mm512_abs_ps(a); }
-inline Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline Vec scale2(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }  // a * 2^n for integral n
-inline Vec divide(Vec a, Vec b) {                                   // 1 ulp-ish: reciprocal and one Newton step
-  const Vec r = _mm512_rcp14_ps(b);
-  const Vec q = _mm512_mul_ps(a, r);
-  return _mm512_fmadd_ps(_mm512_fnmadd_ps(q, b, a), r, q);
+inline Vec above_floor(Vec a) { return _mm512_reduce_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }  // a - floor(a)
+inline Vec scale2(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }  // a * 2^floor(n)
+inline Vec reciprocal(Vec a) {  // 14 bits from the table, 24 after one Newton step
+  const Vec r = _mm512_rcp14_ps(a);
+  return _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0f)));
 }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 

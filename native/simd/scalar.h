@@ -30,9 +30,17 @@ inline Vec fma(Vec a, Vec b, Vec c) { return each([&](int i) { return a.lane[i] 
 inline Vec max(Vec a, Vec b) { return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; }); }
 inline Vec min(Vec a, Vec b) { return each([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; }); }
 inline Vec abs(Vec a) { return each([&](int i) { return __builtin_fabsf(a.lane[i]); }); }
-inline Vec round(Vec a) { return each([&](int i) { return __builtin_rintf(a.lane[i]); }); }
-inline Vec scale2(Vec a, Vec n) { return each([&](int i) { return __builtin_ldexpf(a.lane[i], static_cast<int>(n.lane[i])); }); }
-inline Vec divide(Vec a, Vec b) { return each([&](int i) { return a.lane[i] / b.lane[i]; }); }
+inline float floor_of(float x) {  // for |x| < 2^31; a NaN stays one in the caller's arithmetic
+  const float whole = static_cast<float>(static_cast<int>(x == x ? x : 0.0f));
+  return whole > x ? whole - 1.0f : whole;
+}
+inline Vec above_floor(Vec a) { return each([&](int i) { return a.lane[i] - floor_of(a.lane[i]); }); }
+inline Vec scale2(Vec a, Vec n) {  // a * 2^floor(n) for n in [-126, 127]
+  return each([&](int i) {
+    return a.lane[i] * __builtin_bit_cast(float, (static_cast<int>(floor_of(n.lane[i])) + 127) << 23);
+  });
+}
+inline Vec reciprocal(Vec a) { return each([&](int i) { return 1.0f / a.lane[i]; }); }
 inline float sum(Vec a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
 
 inline Vec gather4(const float* p, long) { return loadu(p); }  // one block of four rows: see the wider instances

@@ -1,33 +1,64 @@
-"""rarefy makes neural networks sparse and makes the sparsity pay.
+"""rarefy makes neural networks sparse and makes the sparsity pay: one verb a job, a report from every call.
 
-The names below are imported when they are first used: `import rarefy` and the command line start without torch.
+The names are loaded when they are first used, so that `import rarefy` and `rarefy --help` cost no import of torch.
 """
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rarefy.engine import benchmark as benchmark
-    from rarefy.engine import compile as compile
-    from rarefy.recipes.measure import prune as prune
-    from rarefy.recipes.store import load as load
-    from rarefy.recipes.store import save as save
+    from rarefy.core.errors import RarefyError
+    from rarefy.core.selection import Selection
+    from rarefy.core.sparse import SparseTensor
+    from rarefy.engine.benchmark import benchmark
+    from rarefy.engine.compile import compile
+    from rarefy.finetuning.distill import distill
+    from rarefy.recipes.measure import prune
+    from rarefy.recipes.store import load, save
 
-_PLACES = {
-    "benchmark": "rarefy.engine",
-    "compile": "rarefy.engine",
+    __version__: str
+
+_HOME = {
+    "RarefyError": "rarefy.core.errors",
+    "Selection": "rarefy.core.selection",
+    "SparseTensor": "rarefy.core.sparse",
+    "benchmark": "rarefy.engine.benchmark",
+    "compile": "rarefy.engine.compile",
+    "distill": "rarefy.finetuning.distill",
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
     "save": "rarefy.recipes.store",
 }
-__all__ = ["benchmark", "compile", "load", "prune", "save"]
+
+__all__ = [
+    "RarefyError",
+    "Selection",
+    "SparseTensor",
+    "benchmark",
+    "compile",
+    "distill",
+    "load",
+    "prune",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'rarefy' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    if name == "__version__":
+        return _version()
+    if name not in _HOME:
+        raise AttributeError(f"module 'rarefy' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PLACES])
+    return [*__all__, "__version__"]
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("rarefy")
+    except PackageNotFoundError:
+        return "0+unknown (a source tree that is not installed)"

@@ -23,8 +23,13 @@ inline std::size_t offset_of(const std::uint16_t* step, int r) {
   }
 }
 
+inline void ask_ahead(spmm::Ahead& ahead) {
+  for (int n = ahead.each; n > 0 && ahead.rows > 0; --ahead.rows, ahead.at += ahead.stride)
+    for (int line = 0; line < ahead.lines; ++line, --n) __builtin_prefetch(ahead.at + line * 64, 0, 2);
+}
+
 template <int rows, int tokens>
-void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bool first) noexcept {
+void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bool first, spmm::Ahead& ahead) noexcept {
   constexpr int vectors = tokens / width;
   constexpr int scale = tokens * static_cast<int>(sizeof(float)) / spmm::offset_unit;
   const std::uint16_t* group = segment.groups;
@@ -46,6 +51,11 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
         for (int t = 0; t < tokens; t += 16) __builtin_prefetch(at + t, 1);
       }
     }
+    // The hardware stops looking ahead at every page; the weights of the next group are asked for here.
+    const int entries = group[0] * rows;
+    for (int e = 0; e < entries; e += 16) __builtin_prefetch(values + entries + e, 0, 2);
+    for (int e = 0; e < entries; e += 32) __builtin_prefetch(offsets + entries + e, 0, 2);
+    ask_ahead(ahead);
     for (int steps = group[0]; steps > 0; --steps, offsets += rows, values += rows) {
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {

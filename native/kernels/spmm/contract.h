@@ -27,9 +27,17 @@ struct Segment {
   const float* values;
 };
 
+// The tokens' values of the next panel, to be asked for while this one is worked on: `lines` cache lines from each of
+// `rows` rows that are `stride` bytes apart, `each` lines a group.
+struct Ahead {
+  const char* at;
+  std::ptrdiff_t stride;
+  int rows, lines, each;
+};
+
 // Adds W_tile * panel into acc. panel: (depth + 1, tokens), 64-byte aligned; acc: (rows of the band, tokens), aligned.
 // first: acc is written, not added to.
-using Accumulate = void (*)(const Segment&, const float* panel, float* acc, bool first) noexcept;
+using Accumulate = void (*)(const Segment&, const float* panel, float* acc, bool first, Ahead&) noexcept;
 
 // panel[k][t] = x[t * stride + k], zero for t >= valid tokens and in panel row `depth`.
 using LoadPanel = void (*)(const float* x, std::ptrdiff_t stride, int valid, int features, int depth, int tokens,

@@ -1,21 +1,25 @@
 // Sparse x few tokens, written once over the simd operations and compiled for each instruction set.
 
 // Rows taken together in the bitmask walk: each has its own chain of "count the bits, move on", so they overlap.
+inline constexpr int ahead = 512;  // values: the hardware stops looking ahead at every page
+
 template <int tokens>
 inline constexpr int together = tokens >= 4 ? 1 : 4 / tokens;
 
+// Rows row, row + apart, ...: far apart, so that each chain runs through memory of its own from task start to task end.
 template <int tokens, int rows>
-inline void bitmask_rows(const spmv::Rows& weight, int row, const float* x, float* sums) {
+inline void bitmask_rows(const spmv::Rows& weight, int row, int apart, const float* x, float* sums) {
   const int words = (weight.in + 15) / 16;
   const std::uint16_t* masks[rows];
   const float* values[rows];
   Vec partial[rows][tokens];
   for (int r = 0; r < rows; ++r) {
-    masks[r] = weight.masks + static_cast<std::size_t>(row + r) * words;
-    values[r] = weight.values + weight.starts[row + r];
+    masks[r] = weight.masks + static_cast<std::size_t>(row + r * apart) * words;
+    values[r] = weight.values + weight.starts[row + r * apart];
     for (int t = 0; t < tokens; ++t) partial[r][t] = zero();
   }
-  for (int word = 0; word < words; ++word)
+  for (int word = 0; word < words; ++word) {
+    for (int r = 0; r < rows; ++r) __builtin_prefetch(values[r] + ahead, 0, 3);
 #pragma GCC unroll 4
     for (int part = 0; part < 16 / width; ++part) {
       const float* at = x + word * 16 + part * width;
@@ -30,6 +34,7 @@ inline void bitmask_rows(const spmv::Rows& weight, int row, const float* x, floa
           partial[r][t] = fma(w, load_lanes(keep, at + static_cast<std::size_t>(t) * weight.in), partial[r][t]);
       }
     }
+  }
   for (int r = 0; r < rows; ++r)
     for (int t = 0; t < tokens; ++t) sums[r * tokens + t] = sum(partial[r][t]);
 }
@@ -41,6 +46,8 @@ inline void index_row(const spmv::Rows& weight, const Index* columns, int row, c
   Vec partial[tokens];
   for (int t = 0; t < tokens; ++t) partial[t] = zero();
   for (; at + width <= end; at += width) {
+    __builtin_prefetch(weight.values + at + ahead);
+    __builtin_prefetch(columns + at + ahead);
     const Vec w = loadu(weight.values + at);
 #pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t)
@@ -58,9 +65,9 @@ inline void index_row(const spmv::Rows& weight, const Index* columns, int row, c
 }
 
 template <int tokens>
-inline void put(const spmv::Output& output, int row, int rows, const float* sums) {
+inline void put(const spmv::Output& output, int row, int rows, int apart, const float* sums) {
   for (int r = 0; r < rows; ++r)
-    for (int t = 0; t < tokens; ++t) output.y[t * output.stride + row + r] = sums[r * tokens + t];
+    for (int t = 0; t < tokens; ++t) output.y[t * output.stride + row + r * apart] = sums[r * tokens + t];
 }
 
 template <Activation activation>
@@ -88,14 +95,14 @@ template <int tokens>
 void bitmask(const spmv::Rows& weight, int first, int last, const float* x, const spmv::Output& output) {
   constexpr int rows = together<tokens>;
   float sums[rows * tokens];
-  int row = first;
-  for (; row + rows <= last; row += rows) {
-    bitmask_rows<tokens, rows>(weight, row, x, sums);
-    put<tokens>(output, row, rows, sums);
+  const int apart = (last - first) / rows;
+  for (int row = first; row < first + apart; ++row) {
+    bitmask_rows<tokens, rows>(weight, row, apart, x, sums);
+    put<tokens>(output, row, rows, apart, sums);
   }
-  for (; row < last; ++row) {
-    bitmask_rows<tokens, 1>(weight, row, x, sums);
-    put<tokens>(output, row, 1, sums);
+  for (int row = first + rows * apart; row < last; ++row) {
+    bitmask_rows<tokens, 1>(weight, row, 0, x, sums);
+    put<tokens>(output, row, 1, 0, sums);
   }
 }
 
@@ -105,7 +112,7 @@ void index(const spmv::Rows& weight, int first, int last, const float* x, const 
   for (int row = first; row < last; ++row) {
     if (weight.columns16 != nullptr) index_row<tokens>(weight, weight.columns16, row, x, sums);
     else index_row<tokens>(weight, weight.columns32, row, x, sums);
-    put<tokens>(output, row, 1, sums);
+    put<tokens>(output, row, 1, 0, sums);
   }
 }
 

@@ -26,12 +26,17 @@ class OWL:
     rise linearly with D over a range of 2 * limit, then shift so that the budget is met.
     factor: the paper's M (3, 5, 7 or 10 there); limit: its lambda (0.08 for 70 % zeros).
     Differs: the shift uses the weights' mean over all weights, not over blocks, so that the budget is exact for
-    blocks of unequal size; sites outside any numbered block are blocks of their own.
+    blocks of unequal size; where that would leave [0, 1] the whole range is narrowed until it fits; sites outside
+    any numbered block are blocks of their own.
     """
 
     factor: float = 5.0
     limit: float = 0.08
     needs: ClassVar[frozenset[Need]] = frozenset({Need.INPUT_SQNORM})
+
+    def __post_init__(self) -> None:
+        if self.factor <= 0 or not 0 <= self.limit <= 0.5:
+            raise SparsityError(f"{self}: needs factor > 0 and a limit in [0, 0.5]")
 
     def _outliers(self, site: Site, evidence: Evidence) -> tuple[int, int]:
         score = site.read().abs() * evidence[Need.INPUT_SQNORM].sqrt()
@@ -47,13 +52,12 @@ class OWL:
         return {site.name: counts[_block(site.name)][0] / counts[_block(site.name)][1] for site in sites}
 
     def __call__(self, sites: Sequence[Site], density: float, evidence: Mapping[str, Evidence]) -> dict[str, float]:
-        limit = min(self.limit, density, 1.0 - density)
         ratios = self._ratios(sites, evidence)
         low, high = min(ratios.values()), max(ratios.values())
+        if high == low:
+            return dict.fromkeys(ratios, density)
         sizes = {site.name: site.shape[0] * site.shape[1] for site in sites}
-        scaled = {k: (v - low) / (high - low) * 2 * limit if high > low else 0.0 for k, v in ratios.items()}
-        mean = sum(sizes[k] * v for k, v in scaled.items()) / sum(sizes.values())
-        shifted = {k: density + v - mean for k, v in scaled.items()}
-        if min(shifted.values()) < -1e-9 or max(shifted.values()) > 1 + 1e-9:
-            raise SparsityError(f"OWL: limit {self.limit} leaves [0, 1] at density {density:g}; take a smaller limit")
-        return {k: min(1.0, max(0.0, v)) for k, v in shifted.items()}
+        rank = {name: (ratio - low) / (high - low) for name, ratio in ratios.items()}  # 0 to 1
+        mean = sum(sizes[name] * value for name, value in rank.items()) / sum(sizes.values())
+        width = min(2 * self.limit, density / mean, (1.0 - density) / (1.0 - mean))  # 0 < mean < 1
+        return {name: min(1.0, max(0.0, density + width * (value - mean))) for name, value in rank.items()}

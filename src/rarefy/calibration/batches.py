@@ -1,6 +1,7 @@
 """Batches as users give them, checked once, and how to call a model with one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def _tensors(batch: Batch) -> list[tuple[str, Tensor]]:
     return []
 
 
-def as_batches(data: Iterable[Batch] | None, *, method: str, needed: bool) -> list[Batch]:
+def as_batches(data: object, *, method: str, needed: bool) -> list[Batch]:
     """A list of batches, or an error that says what is wrong with `data`.
 
     A lone tensor is refused rather than walked row by row: which axis are the batches would be a guess.
@@ -35,7 +36,7 @@ def as_batches(data: Iterable[Batch] | None, *, method: str, needed: bool) -> li
         if needed:
             raise DataError(f"{method}: needs calibration data; give data=, an iterable of batches of model inputs")
         return []
-    if isinstance(data, Tensor | Mapping | str | bytes):
+    if isinstance(data, Tensor | Mapping | str | bytes) or not isinstance(data, Iterable):
         raise DataError(
             f"{method}: data is one {type(data).__name__}, not an iterable of batches; put it into a list: data=[batch]"
         )
@@ -85,25 +86,26 @@ def token_mask(batch: Batch) -> Tensor | None:
     return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
 
-class inference:
-    """Context: evaluation mode, no gradients, no cache growing under replay; everything restored after."""
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no cache that would grow under replay; both restored after."""
+    training = {module: module.training for module in model.modules()}
+    config = getattr(model, "config", None)
+    caches = getattr(config, "use_cache", None) is True
+    model.eval()
+    if caches:
+        config.use_cache = False  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        if caches:
+            config.use_cache = True  # type: ignore[union-attr]
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
 
-    def __enter__(self) -> None:
-        self.training = {m: m.training for m in self.model.modules()}
-        self.model.eval()
-        config = getattr(self.model, "config", None)
-        self.config = config if getattr(config, "use_cache", None) is True else None
-        if self.config is not None:
-            self.config.use_cache = False
-        self.grad = torch.no_grad()
-        self.grad.__enter__()
-
-    def __exit__(self, *exc: Any) -> None:
-        self.grad.__exit__(*exc)
-        for module, training in self.training.items():
-            module.training = training
-        if self.config is not None:
-            self.config.use_cache = True
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients."""
+    with evaluation(model), torch.no_grad():
+        yield

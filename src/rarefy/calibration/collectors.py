@@ -46,18 +46,29 @@ class Accumulator:
         self.needs = [need for need in needs if not need.wants_loss]
         self.sums: dict[Need, Tensor] = {}
 
-    def add(self, rows: Rows, wanted: Outputs | None = None) -> None:
-        """Adds a batch of input rows, and of the outputs wanted for them where the walk is paired."""
-        if not rows.isfinite().all():
+    def add(self, rows: Rows, wanted: Outputs | None = None, shared: dict[Need, Tensor] | None = None) -> None:
+        """Adds a batch of input rows, and of the outputs wanted for them where the walk is paired.
+
+        shared: what was computed from the same rows for another site already; filled here.
+        """
+        shared = {} if shared is None else shared
+        if not shared and not rows.isfinite().all():
             raise DataError(f"{self.site}: its input holds NaN or infinity; check the data and the layers before it")
         self.tokens += rows.shape[0]
         for need in self.needs:
-            part = _cross(rows, wanted) if need is Need.WANTED_CROSS else COLLECTORS[need](rows)
-            part = part.double() if need in (Need.INPUT_SQNORM, Need.INPUT_MEAN) else part
-            if need in self.sums:
-                self.sums[need] += part
+            if need is Need.WANTED_CROSS:
+                self._sum(need, _cross(rows, wanted))
             else:
-                self.sums[need] = part
+                if need not in shared:
+                    shared[need] = COLLECTORS[need](rows)
+                self._sum(need, shared[need])
+
+    def _sum(self, need: Need, part: Tensor) -> None:
+        part = part.double() if need in (Need.INPUT_SQNORM, Need.INPUT_MEAN) else part
+        if need in self.sums:
+            self.sums[need] += part
+        else:
+            self.sums[need] = part.clone()
 
     def evidence(self, groups: int) -> Evidence:
         """The evidence of the site; the leading axis of groups stays only for grouped convolutions."""

@@ -1,28 +1,60 @@
 """Gradients as evidence: one backward pass a batch over the dense model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from rarefy.calibration.batches import Batch
+from rarefy.calibration.batches import Batch, evaluation
 from rarefy.core.errors import DataError
 from rarefy.core.evidence import Need
 from rarefy.core.site import Site
+
+Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 def _as_matrix(site: Site, grad: Tensor) -> Tensor:
     return (grad.t() if site.transposed else grad.reshape(site.shape)).float()
 
 
+@contextmanager
+def _trainable(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Gradients for these weights, of a frozen model too."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+
+
+def _gradients(
+    model: nn.Module, sites: Sequence[Site], batch: Batch, index: int, loss: Loss
+) -> Iterator[tuple[Site, Tensor]]:
+    """Each site with the gradient `(out, in)` of the loss of one batch."""
+    value = loss(model, batch)
+    if not isinstance(value, Tensor) or value.dim() != 0 or not value.isfinite():
+        raise DataError(f"data[{index}]: loss gave {value!r}, but it has to be one finite number in a tensor")
+    grads: Sequence[Tensor | None] = [None] * len(sites)
+    if value.requires_grad:
+        grads = torch.autograd.grad(value, [site.parameter for site in sites], allow_unused=True)
+    for site, grad in zip(sites, grads, strict=True):
+        if grad is None:
+            raise DataError(f"{site.name}: the loss of data[{index}] does not depend on this layer; use ignore=")
+        yield site, _as_matrix(site, grad)
+
+
 def collect_gradients(
     model: nn.Module,
     sites: Sequence[Site],
     batches: Sequence[Batch],
-    loss: Callable[[nn.Module, Batch], Tensor] | None,
+    loss: Loss | None,
     needs: frozenset[Need],
 ) -> dict[str, dict[Need, Tensor]]:
-    """Mean gradient and mean squared gradient of each site over the batches, `(out, in)`.
+    """Mean gradient and mean squared gradient of each site over the batches, `(out, in)`; evaluation mode.
 
     The squares are of batch gradients: give batches of one sample for the empirical Fisher diagonal.
     """
@@ -34,19 +66,12 @@ def collect_gradients(
             f"loss: {', '.join(n.name for n in wanted)} take a backward pass; "
             "give loss=, a function (model, batch) -> scalar"
         )
-    weights = [site.parameter for site in sites]
     sums = {site.name: {need: torch.zeros(site.shape) for need in wanted} for site in sites}
-    for i, batch in enumerate(batches):
-        value = loss(model, batch)
-        if value.dim() != 0 or not value.isfinite():
-            raise DataError(f"data[{i}]: loss gave {value!r}; it has to be one finite number")
-        grads = torch.autograd.grad(value, weights, allow_unused=True)
-        for site, grad in zip(sites, grads, strict=True):
-            if grad is None:
-                raise DataError(f"{site.name}: the loss of data[{i}] does not depend on this layer; use ignore=")
-            matrix = _as_matrix(site, grad) / len(batches)
-            if Need.GRADIENT in wanted:
-                sums[site.name][Need.GRADIENT] += matrix
-            if Need.SQUARED_GRADIENT in wanted:
-                sums[site.name][Need.SQUARED_GRADIENT] += matrix.square() * len(batches)
+    with evaluation(model), _trainable([site.parameter for site in sites]):
+        for i, batch in enumerate(batches):
+            for site, matrix in _gradients(model, sites, batch, i, loss):
+                if Need.GRADIENT in wanted:
+                    sums[site.name][Need.GRADIENT] += matrix / len(batches)
+                if Need.SQUARED_GRADIENT in wanted:
+                    sums[site.name][Need.SQUARED_GRADIENT] += matrix.square() / len(batches)
     return sums

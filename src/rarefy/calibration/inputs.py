@@ -28,3 +28,16 @@ def input_rows(module: nn.Module, x: Tensor, real: Tensor | None) -> Float[Tenso
     if real is not None and x.dim() == 3 and x.shape[:2] == real.shape:
         x = x[real]
     return x.reshape(-1, 1, x.shape[-1])
+
+
+def output_rows(module: nn.Module, y: Tensor, real: Tensor | None) -> Float[Tensor, "tokens groups out"]:
+    """The outputs of a site without its bias, in the rows of `input_rows`: what the weight alone has to give."""
+    y = y.detach().to(torch.promote_types(y.dtype, torch.float32))
+    bias = getattr(module, "bias", None)
+    if isinstance(module, nn.Conv2d):
+        y = (y if y.dim() == 4 else y[None]).flatten(2).transpose(1, 2)
+    elif real is not None and y.dim() == 3 and y.shape[:2] == real.shape:
+        y = y[real]
+    y = y if bias is None else y - bias.detach()
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    return y.reshape(-1, groups, y.shape[-1] // groups)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rarefy.calibration.batches import Batch, token_mask
 from rarefy.calibration.chain import hidden
 from rarefy.calibration.collectors import Accumulator
-from rarefy.calibration.inputs import input_rows
+from rarefy.calibration.inputs import input_rows, output_rows
 from rarefy.calibration.observe import Spot, everything, look
 from rarefy.calibration.residual import residual_spots
 from rarefy.core.evidence import Evidence, Need
@@ -88,24 +88,19 @@ class PairedBlock:
         sums: dict[str, Accumulator],
     ) -> None:
         """One batch: inputs of the group's sites in both models, and what their residual streams differ by."""
-        inputs = [Spot(self.names[site.name], "in") for site in group]
-        streams = [residual[self.names[site.name]] for site in group if self.names[site.name] in residual]
+        names = {site.name: self.names[site.name] for site in group}
+        inputs = [Spot(name, "in") for name in names.values()]
+        streams = [residual[name] for name in names.values() if name in residual]
         mine = look(self.block, [*inputs, *streams], *sparse)
-        theirs = look(self.twin, [*inputs, *streams], *dense)
-        for site, spot in zip(group, inputs, strict=True):
-            if spot not in mine or spot not in theirs:
+        theirs = look(self.twin, [*(Spot(name, "out") for name in names.values()), *streams], *dense)
+        shared: dict[Need, Tensor] = {}
+        for site in group:
+            name = names[site.name]
+            if Spot(name, "in") not in mine or Spot(name, "out") not in theirs:
                 continue
-            rows = input_rows(site.module, mine[spot], real)
-            wanted = _outputs(site, self.twin.get_submodule(spot.name), input_rows(site.module, theirs[spot], real))
-            stream = residual.get(spot.name)
-            if stream is not None and site.groups == 1:
-                lacks = theirs[stream] - mine[stream]
-                wanted = wanted + input_rows(nn.Identity(), lacks, real)
-            sums[site.name].add(rows, wanted)
-
-
-def _outputs(site: Site, twin: nn.Module, rows: Tensor) -> Tensor:
-    """What the dense layer makes of input rows `(tokens, groups, n)`, without its bias: `(tokens, groups, out)`."""
-    weight = Site(site.name, (twin,)).read().reshape(site.groups, -1, rows.shape[-1])
-    out: Tensor = (rows.transpose(0, 1) @ weight.transpose(1, 2)).transpose(0, 1)
-    return out
+            wanted = output_rows(site.module, theirs[Spot(name, "out")], real)
+            stream = residual.get(name)
+            if stream is not None:
+                wanted = wanted + output_rows(nn.Identity(), theirs[stream] - mine[stream], real)
+            rows = input_rows(site.module, mine[Spot(name, "in")], real)
+            sums[site.name].add(rows, wanted, None if isinstance(site.module, nn.Conv2d) else shared)

@@ -23,11 +23,14 @@ class _Collection:
         self.sites = sites
         self.accumulators = {site.name: Accumulator(site.name, needs, seed) for site in sites}
         self.real: Tensor | None = None  # which tokens of the current batch are no padding
+        self.last: tuple[Any, Any, dict[Need, Tensor]] = (None, None, {})  # layers that read one tensor share its sums
 
     def hook(self, site: Site) -> Callable[..., None]:
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
-            self.accumulators[site.name].add(input_rows(module, x, self.real))
+            if x is not self.last[0] or isinstance(module, nn.Conv2d):
+                self.last = (x, input_rows(module, x, self.real), {})
+            self.accumulators[site.name].add(self.last[1], shared=self.last[2])
 
         return see
 
@@ -120,9 +123,13 @@ def _whole_pass(
 
 def _block_inputs(
     model: nn.Module, block: nn.Module, batches: Sequence[Batch], run: Run
-) -> list[tuple[list[Any], dict]]:
-    """The arguments that the first block of the chain gets for each batch; the rest of the model is not run."""
+) -> tuple[list[tuple[list[Any], dict[str, Any]]], list[Batch]]:
+    """The arguments that the first block of the chain gets, and the batches that get there.
+
+    The rest of the model is not run.
+    """
     seen: list[tuple[list[Any], dict[str, Any]]] = []
+    entered: list[Batch] = []
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((list(args), kwargs))
@@ -134,10 +141,10 @@ def _block_inputs(
             try:
                 run(model, batch, i)
             except Stop:
-                continue
+                entered.append(batch)
     finally:
         hook.remove()
-    return seen
+    return seen, entered
 
 
 def _blocks(
@@ -151,11 +158,11 @@ def _blocks(
     run: Run,
 ) -> None:
     """The chain, one block at a time: collect, visit, run again to get the next block's inputs."""
-    inputs = _block_inputs(model, chain[0], batches, run)
+    inputs, entered = _block_inputs(model, chain[0], batches, run)
     for block, sites in zip(chain, inside, strict=True):
         if sites:
             with _collecting(sites, needs, seed) as collection:
-                for (args, kwargs), batch in zip(inputs, batches, strict=True):
+                for (args, kwargs), batch in zip(inputs, entered, strict=True):
                     collection.real = token_mask(batch)
                     block(*args, **kwargs)
             collection.visit(visit)
@@ -184,12 +191,12 @@ def _paired(
         if before:
             PairedBlock(model, before, needs, seed, twin).run(inputs, inputs, batches, visit)
         if shown.chain:
-            sparse = _block_inputs(model, shown.chain[0], batches, run)
+            sparse, entered = _block_inputs(model, shown.chain[0], batches, run)
             dense = [(list(args), dict(kwargs)) for args, kwargs in sparse]
             for block in shown.chain:
                 pair = PairedBlock(block, _inside(block, sites), needs, seed)
                 if pair.sites:
-                    pair.run(sparse, dense, batches, visit)
+                    pair.run(sparse, dense, entered, visit)
                 pair.advance(sparse, dense)
         if after:
             PairedBlock(model, after, needs, seed, twin).run(inputs, inputs, batches, visit)

@@ -3,25 +3,30 @@
 import torch
 from torch import Tensor
 
-from rarefy.core.shapes import Bool, Int
+from rarefy.core.shapes import Bits, Bool
 
 _WEIGHTS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
 
 
-def pack_bits(mask: Bool[Tensor, "rows n"]) -> Int[Tensor, "rows bytes"]:
+def pack_bits(mask: Bool[Tensor, "rows n"]) -> Bits:
     """Bits of a mask, `(rows, ceil(n / 8))` uint8. Bit j of byte k of a row is entry `8 k + j`."""
     rows, n = mask.shape
     padded = torch.zeros(rows, (n + 7) // 8 * 8, dtype=torch.uint8)
     padded[:, :n] = mask
-    return (padded.view(rows, -1, 8) * _WEIGHTS).sum(dim=2, dtype=torch.uint8)
+    return (padded.view(rows, (n + 7) // 8, 8) * _WEIGHTS).sum(dim=2, dtype=torch.uint8)
 
 
-def unpack_bits(bits: Int[Tensor, "rows bytes"], n: int) -> Bool[Tensor, "rows n"]:
+def unpack_bits(bits: Bits, n: int) -> Bool[Tensor, "rows n"]:
     """The mask `(rows, n)` of packed bits; padding bits beyond `n` are dropped (see `padding_is_clear`)."""
-    return (bits.unsqueeze(2) & _WEIGHTS).ne(0).view(bits.shape[0], -1)[:, :n]
+    return _expand(bits)[:, :n]
 
 
-def padding_is_clear(bits: Int[Tensor, "rows bytes"], n: int) -> bool:
+def padding_is_clear(bits: Bits, n: int) -> bool:
     """Whether every bit beyond column `n` is zero, as a well-formed file has it."""
-    full = (bits.unsqueeze(2) & _WEIGHTS).ne(0).view(bits.shape[0], -1)
-    return not bool(full[:, n:].any())
+    return not bool(_expand(bits)[:, n:].any())
+
+
+def _expand(bits: Bits) -> Bool[Tensor, "rows padded"]:
+    """Every bit, padding too; shapes are spelled out because -1 is ambiguous for an empty matrix."""
+    rows, width = bits.shape
+    return (bits.unsqueeze(2) & _WEIGHTS).ne(0).view(rows, 8 * width)

@@ -45,7 +45,8 @@ def method(id: str, *, source: str, role: str = "method", protocols: tuple[str, 
             raise ValueError(f"@method: {role} {id!r} is already registered by {known.factory.__module__}")
         if not doc or not source:
             raise ValueError(f"@method: {role} {id!r} needs a docstring and a source")
-        family = factory.__module__.split(".")[1] if factory.__module__.count(".") >= 2 else "user"
+        package, _, inside = factory.__module__.partition(".")
+        family = inside.partition(".")[0] if package == "rarefy" else "user"
         _INDEX[(role, id)] = Entry(id, role, family, protocols or (role,), source, doc.splitlines()[0], factory)
         return factory
 
@@ -56,6 +57,14 @@ def import_all(package: str, path: Iterable[str]) -> None:
     """Imports every module of a package, so that a new file is found without being listed anywhere."""
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def load_all() -> None:
+    """Imports every family of the package (all but the command line), so that whatever has a name is registered."""
+    root = importlib.import_module(__name__.split(".")[0])
+    for package in pkgutil.iter_modules(root.__path__):
+        if package.ispkg and package.name != "cli":
+            importlib.import_module(f"rarefy.{package.name}")
 
 
 def entries(role: str | None = None) -> list[Entry]:

@@ -78,6 +78,11 @@ class Site:
             self.parameter.copy_(kept)
 
 
+def _weight(module: nn.Module) -> object:
+    """What makes two modules share a weight: the parameter, or the module itself where the weight is computed."""
+    return module._parameters.get("weight", module)
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     """Exact name, shell pattern, dotted prefix, last part, or `re:` regular expression."""
     return any(
@@ -94,6 +99,16 @@ def _prunable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name or type(module).__name__, module
 
 
+def _require_parameter(name: str, module: nn.Module) -> None:
+    """Refuses a weight that is computed anew at each call: what is written into it would be lost."""
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        raise ModelError(
+            f"{name}: its weight is no parameter but computed from others (weight_norm, torch.nn.utils.prune, ...); "
+            "make it one (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove) "
+            f"or leave the layer alone with ignore=[{name!r}]"
+        )
+
+
 def find_sites(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Site], list[str]]:
     """The prunable sites of a model in definition order, and the names that `ignore` left out.
 
@@ -103,7 +118,7 @@ def find_sites(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Site]
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     by_parameter: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in _prunable(model):
-        by_parameter.setdefault(id(module.weight), []).append((name, module))
+        by_parameter.setdefault(id(_weight(module)), []).append((name, module))
     everything = [name for group in by_parameter.values() for name, _ in group]
     for pattern in patterns:
         if not any(_matches(name, [pattern]) for name in everything):
@@ -115,6 +130,7 @@ def find_sites(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Site]
             ignored.extend(names)
             continue
         modules = tuple({id(m): m for _, m in group}.values())
+        _require_parameter(names[0], modules[0])
         sites.append(Site(names[0], modules, tuple(names[1:])))
     if not sites:
         why = f"all {len(everything)} are ignored" if everything else "it has no nn.Linear and no nn.Conv2d"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rarefy.core.bits import pack_bits, unpack_bits
 from rarefy.core.errors import ShapeError
-from rarefy.core.shapes import Bool, Float, Int
+from rarefy.core.shapes import Bits, Bool, Float
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class SparseTensor:
 
     shape: tuple[int, int]
     values: Tensor
-    bits: Int[Tensor, "rows bytes"]
+    bits: Bits
 
     @classmethod
-    def from_dense(cls, weight: Float[Tensor, "rows n"], mask: Bool[Tensor, "rows n"] | None = None) -> "SparseTensor":
+    def from_dense(cls, weight: Float[Tensor, "rows n"], mask: Bool[Tensor, "_ _"] | None = None) -> "SparseTensor":
         """Keeps what `mask` keeps (the non-zero entries if none is given; -0.0 counts as zero)."""
         mask = weight.ne(0) if mask is None else mask
         if mask.shape != weight.shape:

@@ -4,6 +4,7 @@ The module is missing when the package was installed without a compiler; `RAREFY
 portable path in torch gives the same results, slowly, and one warning says so.
 """
 
+import importlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -35,10 +36,10 @@ def _load() -> tuple[ModuleType | None, str | None]:
     if os.environ.get("RAREFY_NATIVE", "").strip() == "0":
         return None, "RAREFY_NATIVE=0 is set; unset it to use the native kernels"
     try:
-        from rarefy import _native
+        loaded = importlib.import_module("rarefy._native")
     except ImportError as error:
         return None, f"the native module cannot be imported ({error}); reinstall rarefy where a C++20 compiler is found"
-    return _native, None
+    return loaded, None
 
 
 def module() -> ModuleType | None:

@@ -76,7 +76,7 @@ def _unpickle(weight: Tensor, kernel: str) -> PackedWeight:
 
 
 def pack(weight: Tensor, kernel: str | None = None) -> PackedWeight:
-    """Lays out a weight (out, in), float32 with exact zeros, for a kernel; without a name the likely best for many tokens.
+    """Lays out a weight (out, in), float32 with exact zeros, for a kernel; without a name, for the likely best.
 
     Raises DTypeError or ShapeError for another type or rank, UnknownNameError for a kernel that is not there,
     ValueError for one that this CPU (or RAREFY_ISA) does not allow.

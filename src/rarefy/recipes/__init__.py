@@ -1,1 +1,1 @@
-"""Floor 6: named assemblies of what lies below."""
+"""Floor 6: named assemblies of the floors below. What users call."""

@@ -11,7 +11,7 @@ from rarefy.core.shapes import Weight
 @method("magnitude", role="score", source="Han et al. 2015, arXiv:1506.02626, section 3.1")
 @dataclass(frozen=True)
 class Magnitude:
-    """|W_ij|."""
+    """Absolute value of the weight, |W_ij|."""
 
     needs: ClassVar[frozenset[Need]] = frozenset()
 

@@ -19,6 +19,6 @@ class Random:
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __call__(self, weight: Weight, evidence: Evidence) -> Weight:
-        seed = (evidence.seed << 32) ^ zlib.crc32(evidence.site.encode())
+        seed = zlib.crc32(f"{evidence.seed} {evidence.site}".encode())  # torch's generator takes 32 bits only
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(weight.shape, generator=generator, dtype=weight.dtype)

@@ -22,29 +22,27 @@ def refit(
     only products `(out, n) (n, n)`, no inverse a row. Starts at W * mask. Returns V, the iterations used and
     the largest relative residual of a row.
     """
-    h = gram.double()
-    h = h + torch.eye(h.shape[0], dtype=h.dtype) * (damping * h.diagonal().mean() + 1e-30)
-    w, keep = weight.double(), mask.double()
-    v = w * keep
-    residual = ((w - v) @ h) * keep
-    scale = residual.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    inverse = keep / h.diagonal()
-    z = residual * inverse
-    direction, rho = z, (residual * z).sum(1, keepdim=True)
+    mean = gram.diagonal().double().mean().clamp_min(1e-300)
+    h = (gram.double() / mean).to(gram.dtype) + torch.eye(gram.shape[0], dtype=gram.dtype) * (damping + 1e-12)
+    keep = mask.to(gram.dtype)
+    v = weight * keep
+    residual = (weight - v).mm(h).mul_(keep)
+    scale = residual.norm(dim=1).clamp_min(1e-30)
+    preconditioner = keep / h.diagonal()
+    direction = residual * preconditioner
+    rho = torch.linalg.vecdot(residual, direction)
     steps = 0
-    while steps < iterations:
-        if bool((residual.norm(dim=1, keepdim=True) <= tolerance * scale).all()):
-            break
+    while steps < iterations and bool((residual.norm(dim=1) > tolerance * scale).any()):
         steps += 1
-        image = (direction @ h) * keep
-        alpha = rho / (direction * image).sum(1, keepdim=True).clamp_min(1e-300)
-        v = v + alpha * direction
-        residual = residual - alpha * image
-        z = residual * inverse
-        rho, old = (residual * z).sum(1, keepdim=True), rho
-        direction = z + rho / old.clamp_min(1e-300) * direction
-    worst = (residual.norm(dim=1, keepdim=True) / scale).max().item() if len(v) else 0.0
-    return v.to(weight.dtype), steps, worst
+        image = direction.mm(h).mul_(keep)
+        alpha = rho / torch.linalg.vecdot(direction, image).clamp_min(1e-30)
+        v.addcmul_(alpha[:, None], direction)
+        residual.addcmul_(alpha[:, None], image, value=-1.0)
+        z = residual * preconditioner
+        rho, old = torch.linalg.vecdot(residual, z), rho
+        direction.mul_((rho / old.clamp_min(1e-30))[:, None]).add_(z)
+    worst = (residual.norm(dim=1) / scale).max().item() if len(v) else 0.0
+    return v, steps, worst
 
 
 @method("reconstruction", role="solver", source="He et al. 2017, arXiv:1707.06168, eq. 2 (weights given the mask)")

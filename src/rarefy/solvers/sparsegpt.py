@@ -10,8 +10,9 @@ from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Pattern, Solution
 from rarefy.core.registry import method
-from rarefy.core.shapes import Float, Mask, Weight
+from rarefy.core.shapes import Bool, Float, Weight
 from rarefy.solvers.alive import select_alive
+from rarefy.solvers.column_budget import ColumnBudget
 from rarefy.solvers.damping import damped_inverse
 
 
@@ -23,7 +24,7 @@ def _blocks(n: int, width: int, pattern: Pattern) -> list[tuple[int, int]]:
 
 def _chosen(
     pattern: Pattern, columns: Float[Tensor, "width rows"], pivots: Float[Tensor, "width"], density: float, dead: Tensor
-) -> Float[Tensor, "width rows"]:
+) -> Bool[Tensor, "width rows"]:
     """Which weights of some columns stay, by the OBS saliency w^2 / [U_jj]^2."""
     scores = (columns / pivots[:, None]).square().masked_fill(dead[:, None], 0.0)
     return select_alive(pattern, scores.t().contiguous(), columns.t(), density).t()
@@ -41,7 +42,8 @@ class SparseGPT:
 
     columns: block width (the paper's B_s = 128); damping: lambda over the mean of the diagonal, raised tenfold
     if the factorisation fails and reported in the result.
-    Differs: counts are exact over the layer (a block gets what the blocks before it left of the running count).
+    Differs: counts are exact over the layer (a block gets its part of what the blocks before it left); weights
+    that are zero already stay zero, and blocks share the count by the weights that they still have.
     """
 
     columns: int = 128
@@ -53,18 +55,16 @@ class SparseGPT:
             raise SparsityError(f"{self}: needs columns >= 1 and damping >= 0")
 
     def __call__(self, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution:
-        rows, n = weight.shape
+        n = weight.shape[1]
         inverse = damped_inverse(evidence[Need.INPUT_GRAM], self.damping, evidence.site)
         upper = inverse.upper.to(weight.dtype)
         gone = (weight == 0).t()
         w = weight.t().contiguous()  # (n, rows): a column of W is a contiguous row here
         mask = torch.empty_like(w, dtype=torch.bool)
-        before = 0
+        budget = ColumnBudget(weight, pattern, density)
         for start, end in _blocks(n, self.columns, pattern):
-            after = pattern.count(rows, end, density)
-            share = (after - before) / (rows * (end - start))
+            share = budget.share(start, end)
             mask[start:end] = self._sweep(w, upper, gone, inverse.dead, pattern, share, start, end)
-            before = after
         kept = mask.t().contiguous()
         return Solution(w.t().contiguous() * kept, kept, {"damping": inverse.damping})
 
@@ -78,7 +78,7 @@ class SparseGPT:
         density: float,
         start: int,
         end: int,
-    ) -> Mask:
+    ) -> Bool[Tensor, "width rows"]:
         """Prunes the columns [start, end) in place, updates all columns after, returns the mask of the block."""
         block = w[start:end]
         u, pivots = upper[start:end, start:end], upper.diagonal()[start:end]

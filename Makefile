@@ -1,0 +1,84 @@
+# Everything a clone needs, from a bare machine with Python >= 3.11 and a C++20 compiler:
+#
+#   make demo    makes .venv, installs rarefy with its demo extra, runs the main job on a real model
+#   make test    makes .venv if absent, installs what the tests need, runs the tests
+#   make check   style, types, import floors, method index, native leak check, docs
+#   make bench   kernel measurements (benchmarks/)         make docs    the documentation, into site/
+#   make index   rewrites docs/methods.md                  make clean   removes all that make made
+#
+# A second run installs nothing; a change of pyproject.toml, CMakeLists.txt or native/ builds again.
+# TORCH_INDEX=<url> adds an index for torch, where the default one only offers builds with a GPU runtime.
+# DEMO_ARGS="--quick" and TEST_ARGS="tests/pruning -k wanda" pass options on.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+DEMO_ARGS ?=
+TEST_ARGS ?=
+TORCH_INDEX ?=
+
+bin := $(VENV)/bin
+done := $(VENV)/.done
+pip := $(bin)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
+native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
+
+.PHONY: demo test check bench docs index clean help
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
+
+demo: $(done)/demo
+	$(bin)/rarefy demo $(DEMO_ARGS)
+
+test: $(done)/test
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) $(TEST_ARGS)
+
+check: $(done)/check
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/lint-imports
+	OMP_NUM_THREADS=1 $(bin)/python tools/index.py --check
+	OMP_NUM_THREADS=1 $(bin)/python tools/leakcheck.py
+	$(bin)/mkdocs build --strict --quiet
+	@echo "make check: all is well"
+
+bench: $(done)/test
+	$(bin)/python benchmarks/kernels/run.py
+
+docs: $(done)/check
+	$(bin)/mkdocs build --strict
+
+index: $(done)/test
+	OMP_NUM_THREADS=1 $(bin)/python tools/index.py
+
+clean:
+	rm -rf $(VENV) build dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment, one stamp a step -----------------------------------------------------------------------
+
+$(done)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+	  f"make: {sys.executable} is Python {sys.version.split()[0]}; rarefy needs 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(done) && touch $@
+
+# torch first and alone: everything else resolves against the version that is there.
+$(done)/torch: constraints.txt | $(done)/venv
+	@command -v $${CXX:-c++} >/dev/null || { echo "make: no C++ compiler; install g++ >= 12 or clang >= 15, or set CXX"; exit 1; }
+	@echo "make: installing torch (once; some minutes on a slow line)"
+	$(pip) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch numpy
+	$(pip) scikit-build-core nanobind cmake ninja
+	@touch $@
+
+# Editable, so that sources need no second install; without build isolation, so that nothing is fetched twice.
+$(done)/demo $(done)/test $(done)/check: $(done)/%: pyproject.toml $(native) $(done)/torch
+	@echo "make: building rarefy and installing its '$*' extra"
+	PATH="$(CURDIR)/$(bin):$$PATH" $(pip) --no-build-isolation -e '.[$(if $(filter check,$*),test$(,)check,$*)]'
+	@touch $@
+
+, := ,

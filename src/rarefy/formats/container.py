@@ -1,0 +1,150 @@
+"""One safetensors file of dense and sparse tensors: written whole or not at all, read only if it is right."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rarefy.core.errors import DTypeError, FileError
+from rarefy.formats import bitmask, manifest
+from rarefy.formats.atomic import replace_file
+from rarefy.formats.manifest import Manifest
+from rarefy.formats.names import choose_prefix, join, recognise
+from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers
+from rarefy.formats.safe import read_stored
+
+_DENSE_TYPES = VALUE_TYPES | {
+    *(torch.bool, torch.complex64, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+}
+_NAMING_BYTES = 700  # what three more header entries and digests cost; smaller tensors stay dense
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How one tensor was written.
+
+    prefix: what the names of its parts begin with (its own name if dense); zeros counts +0.0 and -0.0;
+    negative_zeros counts those that became +0.0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    prefix: str
+    zeros: int
+    negative_zeros: int
+    dense_bytes: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds. aliases: {tied name: name that holds the tensor}; own: whether rarefy wrote it."""
+
+    tensors: Mapping[str, Tensor | Packed]
+    aliases: Mapping[str, str]
+    own: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What will be written: the stored tensors, the metadata, and a record of each tensor."""
+
+    parts: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    stored: tuple[Stored, ...]
+
+
+def prepare(tensors: Mapping[str, Tensor], aliases: Mapping[str, str] | None = None) -> Prepared:
+    """Lays tensors out for a file, each sparse where that is smaller and dense otherwise.
+
+    A tensor stored sparse comes back equal, its -0.0 as +0.0; one stored dense comes back bit for bit.
+    Raises DTypeError for a type that the file format does not have.
+    """
+    parts: dict[str, Tensor] = {}
+    sparse: dict[str, str] = {}
+    records = []
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DENSE_TYPES:
+            raise DTypeError(f"tensor {name!r}: safetensors has no {tensor.dtype}; convert it before saving")
+        dense = tensor.detach().cpu().contiguous()
+        packed = _pack_if_smaller(dense)
+        prefix = choose_prefix(name, tensors.keys() | parts.keys()) if packed else None
+        if packed and prefix is not None:
+            sparse[name] = prefix
+            stored = {join(prefix, part): value for part, value in packed.items()}
+        else:
+            stored = {name: dense}
+        parts |= stored
+        records.append(_record(name, dense, stored, sparse.get(name)))
+    digests = {name: manifest.digest(name, tensor) for name, tensor in parts.items()}
+    metadata = Manifest(sparse, dict(aliases or {}), digests).to_metadata()
+    return Prepared(parts, metadata, tuple(records))
+
+
+def write(path: Path, prepared: Prepared) -> None:
+    """Writes the file: whole, or not at all."""
+    replace_file(path, partial(save_file, dict(prepared.parts), metadata=dict(prepared.metadata)))
+
+
+def read_file(path: Path) -> Contents:
+    """The contents of one file, own or of another program that writes the same layouts. Raises FileError."""
+    metadata, stored = read_stored(path)
+    said = manifest.from_metadata(metadata, path)
+    if said is None:
+        return Contents(unpack_stored(stored, path), {}, own=False)
+    manifest.check(said, stored, path)
+    try:
+        return Contents(_unpack(stored, said.sparse), said.aliases, own=True)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def unpack_stored(stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor | Packed]:
+    """Tensors of a file that says nothing about itself; the sparse ones are recognised by their parts."""
+    try:
+        return _unpack(stored, recognise(stored.keys()))
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def _unpack(stored: Mapping[str, Tensor], sparse: Mapping[str, str]) -> dict[str, Tensor | Packed]:
+    used = {join(prefix, part) for prefix in sparse.values() for part in bitmask.PARTS}
+    tensors: dict[str, Tensor | Packed] = {name: tensor for name, tensor in stored.items() if name not in used}
+    for name, prefix in sparse.items():
+        tensors[name] = bitmask.unpack({part: stored[join(prefix, part)] for part in bitmask.PARTS}, name)
+    return tensors
+
+
+def _pack_if_smaller(dense: Tensor) -> dict[str, Tensor] | None:
+    """The parts of a tensor if they take fewer bytes than the tensor, counted before anything is packed."""
+    if dense.dtype not in VALUE_TYPES or dense.dim() < 2 or dense.nbytes <= _NAMING_BYTES:
+        return None
+    rows = dense.shape[0]
+    bits = rows * ((dense.numel() // rows + 7) // 8)
+    kept = int(dense.ne(0).sum())
+    if kept * dense.element_size() + bits + 8 * (rows + dense.dim()) + _NAMING_BYTES >= dense.nbytes:
+        return None
+    return bitmask.pack(Packed.from_dense(dense))
+
+
+def _record(name: str, dense: Tensor, stored: Mapping[str, Tensor], prefix: str | None) -> Stored:
+    zero = dense.eq(0)
+    minus = int((zero & as_integers(dense).ne(0)).sum()) if prefix is not None else 0  # zero, though not all bits are
+    return Stored(
+        name=name,
+        shape=tuple(dense.shape),
+        dtype=str(dense.dtype).removeprefix("torch."),
+        encoding="dense" if prefix is None else "sparse-bitmask",
+        prefix=name if prefix is None else prefix,
+        zeros=int(zero.sum()),
+        negative_zeros=minus,
+        dense_bytes=dense.nbytes,
+        file_bytes=sum(tensor.nbytes for tensor in stored.values()),
+    )

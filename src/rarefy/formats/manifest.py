@@ -1,0 +1,98 @@
+"""What a file written by rarefy says about itself, in the metadata that every safetensors loader skips."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from rarefy.core.errors import FileError
+from rarefy.formats.bitmask import PARTS
+from rarefy.formats.names import join
+
+LAYOUT = "1"
+_KEYS = ("rarefy.layout", "rarefy.manifest", "rarefy.digest")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Layout version 1.
+
+    sparse: {parameter: prefix of its four stored tensors}; aliases: {tied name: parameter that holds it};
+    digests: {stored tensor: sha256 of its name, type, shape and bytes}.
+    """
+
+    sparse: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def to_metadata(self) -> dict[str, str]:
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        values = (LAYOUT, text, hashlib.sha256(text.encode()).hexdigest())
+        return {"format": "pt", **dict(zip(_KEYS, values, strict=True))}
+
+
+def digest(name: str, tensor: Tensor) -> str:
+    """sha256 over what a stored tensor is: a change of any bit, of its name, type or shape changes it."""
+    state = hashlib.sha256(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode("utf-8", "surrogatepass"))
+    if tensor.numel():
+        state.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def from_metadata(metadata: Mapping[str, str] | None, path: object) -> Manifest | None:
+    """The manifest of a file, None if another program wrote it. A FileError if it is damaged or from the future."""
+    metadata = metadata or {}
+    present = [key for key in _KEYS if key in metadata]
+    if not present:
+        return None
+    if len(present) < len(_KEYS):
+        raise FileError(f"{path}: metadata {sorted(set(_KEYS) - set(present))} is missing; the file is damaged")
+    layout, text, signed = (metadata[key] for key in _KEYS)
+    if layout != LAYOUT:
+        raise FileError(f"{path}: its layout is version {layout!r}, this rarefy reads {LAYOUT!r}; upgrade rarefy")
+    if hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() != signed:
+        raise FileError(f"{path}: its manifest was altered; the file is damaged, get it again")
+    return _parse(text, path)
+
+
+def _parse(text: str, path: object) -> Manifest:
+    try:
+        raw = json.loads(text)
+        manifest = Manifest(**raw)
+        maps = (manifest.sparse, manifest.aliases, manifest.digests)
+        if all(isinstance(m, dict) and all(isinstance(v, str) for v in m.values()) for m in maps):
+            return manifest
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise FileError(f"{path}: its manifest cannot be read; the file was not written by rarefy or is damaged")
+
+
+def check(manifest: Manifest, stored: Mapping[str, Tensor], path: object) -> None:
+    """Refuses a file whose tensors are not exactly those that its manifest names, bit for bit."""
+    for word, names in (
+        ("missing", sorted(manifest.digests.keys() - stored.keys())),
+        ("not in its manifest", sorted(stored.keys() - manifest.digests.keys())),
+    ):
+        if names:
+            raise FileError(f"{path}: tensor {names[0]!r} and {len(names) - 1} more are {word}; get the file again")
+    for name, tensor in stored.items():
+        if digest(name, tensor) != manifest.digests[name]:
+            raise FileError(f"{path}: tensor {name!r} was altered (its sha256 differs); get the file again")
+    _check_names(manifest, stored, path)
+
+
+def _check_names(manifest: Manifest, stored: Mapping[str, Tensor], path: object) -> None:
+    parts = [join(prefix, part) for prefix in manifest.sparse.values() for part in PARTS]
+    absent = [part for part in parts if part not in stored]
+    plain = stored.keys() - set(parts)
+    held = plain | manifest.sparse.keys()
+    wrong = [
+        *absent,
+        *(plain & manifest.sparse.keys()),
+        *(alias for alias, name in manifest.aliases.items() if name not in held or alias in held),
+    ]
+    if wrong or len(set(parts)) < len(parts):
+        raise FileError(f"{path}: the manifest contradicts the tensors at {sorted(wrong)[:3]}; get the file again")

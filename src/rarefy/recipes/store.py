@@ -1,0 +1,73 @@
+"""`rarefy.save` and `rarefy.load`: a model as a folder of safetensors, smaller because of its zeros."""
+
+from pathlib import Path
+
+from torch import nn
+
+from rarefy.core.errors import FileError, ModelError
+from rarefy.formats.container import prepare, write
+from rarefy.formats.folder import read_contents, weights_path
+from rarefy.recipes.store_carry import carry_companions
+from rarefy.recipes.store_hf import build, is_hugging_face, write_config
+from rarefy.recipes.store_report import SaveReport
+from rarefy.recipes.store_state import collect, fill
+
+
+def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None) -> SaveReport:
+    """Writes a model to a folder, or its weights alone to a path that ends in `.safetensors`.
+
+    Tensors are stored sparse where that is smaller. Of a Hugging Face model the config is written too, and the
+    small companion files (tokenizer, pooling, ...) of the folder `carry` are copied. Of a compiled model the model
+    that was compiled is saved. Every file is replaced as a whole, the weights last: if the disk is full or the
+    process is killed, the old weights are still there.
+
+    Raises ModelError (something that cannot be stored without pickling) or FileError (it could not be written).
+    """
+    path, source = Path(path), _source(model)
+    tensors, aliases = collect(source)
+    weights = weights_path(path)
+    prepared = prepare(tensors, aliases)
+    extra: list[str] = []
+    if weights.parent == path:
+        if carry is not None:
+            extra += carry_companions(Path(carry), path)
+        if is_hugging_face(source):
+            extra += write_config(source, path, prepared.stored)
+    write(weights, prepared)
+    return SaveReport(str(path), prepared.stored, aliases, weights.stat().st_size, tuple(sorted(set(extra))))
+
+
+def load(path: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """The model that `save` wrote.
+
+    A Hugging Face model is built by transformers from the class that its config names, without random
+    initialisation, and returned in evaluation mode. Anything else is filled into `model`, which must have exactly
+    the tensors of the file: a class is never imported because a file names it.
+
+    Raises FileError that names the tensor which is damaged, missing, unexpected or of another shape; a given
+    `model` is then as it was.
+    """
+    path = Path(path)
+    contents = read_contents(path)
+    if model is not None:
+        fill(model, contents, path)
+        return model
+    if not (path / "config.json").exists():
+        raise FileError(
+            f"load: {path} holds weights but no config.json that says which Hugging Face class they belong to, and "
+            "rarefy imports no class by a name in a file; build the module and give it as load(path, model=module)"
+        )
+    return build(path, contents)
+
+
+def _source(model: nn.Module) -> nn.Module:
+    """The model itself: what rarefy or torch compiled is the same weights in another dress."""
+    source = getattr(model, "source", None)
+    if type(model).__module__.startswith("rarefy.engine") and isinstance(source, nn.Module):
+        return _source(source)
+    inner = getattr(model, "_orig_mod", None)  # torch.compile
+    if isinstance(inner, nn.Module):
+        return _source(inner)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"save: {type(model).__name__} is not an nn.Module; give the model itself")
+    return model

@@ -1,0 +1,216 @@
+"""Hugging Face models: the config that is written, and the model that is built from it by transformers alone."""
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from rarefy.core.errors import FileError
+from rarefy.formats.atomic import write_text
+from rarefy.formats.container import Contents, Stored
+from rarefy.formats.folder import read_json
+from rarefy.formats.packed import as_integers
+from rarefy.recipes.store_state import dense, shapes
+
+_NEVER = frozenset(
+    {
+        *("auto_map", "custom_pipelines"),  # name code to run
+        *("quantization_config", "compression_config"),  # the tensors say how they are stored
+        *("_attn_implementation", "attn_implementation", "_attn_implementation_internal", "_experts_implementation"),
+        *("_name_or_path", "name_or_path"),  # a path of the machine that saved
+    }
+)
+
+
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+def is_hugging_face(model: nn.Module) -> bool:
+    return hasattr(model, "config") and hasattr(model, "save_pretrained") and hasattr(model.config, "to_json_string")
+
+
+def write_config(model: nn.Module, folder: Path, stored: Sequence[Stored]) -> list[str]:
+    """config.json with the class and type of the model, generation_config.json if it generates; their names."""
+    config: Any = model.config
+    plain = _without(json.loads(config.to_json_string()), _NEVER)
+    plain["architectures"] = [type(model).__name__]
+    plain[_type_key()] = next((t.dtype for t in stored if t.dtype in _FLOATS), "float32")
+    if said := sparsity_block(stored):
+        plain["quantization_config"] = said
+    written = {"config.json": plain}
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        written["generation_config.json"] = json.loads(generation.to_json_string())
+    for name, content in written.items():
+        write_text(folder / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return list(written)
+
+
+def sparsity_block(stored: Sequence[Stored]) -> dict[str, Any] | None:
+    """What makes compressed-tensors up to 0.14 read the folder, and every other loader refuse it.
+
+    Without it a loader that knows nothing of sparse tensors would leave the pruned layers at random values and only
+    warn. rarefy itself looks at the tensors and ignores this block. None if nothing is stored sparse.
+    """
+    sparse = [t for t in stored if t.encoding != "dense"]
+    if not sparse:
+        return None
+    zeros, size = (sum(x) for x in zip(*((t.zeros, math.prod(t.shape)) for t in sparse), strict=True))
+    return {
+        "quant_method": "compressed-tensors",
+        "version": "0.14.0.1",
+        "sparsity_config": {
+            "format": "sparse-bitmask",
+            "targets": [t.prefix for t in sparse],
+            "ignore": [],
+            "global_sparsity": zeros / size,
+            "sparsity_structure": "unstructured",
+            "registry_requires_subclass": False,
+        },
+    }
+
+
+def build(folder: Path, contents: Contents) -> nn.Module:
+    """The model of a folder's config, its tensors put in place by transformers, in evaluation mode.
+
+    The class comes from transformers' own tables; no remote code, no import by a name in a file, no random
+    initialisation. Every tensor must find its place and its shape.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise FileError(f"load: {folder} is a Hugging Face model; install transformers to load it") from error
+    raw = _without(read_json(folder / "config.json"), _NEVER)
+    state = dense(contents)
+    quiet = transformers.logging
+    shown = quiet.is_progress_bar_enabled()
+    try:
+        quiet.disable_progress_bar()
+        with _bounded(contents, folder):
+            config = _config(raw, folder)
+            cls = _class(raw, config, folder)
+            model, info = cls.from_pretrained(
+                None, config=config, state_dict=state, output_loading_info=True, **_as_type(state)
+            )
+    except FileError:
+        raise
+    except Exception as error:  # transformers raises whatever a strange config leads it to
+        raise FileError(f"load: {folder}: transformers cannot build the model ({error})") from error
+    finally:
+        if shown:
+            quiet.enable_progress_bar()
+    _require_all_placed(model, state, info, folder)
+    _finish(model, folder, raw)
+    return model
+
+
+def _config(raw: dict[str, Any], folder: Path) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    kind = raw.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise FileError(
+            f"load: {folder}: model_type {kind!r} is not one that the installed transformers knows; "
+            "upgrade transformers, or build the module and give it as load(path, model=module)"
+        )
+    return CONFIG_MAPPING[kind].from_dict(raw)
+
+
+def _class(raw: dict[str, Any], config: Any, folder: Path) -> Any:
+    """The class named by `architectures`, looked up in transformers' tables for this kind of config."""
+    from transformers.models.auto import modeling_auto
+
+    named = raw.get("architectures")
+    wanted = named[0] if isinstance(named, list) and len(named) == 1 else None
+    known: dict[str, Any] = {}
+    for table in (getattr(modeling_auto, name) for name in dir(modeling_auto) if name.endswith("_MAPPING")):
+        if type(config) in table:
+            found = table[type(config)]
+            known |= {cls.__name__: cls for cls in (found if isinstance(found, tuple | list) else (found,)) if cls}
+    if wanted in known:
+        return known[wanted]
+    raise FileError(
+        f"load: {folder}: architectures {named!r} names no class of transformers for {raw['model_type']!r} "
+        f"(it has {sorted(known)}); build the module and give it as load(path, model=module)"
+    )
+
+
+def _as_type(state: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
+    return {_type_key(): next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)}
+
+
+def _type_key() -> str:
+    """What transformers calls the type of a model; it was renamed in 4.56."""
+    import transformers
+
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return "dtype" if version >= (4, 56) else "torch_dtype"
+
+
+@contextmanager
+def _bounded(contents: Contents, folder: Path) -> Iterator[None]:
+    """Refuses a config that asks for far more than the file holds, before it costs time or memory."""
+    sizes = shapes(contents)
+    most_tensors = 4 * len(sizes) + 1000
+    most_entries = 8 * sum(math.prod(shape) for shape in sizes.values()) + 2**27
+    owner, tensors, entries = threading.get_ident(), 0, 0
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal tensors, entries
+        if tensor is None or threading.get_ident() != owner:
+            return
+        tensors, entries = tensors + 1, entries + tensor.numel()
+        if tensors > most_tensors or entries > most_entries:
+            raise FileError(f"load: {folder}: config.json asks for a far larger model than the file holds")
+
+    handles = [hooks.register_module_parameter_registration_hook(count)]
+    handles.append(hooks.register_module_buffer_registration_hook(count))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _require_all_placed(model: Any, state: Mapping[str, Tensor], info: Mapping[str, Any], folder: Path) -> None:
+    problems = [f"missing {name}" for name in sorted(info.get("missing_keys", ()))]
+    problems += [f"unexpected {name}" for name in sorted(info.get("unexpected_keys", ()))]
+    placed = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        if name in placed and not _same(placed[name], tensor):
+            problems.append(f"{name} did not arrive as stored")
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise FileError(f"load: {folder}: the weights and config.json do not belong together: {shown}")
+
+
+def _same(placed: Tensor, stored: Tensor) -> bool:
+    """Whether a tensor arrived bit for bit. One of another type is put right, because a model's types may be mixed."""
+    if placed.shape != stored.shape:
+        return False
+    if placed.dtype != stored.dtype:
+        placed.data = stored
+    return torch.equal(as_integers(placed.detach()), as_integers(stored))
+
+
+def _finish(model: Any, folder: Path, raw: Mapping[str, Any]) -> None:
+    model.config._name_or_path = str(folder)
+    if (folder / "generation_config.json").exists() and model.can_generate():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_dict(read_json(folder / "generation_config.json"))
+    model.eval()
+
+
+def _without(value: Any, names: frozenset[str]) -> Any:
+    """A JSON value without the keys `names`, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without(item, names) for key, item in value.items() if key not in names}
+    return [_without(item, names) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,76 @@
+"""Every one-shot method prunes every kind of model on every pattern that divides, to the exact count."""
+
+from typing import Any
+
+import pytest
+import torch
+from contracts.examples import PATTERNS, make
+from contracts.models import CASES
+from torch import nn
+
+from rarefy.core.errors import DataError
+from rarefy.core.protocols import Pattern
+from rarefy.core.registry import Entry, entries
+from rarefy.core.site import find_sites
+from rarefy.pruning import OneShot, prune
+
+FOUND = [e for e in entries("method") if isinstance(make(e), OneShot)]
+EVERY = pytest.mark.parametrize("entry", FOUND, ids=[e.id for e in FOUND])
+
+
+def undivided(model: nn.Module, pattern: Pattern) -> list[str]:
+    """Names of the layers that the pattern's tile does not divide."""
+    r, c = pattern.granularity
+    return [s.name for s in find_sites(model)[0] if s.shape[0] // s.groups % r or s.shape[1] % c]
+
+
+def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+    out = model(**batch) if isinstance(batch, dict) else model(batch)
+    return (out if isinstance(out, torch.Tensor) else out.last_hidden_state).square().mean()
+
+
+def options(entry: Entry, batches: list[Any]) -> dict[str, Any]:
+    needs = make(entry).solver.needs
+    wants_loss = any(need.wants_loss for need in needs)
+    return ({"data": batches} if needs else {}) | ({"loss": loss} if wants_loss else {})
+
+
+@EVERY
+@pytest.mark.parametrize("pattern", PATTERNS[:5], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_exact_on_every_model_and_pattern(entry: Entry, pattern: Pattern, case: str) -> None:
+    model, batches = CASES[case]().model, CASES[case]().batches
+    ignore = undivided(model, pattern)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    report = prune(model, entry.id, sparsity=0.5, pattern=pattern, ignore=ignore, **options(entry, batches))
+    pruned = {site.name: site for site in find_sites(model, ignore)[0]}
+    assert {site.name for site in report.sites} == set(pruned)
+    for told in report.sites:
+        site = pruned[told.name]
+        rows = site.shape[0] // site.groups
+        kept = site.groups * pattern.count(rows, site.shape[1], 0.5)
+        assert int((site.parameter != 0).sum()) == kept
+        assert told.zeros == told.size - kept
+        assert all(pattern.allows(part) for part in (site.read() != 0).chunk(site.groups))
+    weights = {f"{name}.weight" for name in pruned}
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if k not in weights)
+    assert loss(model, batches[0]).isfinite()
+
+
+@EVERY
+def test_the_same_call_gives_the_same_model(entry: Entry) -> None:
+    states = []
+    for _ in range(2):
+        case = CASES["perceptron"]()
+        prune(case.model, entry.id, sparsity=0.6, seed=5, **options(entry, case.batches))
+        states.append(case.model.state_dict())
+        torch.randn(3)
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+@EVERY
+def test_missing_data_is_an_error_that_says_so(entry: Entry) -> None:
+    case = CASES["perceptron"]()
+    if make(entry).solver.needs:
+        with pytest.raises(DataError, match=f"{entry.id}: needs calibration data; give data="):
+            prune(case.model, entry.id, sparsity=0.5)

@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rarefy.core.errors import DataError, SparsityError
+from rarefy.core.topk import exact_count, keep_top
+
+
+@st.composite
+def rows_and_count(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
+    rows, n = draw(st.integers(0, 4)), draw(st.integers(1, 12))
+    few = st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 1e-42, 0.5, 1.0, 3e38, math.inf])  # many ties
+    values = draw(st.lists(st.lists(few, min_size=n, max_size=n), min_size=rows, max_size=rows))
+    return torch.tensor(values).reshape(rows, n), draw(st.integers(0, n))
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows_and_count())
+def test_equals_a_stable_sort(drawn: tuple[torch.Tensor, int]) -> None:
+    scores, count = drawn
+    kept = keep_top(scores, count)
+    for row, mask in zip(scores.tolist(), kept.tolist(), strict=True):
+        order = sorted(range(len(row)), key=lambda j: (-row[j], j))
+        assert [j for j, keep in enumerate(mask) if keep] == sorted(order[:count])
+
+
+def test_nan_has_no_place_in_an_order() -> None:
+    scores = torch.zeros(3, 4)
+    scores[2, 1] = math.nan
+    with pytest.raises(DataError, match="row 2 of the scores holds NaN"):
+        keep_top(scores, 2)
+
+
+@pytest.mark.parametrize("count", [-1, 5])
+def test_count_out_of_range(count: int) -> None:
+    with pytest.raises(SparsityError, match=r"outside \[0, 4\]"):
+        keep_top(torch.zeros(2, 4), count)
+
+
+@pytest.mark.parametrize(
+    ("size", "density", "count"),
+    [(10, 0.3, 3), (10, 0.25, 3), (10, 0.0, 0), (10, 1.0, 10), (3, 0.5, 2), (1000, 1 - 0.7, 300), (7, 0.07, 0)],
+)
+def test_exact_count_rounds_halves_up(size: int, density: float, count: int) -> None:
+    assert exact_count(size, density) == count
+
+
+@pytest.mark.parametrize("density", [-0.01, 1.01, math.nan])
+def test_exact_count_refuses_other_densities(density: float) -> None:
+    with pytest.raises(SparsityError, match="density"):
+        exact_count(10, density)

@@ -1,0 +1,145 @@
+"""`sparse-bitmask`: golden vectors, exact round trips, and every check that keeps a wrong part away from a kernel."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rarefy.core.errors import FileError
+from rarefy.core.registry import lookup
+from rarefy.core.sparse import SparseTensor
+from rarefy.formats.bitmask import PARTS, Bitmask, pack, popcount, unpack
+from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers
+
+GOLDEN = torch.tensor([[0, 1.5, 0, 0, -2, 0, 0, 0, 3, 0], [4, 0, 0, 0, 0, 0, 0, 0, 0, -5]])
+TYPES = sorted(VALUE_TYPES, key=str)
+
+
+def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, density: float, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    count = math.prod(shape)
+    keep = torch.rand(count, generator=generator) < density
+    values = torch.randint(1, 100, (count,), generator=generator).to(torch.float32)
+    return torch.where(keep, values, torch.zeros(())).to(dtype).reshape(shape)
+
+
+def test_golden_vector() -> None:
+    parts = pack(Packed.from_dense(GOLDEN))
+    assert parts["shape"].tolist() == [2, 10]
+    assert parts["compressed"].tolist() == [1.5, -2, 3, 4, -5]
+    assert parts["bitmask"].tolist() == [[18, 1], [1, 2]]
+    assert parts["row_offsets"].tolist() == [0, 3]
+    assert {p: parts[p].dtype for p in PARTS} == {
+        "shape": torch.int64,
+        "compressed": torch.float32,
+        "bitmask": torch.uint8,
+        "row_offsets": torch.int64,
+    }
+    assert torch.equal(unpack(parts).to_dense(), GOLDEN)
+
+
+def test_golden_vector_of_rank_four_cut_along_the_last_axis() -> None:
+    """As compressed-tensors 0.14.0.1 writes it: offsets run along axis 0 only. Computed with the peer."""
+    weight = torch.zeros(2, 1, 2, 3)
+    weight[0, 0, 0, 1], weight[0, 0, 1, 2], weight[1, 0, 0, 0], weight[1, 0, 1, 1] = 1.0, 2.0, 3.0, 4.0
+    parts = pack(Packed.from_dense(weight, by_row=False))
+    assert parts["bitmask"].tolist() == [[[[2], [4]]], [[[1], [2]]]]
+    assert parts["row_offsets"].tolist() == [[[0, 0]], [[1, 1]]]
+    assert parts["compressed"].tolist() == [1, 2, 3, 4]
+    assert torch.equal(unpack(parts).to_dense(), weight)
+
+
+def test_golden_vector_of_rank_one() -> None:
+    parts = pack(Packed.from_dense(torch.tensor([0.0, 7.0, 0.0])))
+    assert parts["bitmask"].tolist() == [2]
+    assert parts["row_offsets"].shape == ()
+    assert unpack(parts).to_dense().tolist() == [0, 7, 0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 19), min_size=0, max_size=4).map(tuple),
+    dtype=st.sampled_from(TYPES),
+    density=st.sampled_from([0.0, 0.02, 0.3, 0.7, 1.0]),
+    by_row=st.booleans(),
+    seed=st.integers(0, 9999),
+)
+def test_round_trip_is_exact(shape, dtype, density, by_row, seed) -> None:
+    tensor = random_tensor(shape, dtype, density, seed)
+    parts = pack(Packed.from_dense(tensor, by_row=by_row))
+    back = unpack(parts)
+    assert back.shape == shape
+    assert back.dtype == dtype
+    assert torch.equal(as_integers(back.to_dense()), as_integers(tensor))
+    assert parts["compressed"].numel() == int(tensor.ne(0).sum())
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(0, 9), n=st.integers(0, 21), dtype=st.sampled_from(TYPES), seed=st.integers(0, 999))
+def test_the_format_keeps_explicit_zeros(rows, n, dtype, seed) -> None:
+    weight = random_tensor((rows, n), dtype, 0.5, seed)
+    mask = torch.rand(rows, n, generator=torch.Generator().manual_seed(seed)) < 0.6
+    values = as_integers(weight)[mask].view(dtype)
+    tensor = SparseTensor((rows, n), values, Packed.from_dense(mask.to(torch.uint8)).matrix.bits)
+    form = lookup("format", "sparse-bitmask").factory()
+    assert form.fits(mask) is None
+    back = form.unpack(form.pack(tensor))
+    assert torch.equal(back.mask, mask)
+    assert torch.equal(as_integers(back.values), as_integers(values))
+
+
+def test_special_values_survive_and_minus_zero_becomes_zero() -> None:
+    weight = torch.tensor([[float("nan"), float("inf"), -0.0, 0.0, 1e-45]])
+    parts = pack(Packed.from_dense(weight))
+    assert parts["compressed"].numel() == 3
+    back = unpack(parts).to_dense()
+    assert back[0, 0].isnan()
+    assert back[0, 1].isinf()
+    assert not torch.signbit(back[0, 2])
+    assert back[0, 4] == weight[0, 4]
+
+
+def test_fits_says_why_not() -> None:
+    assert "rank 3" in Bitmask().fits(torch.ones(1, 2, 3, dtype=torch.bool))
+
+
+def test_popcount_counts_every_byte() -> None:
+    every = torch.arange(256, dtype=torch.uint8).reshape(-1, 1)
+    assert popcount(every).tolist() == [bin(i).count("1") for i in range(256)]
+
+
+HOSTILE = {
+    "a missing part": lambda p: p.pop("compressed"),
+    "a value too few": lambda p: p.update(compressed=p["compressed"][:-1]),
+    "a value too many": lambda p: p.update(compressed=torch.cat([p["compressed"], p["compressed"]])),
+    "a padding bit": lambda p: p["bitmask"][0].__setitem__(1, 1 + 128),
+    "a moved bit": lambda p: p["bitmask"].copy_(torch.tensor([[18, 0], [1, 3]])),
+    "an offset": lambda p: p["row_offsets"].__setitem__(1, 2),
+    "a negative offset": lambda p: p["row_offsets"].__setitem__(0, -1),
+    "offsets of a total": lambda p: p.update(row_offsets=torch.tensor([0, 3, 5])),
+    "offsets of another type": lambda p: p.update(row_offsets=p["row_offsets"].int()),
+    "a bitmask of another type": lambda p: p.update(bitmask=p["bitmask"].to(torch.int8)),
+    "a bitmask of another shape": lambda p: p.update(bitmask=p["bitmask"].reshape(4, 1)),
+    "values of rank 2": lambda p: p.update(compressed=p["compressed"].reshape(5, 1)),
+    "values that are bool": lambda p: p.update(compressed=p["compressed"].bool()),
+    "a negative size": lambda p: p.update(shape=torch.tensor([-2, -10])),
+    "a swapped shape": lambda p: p.update(shape=torch.tensor([10, 2])),
+    "a wider shape": lambda p: p.update(shape=torch.tensor([2, 17])),
+    "an overflowing shape": lambda p: p.update(shape=torch.tensor([2**40, 2**40])),
+    "a shape of floats": lambda p: p.update(shape=torch.tensor([2.0, 10.0])),
+    "a shape of rank 2": lambda p: p.update(shape=torch.tensor([[2], [10]])),
+    "a shape of many axes": lambda p: p.update(shape=torch.ones(100, dtype=torch.int64)),
+    "rows that cost no byte": lambda p: p.update(
+        shape=torch.tensor([2**40, 0]), bitmask=torch.empty(2**40, 0, dtype=torch.uint8), compressed=torch.empty(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_wrong_part_is_refused_and_the_tensor_named(what) -> None:
+    parts = pack(Packed.from_dense(GOLDEN))
+    HOSTILE[what](parts)
+    with pytest.raises(FileError, match=r"tensor 'encoder\.query'.*get it again"):
+        unpack(parts, "encoder.query")
