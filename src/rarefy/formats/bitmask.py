@@ -17,7 +17,7 @@ PARTS = ("shape", "compressed", "bitmask", "row_offsets")
 _LARGEST = 2**48  # entries; far above any model, far below what overflows when multiplied by an item's size
 
 
-@method("sparse-bitmask", role="format", source="compressed-tensors 0.14.0.1, sparse_bitmask.py")
+@method("sparse-bitmask", role="format", source="Neural Magic 2024, compressed-tensors 0.14.0.1, sparse_bitmask.py")
 @dataclass(frozen=True)
 class Bitmask:
     """Values in row-major order, a bit for each entry (least significant first), exclusive row offsets.
