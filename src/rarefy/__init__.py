@@ -1,20 +1,34 @@
-"""rarefy makes neural networks sparse and makes the sparsity pay: one verb a job, a report from every call."""
+"""rarefy makes neural networks sparse and makes the sparsity pay: one verb a job, a report from every call.
 
-from importlib.metadata import PackageNotFoundError, version
+The names are loaded when they are first used, so that `import rarefy` and `rarefy --help` cost no import of torch.
+"""
 
-from rarefy.core.errors import RarefyError
-from rarefy.core.selection import Selection
-from rarefy.core.sparse import SparseTensor
-from rarefy.engine import compile
-from rarefy.engine.benchmark import benchmark
-from rarefy.finetuning import distill
-from rarefy.recipes.measure import prune
-from rarefy.recipes.store import load, save
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = version("rarefy")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+if TYPE_CHECKING:
+    from rarefy.core.errors import RarefyError
+    from rarefy.core.selection import Selection
+    from rarefy.core.sparse import SparseTensor
+    from rarefy.engine.benchmark import benchmark
+    from rarefy.engine.compile import compile
+    from rarefy.finetuning.distill import distill
+    from rarefy.recipes.measure import prune
+    from rarefy.recipes.store import load, save
+
+    __version__: str
+
+_HOME = {
+    "RarefyError": "rarefy.core.errors",
+    "Selection": "rarefy.core.selection",
+    "SparseTensor": "rarefy.core.sparse",
+    "benchmark": "rarefy.engine.benchmark",
+    "compile": "rarefy.engine.compile",
+    "distill": "rarefy.finetuning.distill",
+    "load": "rarefy.recipes.store",
+    "prune": "rarefy.recipes.measure",
+    "save": "rarefy.recipes.store",
+}
 
 __all__ = [
     "RarefyError",
@@ -27,3 +41,24 @@ __all__ = [
     "prune",
     "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in _HOME:
+        raise AttributeError(f"module 'rarefy' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("rarefy")
+    except PackageNotFoundError:
+        return "0+unknown (a source tree that is not installed)"

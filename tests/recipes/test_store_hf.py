@@ -169,7 +169,7 @@ def test_companions_are_carried_and_code_is_not(tmp_path) -> None:
 
 
 def test_carry_must_be_a_folder(tmp_path) -> None:
-    with pytest.raises(FileError, match="carry=.*not a folder"):
+    with pytest.raises(FileError, match=r"carry=.*not a folder"):
         save(bert(), tmp_path / "out", carry=tmp_path / "nowhere")
 
 
@@ -237,7 +237,7 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path, what) -> None:
 def test_a_config_of_nonsense_is_refused(tmp_path, text) -> None:
     save(bert(), tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(FileError, match="config.json"):
+    with pytest.raises(FileError, match=r"config\.json"):
         load(tmp_path)
 
 

@@ -10,7 +10,18 @@ from typing import Any, TypeVar
 from rarefy.core.errors import unknown_name
 
 F = TypeVar("F", bound=Callable[..., Any])
-ROLES = ("method", "score", "pattern", "allocation", "solver", "schedule", "transform", "selector", "format")
+ROLES = (
+    "method",
+    "score",
+    "pattern",
+    "allocation",
+    "solver",
+    "schedule",
+    "transform",
+    "selector",
+    "format",
+    "recovery",
+)
 
 
 @dataclass(frozen=True)
@@ -61,9 +72,8 @@ def import_all(package: str, path: Iterable[str]) -> None:
 
 def load_all() -> None:
     """Imports every family of the package (all but the command line), so that whatever has a name is registered."""
-    import rarefy
-
-    for package in pkgutil.iter_modules(rarefy.__path__):
+    root = importlib.import_module(__name__.split(".")[0])
+    for package in pkgutil.iter_modules(root.__path__):
         if package.ispkg and package.name != "cli":
             importlib.import_module(f"rarefy.{package.name}")
 

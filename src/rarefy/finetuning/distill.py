@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -30,9 +30,13 @@ class DistillReport:
     losses: tuple[float, ...]
     trained: int
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 @method(
     "distill",
+    role="recovery",
     source="Hinton et al. 2015, arXiv:1503.02531; hidden states: Sanh et al. 2019, Jiao et al. 2020 (TinyBERT) eq. 8",
     protocols=("transform",),
 )
@@ -49,7 +53,7 @@ def distill(
     seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> DistillReport:
-    """Recovers a pruned model by matching its dense teacher, block by block, with every zero weight kept zero.
+    """Recovers a pruned model by matching its dense teacher, block by block, its zeros kept.
 
     Loss of a batch: mean over the blocks of |h_s - h_t|^2 / var(h_t) over the tokens that are no padding, plus
     the mean of 1 - cos(embed(student), embed(teacher)) where `embed` is given (without blocks and without `embed`:

@@ -1,0 +1,73 @@
+"""methods, doctor, --version and --help."""
+
+import json
+import subprocess
+import sys
+
+import torch
+
+from rarefy.core.registry import entries
+
+
+def test_methods_lists_every_registered_thing(run):
+    found = json.loads(run("methods", "--json").output)
+    assert {(e["role"], e["id"]) for e in found} == {(e.role, e.id) for e in entries()}
+    by_id = {e["id"]: e for e in found if e["role"] == "method"}
+    assert by_id["wanda"]["source"].startswith("arXiv:2306.11695") or "2306.11695" in by_id["wanda"]["source"]
+    assert by_id["sparsegpt"]["family"] == "pruning"
+    assert all(e["summary"] and e["protocols"] for e in found)
+
+
+def test_methods_of_one_role_in_words(run):
+    printed = run("methods", "--role", "method").output
+    assert "wanda" in printed
+    assert "2306.11695" in printed
+    assert "owl" not in printed.split()
+    assert run("methods", "--role", "methods").exit_code == 2
+
+
+def test_doctor_tells_what_is_used(run):
+    found = json.loads(run("doctor", "--json").output)
+    assert found["torch"] == torch.__version__
+    assert found["torch threads"] == torch.get_num_threads()
+    assert found["rivals"]["torch"] == "yes"
+    assert found["denormals flushed"]["rarefy's kernels"] is True
+    assert isinstance(found["slow"], list)
+    assert found["cpu"]
+
+
+def _doctor(**environment):
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-m", "rarefy.cli.main", "doctor", "--json"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_doctor_says_what_will_be_slow():
+    found = _doctor(RAREFY_NATIVE="0", OMP_NUM_THREADS="64")
+    said = " ".join(found["slow"])
+    assert "RAREFY_NATIVE" in said
+    assert "64 threads on" in said
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys, rarefy.cli.main; print(sorted({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    import os
+
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version_and_help(run):
+    assert run("--version").output.startswith("rarefy")
+    for command in ("demo", "compress", "bench", "report", "methods", "doctor"):
+        done = run(command, "--help")
+        assert done.exit_code == 0
+        assert f"rarefy {command}" in done.output  # an example
