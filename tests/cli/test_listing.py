@@ -1,6 +1,7 @@
 """methods, doctor, --version and --help."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -37,8 +38,6 @@ def test_doctor_tells_what_is_used(run):
 
 
 def _doctor(**environment):
-    import os
-
     done = subprocess.run(
         [sys.executable, "-m", "rarefy.cli.main", "doctor", "--json"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
@@ -57,8 +56,7 @@ def test_doctor_says_what_will_be_slow():
 
 
 def test_the_command_line_starts_without_torch():
-    code = "import sys, rarefy.cli.main; print(sorted({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)))"
-    import os
+    code = "import sys, rarefy.cli.main; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

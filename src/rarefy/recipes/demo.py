@@ -24,7 +24,15 @@ QUERY = "How do I release a file or a lock even when an exception is raised?"
 TARGETS = {"cosine": 0.95, "overlap": 0.80, "speedup": 1.7, "file": 0.45}
 
 
-_JOB = Job("sparsegpt", 0.7, ignore=("pooler",), recover=400, against=("all",))
+_JOB = Job(
+    "sparsegpt",
+    0.7,
+    ignore=("pooler",),
+    options={"corrected": True},
+    recover=600,
+    recover_seconds=165.0,
+    against=("all",),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,10 @@ class DemoJob:
     def quick(self) -> "DemoJob":
         """A short walk through every step; its figures are no claim."""
         return replace(
-            self, job=replace(self.job, recover=20, against=("torch",), rounds=5), calibration=64, sweep=False
+            self,
+            job=replace(self.job, recover=20, recover_seconds=None, against=("torch",), rounds=5),
+            calibration=64,
+            sweep=False,
         )
 
 
@@ -111,7 +122,7 @@ def _sweep(task: Task, vectors: Tensor, plan: DemoJob, stages: Stages) -> dict[s
 def _magnitude(task: Task, plan: DemoJob, dense: nn.Module, vectors: Tensor, stages: Stages) -> dict[str, Any]:
     """The same recovery from a magnitude mask, on a copy."""
     other = replace(task, model=copy.deepcopy(dense))
-    return sections(make_sparse(other, replace(plan.job, method="magnitude"), dense, vectors, stages))
+    return sections(make_sparse(other, replace(plan.job, method="magnitude", options={}), dense, vectors, stages))
 
 
 def _memory(dense: Path, sparse: Path, stages: Stages) -> dict[str, Any]:
