@@ -12,6 +12,7 @@ from contracts.roundtrip import decode, encode
 from rarefy.core.registry import ROLES, Entry, entries
 
 EVERYTHING = [pytest.param(e, id=f"{e.role}-{e.id}") for e in entries()]
+MADE = [p for p in EVERYTHING if p.values[0].role != "recovery"]  # a recovery is a verb: called, not made
 
 
 @pytest.mark.parametrize("entry", EVERYTHING)
@@ -26,7 +27,7 @@ def test_the_one_line_is_a_sentence(entry: Entry) -> None:
     assert entry.summary[-1] in ".:" and 10 <= len(entry.summary) <= 110, entry.summary
 
 
-@pytest.mark.parametrize("entry", EVERYTHING)
+@pytest.mark.parametrize("entry", MADE)
 def test_made_is_a_frozen_dataclass(entry: Entry) -> None:
     made = make(entry)
     assert is_dataclass(made)
@@ -36,7 +37,7 @@ def test_made_is_a_frozen_dataclass(entry: Entry) -> None:
     hash(made)
 
 
-@pytest.mark.parametrize("entry", EVERYTHING)
+@pytest.mark.parametrize("entry", MADE)
 def test_fields_survive_json(entry: Entry) -> None:
     made = make(entry)
     assert decode(json.loads(json.dumps(encode(made)))) == made

@@ -49,21 +49,30 @@ def whole(path) -> bool:
     )
 
 
+def aside(path) -> set[str]:
+    """What saves are writing, or left when they were killed."""
+    return {name for name in os.listdir(path) if name.endswith(".partial")}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 def test_kill_9_at_random_moments_leaves_a_whole_model(tmp_path) -> None:
     rng, interrupted = random.Random(0), 0
     for _ in range(8):
+        before = aside(tmp_path)
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path)], stdout=subprocess.PIPE, text=True
         )
         try:
             assert process.stdout.readline() == "saved\n"
-            time.sleep(rng.uniform(0.0, 0.12))
+            deadline = time.monotonic() + 20
+            while not aside(tmp_path) - before and time.monotonic() < deadline:
+                time.sleep(0.0002)
+            time.sleep(rng.uniform(0.0, 0.01))
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
             process.stdout.close()
-        interrupted += any(name.endswith(".partial") for name in os.listdir(tmp_path))
+        interrupted += bool(aside(tmp_path) - before)
         assert whole(tmp_path)
     assert interrupted, "no kill came in the middle of a save; the test showed nothing"
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.core.errors import DataError
+from rarefy.core.errors import DataError, RarefyError
 
 Batch = Any  # a tensor, a tuple of positional arguments, or a dict of keyword arguments
 Run = Callable[[nn.Module, Batch, int], Any]  # runs a model on the batch of that index
@@ -61,15 +61,22 @@ def as_call(batch: Batch) -> tuple[list[Any], dict[str, Any]]:
 
 def call_model(model: nn.Module, batch: Batch, index: int) -> Any:
     """`model(batch)`; an error that the model raises is reported as one of that batch."""
-    args, kwargs = as_call(batch)
-    try:
+    with blamed(f"data[{index}]", model, batch):
+        args, kwargs = as_call(batch)
         return model(*args, **kwargs)
-    except Stop:
+
+
+@contextmanager
+def blamed(where: str, module: nn.Module, batch: Batch) -> Iterator[None]:
+    """Reports what a module raises when run as an error of the batch that it was run on."""
+    try:
+        yield
+    except (Stop, RarefyError):
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shapes = {name: tuple(t.shape) for name, t in _tensors(batch)}
         raise DataError(
-            f"data[{index}]: {type(model).__name__} does not take this batch {shapes}: {type(error).__name__}: {error}"
+            f"{where}: {type(module).__name__} does not take this batch {shapes}: {type(error).__name__}: {error}"
         ) from error
 
 

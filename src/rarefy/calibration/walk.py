@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rarefy.calibration.batches import Batch, Run, Stop, as_call, call_model, inference, token_mask
+from rarefy.calibration.batches import Batch, Run, Stop, as_call, blamed, call_model, inference, token_mask
 from rarefy.calibration.chain import hidden, probe
 from rarefy.calibration.collectors import Accumulator
 from rarefy.calibration.inputs import input_rows
@@ -123,13 +123,13 @@ def _whole_pass(
 
 def _block_inputs(
     model: nn.Module, block: nn.Module, batches: Sequence[Batch], run: Run
-) -> tuple[list[tuple[list[Any], dict[str, Any]]], list[Batch]]:
-    """The arguments that the first block of the chain gets, and the batches that get there.
+) -> tuple[list[tuple[list[Any], dict[str, Any]]], list[int]]:
+    """The arguments that the first block of the chain gets, and the indices of the batches that get there.
 
     The rest of the model is not run.
     """
     seen: list[tuple[list[Any], dict[str, Any]]] = []
-    entered: list[Batch] = []
+    entered: list[int] = []
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((list(args), kwargs))
@@ -141,7 +141,7 @@ def _block_inputs(
             try:
                 run(model, batch, i)
             except Stop:
-                entered.append(batch)
+                entered.append(i)
     finally:
         hook.remove()
     return seen, entered
@@ -162,12 +162,14 @@ def _blocks(
     for block, sites in zip(chain, inside, strict=True):
         if sites:
             with _collecting(sites, needs, seed) as collection:
-                for (args, kwargs), batch in zip(inputs, entered, strict=True):
-                    collection.real = token_mask(batch)
-                    block(*args, **kwargs)
+                for (args, kwargs), i in zip(inputs, entered, strict=True):
+                    collection.real = token_mask(batches[i])
+                    with blamed(f"data[{i}]", block, args):
+                        block(*args, **kwargs)
             collection.visit(visit)
-        for args, kwargs in inputs:
-            args[0] = hidden(block(*args, **kwargs))
+        for (args, kwargs), i in zip(inputs, entered, strict=True):
+            with blamed(f"data[{i}]", block, args):
+                args[0] = hidden(block(*args, **kwargs))
 
 
 def _paired(
@@ -196,7 +198,7 @@ def _paired(
             for block in shown.chain:
                 pair = PairedBlock(block, _inside(block, sites), needs, seed)
                 if pair.sites:
-                    pair.run(sparse, dense, entered, visit)
+                    pair.run(sparse, dense, [batches[i] for i in entered], visit)
                 pair.advance(sparse, dense)
         if after:
             PairedBlock(model, after, needs, seed, twin).run(inputs, inputs, batches, visit)

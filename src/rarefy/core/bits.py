@@ -18,15 +18,10 @@ def pack_bits(mask: Bool[Tensor, "rows n"]) -> Bits:
 
 def unpack_bits(bits: Bits, n: int) -> Bool[Tensor, "rows n"]:
     """The mask `(rows, n)` of packed bits; padding bits beyond `n` are dropped (see `padding_is_clear`)."""
-    return _expand(bits)[:, :n]
+    return (bits.unsqueeze(2) & _WEIGHTS).ne(0).flatten(1)[:, :n]
 
 
 def padding_is_clear(bits: Bits, n: int) -> bool:
     """Whether every bit beyond column `n` is zero, as a well-formed file has it."""
-    return not bool(_expand(bits)[:, n:].any())
-
-
-def _expand(bits: Bits) -> Bool[Tensor, "rows padded"]:
-    """Every bit, padding too; shapes are spelled out because -1 is ambiguous for an empty matrix."""
-    rows, width = bits.shape
-    return (bits.unsqueeze(2) & _WEIGHTS).ne(0).view(rows, 8 * width)
+    full = (bits.unsqueeze(2) & _WEIGHTS).ne(0).flatten(1)
+    return not bool(full[:, n:].any())

@@ -63,6 +63,7 @@ class EngineError(RarefyError, RuntimeError):
 def unknown_name(what: str, given: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unregistered name, with the nearest registered ones."""
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    folded = {name.lower(): name for name in names}
+    near = [folded[name] for name in difflib.get_close_matches(given.lower(), folded, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
     return UnknownNameError(f"{what}: {given!r} is not registered; {hint}")

@@ -10,7 +10,18 @@ from typing import Any, TypeVar
 from rarefy.core.errors import unknown_name
 
 F = TypeVar("F", bound=Callable[..., Any])
-ROLES = ("method", "score", "pattern", "allocation", "solver", "schedule", "transform", "selector", "format")
+ROLES = (
+    "method",
+    "score",
+    "pattern",
+    "allocation",
+    "solver",
+    "schedule",
+    "transform",
+    "selector",
+    "format",
+    "recovery",
+)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class DistillReport:
 
 @method(
     "distill",
+    role="recovery",
     source="Hinton et al. 2015, arXiv:1503.02531; hidden states: Sanh et al. 2019, Jiao et al. 2020 (TinyBERT) eq. 8",
     protocols=("transform",),
 )
@@ -52,7 +53,7 @@ def distill(
     seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> DistillReport:
-    """Recovers a pruned model by matching its dense teacher, block by block, with every zero weight kept zero.
+    """Recovers a pruned model by matching its dense teacher, block by block, its zeros kept.
 
     Loss of a batch: mean over the blocks of |h_s - h_t|^2 / var(h_t) over the tokens that are no padding, plus
     the mean of 1 - cos(embed(student), embed(teacher)) where `embed` is given (without blocks and without `embed`:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rarefy.core.errors import FileError
 from rarefy.core.registry import method
-from rarefy.core.shapes import Bits, Int, Mask
+from rarefy.core.shapes import Bits, Bool, Int
 from rarefy.core.sparse import SparseTensor
 from rarefy.formats.packed import VALUE_TYPES, Packed, matrix_shape
 
@@ -17,7 +17,7 @@ PARTS = ("shape", "compressed", "bitmask", "row_offsets")
 _LARGEST = 2**48  # entries; far above any model, far below what overflows when multiplied by an item's size
 
 
-@method("sparse-bitmask", role="format", source="compressed-tensors 0.14.0.1, sparse_bitmask.py")
+@method("sparse-bitmask", role="format", source="Neural Magic 2024, compressed-tensors 0.14.0.1, sparse_bitmask.py")
 @dataclass(frozen=True)
 class Bitmask:
     """Values in row-major order, a bit for each entry (least significant first), exclusive row offsets.
@@ -32,7 +32,7 @@ class Bitmask:
     tensor([0, 1])
     """
 
-    def fits(self, mask: Mask) -> str | None:
+    def fits(self, mask: Bool[Tensor, "..."]) -> str | None:
         return None if mask.dim() == 2 else f"sparse-bitmask: holds matrices (out, in), not rank {mask.dim()}"
 
     def pack(self, tensor: SparseTensor) -> dict[str, Tensor]:

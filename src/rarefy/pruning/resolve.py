@@ -15,7 +15,7 @@ from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.pruning.one_shot import OneShot
 
 
-def resolve_method(method: str | OneShot, options: dict[str, Any]) -> tuple[str, OneShot]:
+def resolve_method(method: object, options: dict[str, Any]) -> tuple[str, OneShot]:
     """(name, method) of a registered name (with its own options) or of a OneShot object."""
     if isinstance(method, OneShot):
         if options:
@@ -36,7 +36,7 @@ def resolve_method(method: str | OneShot, options: dict[str, Any]) -> tuple[str,
     return method, made
 
 
-def resolve_pattern(pattern: str | Pattern | None, default: Pattern) -> Pattern:
+def resolve_pattern(pattern: object, default: Pattern) -> Pattern:
     """The pattern of a name or an object; "unstructured" keeps the method's own unstructured default."""
     if pattern is None:
         return default
@@ -49,7 +49,7 @@ def resolve_pattern(pattern: str | Pattern | None, default: Pattern) -> Pattern:
     return pattern
 
 
-def resolve_allocation(allocation: str | Allocation | None, one_shot: OneShot) -> Allocation:
+def resolve_allocation(allocation: object, one_shot: OneShot) -> Allocation:
     """The allocation of a name or an object; `global` without a score ranks by the method's own."""
     if allocation is None:
         chosen: Allocation = one_shot.allocation

@@ -13,9 +13,9 @@ def solve(
 ) -> Solution:
     """One solution of the site; each group of rows of a grouped convolution has its own inputs and is solved alone."""
     if groups == 1:
-        return _checked(solver(weight, pattern, density, evidence), weight, pattern, evidence.site)
+        return _solved(solver, weight, pattern, density, evidence)
     parts = [
-        _checked(solver(rows, pattern, density, _of_group(evidence, i, groups)), rows, pattern, evidence.site)
+        _solved(solver, rows, pattern, density, _of_group(evidence, i, groups))
         for i, rows in enumerate(weight.chunk(groups))
     ]
     masks = torch.cat([part.mask for part in parts])
@@ -28,12 +28,22 @@ def _of_group(evidence: Evidence, index: int, groups: int) -> Evidence:
     return Evidence(evidence.site, values, evidence.tokens, evidence.seed + index)
 
 
-def _checked(solution: Solution, weight: Weight, pattern: Pattern, site: str) -> Solution:
-    """Refuses a solution that is not finite, revives a zero, or leaves the pattern."""
+def _solved(solver: Solver, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution:
+    """What the solver says, unless it is not finite, keeps more than asked, leaves the pattern or revives a zero.
+
+    Where zeros were there before, fewer entries may be left and a tile of the pattern may be broken by them.
+    """
+    solution, site = solver(weight, pattern, density, evidence), evidence.site
     if not solution.weight.isfinite().all():
         raise SolverError(f"{site}: the solver returned NaN or infinity; raise the damping or give more data")
-    if bool((solution.mask & (weight == 0)).any()):
+    gone = weight == 0
+    if bool((solution.mask & gone).any()):
         raise SolverError(f"{site}: the solver brought back weights that were zero already")
+    kept, asked = int(solution.mask.sum()), pattern.count(weight.shape[0], weight.shape[1], density)
+    if kept > asked or (kept < asked and not gone.any()):
+        raise SolverError(f"{site}: the solver kept {kept} weights, but {asked} were asked; use pattern.select")
+    if not gone.any() and not pattern.allows(solution.mask):
+        raise SolverError(f"{site}: the solver left the pattern {pattern}; use pattern.select")
     return solution
 
 
@@ -44,7 +54,7 @@ def output_error(before: Weight, after: Weight, evidence: Evidence, groups: int)
     gram = evidence[Need.INPUT_GRAM]
     change, scale = 0.0, 0.0
     for i, (w, v) in enumerate(zip(before.chunk(groups), after.chunk(groups), strict=True)):
-        h = gram[i] if groups > 1 else gram
+        h = (gram[i] if groups > 1 else gram).to(w.dtype)
         difference = w - v
         change += float(((difference @ h) * difference).sum())
         scale += float(((w @ h) * w).sum())

@@ -205,11 +205,13 @@ def heading(command: str, name: str, task: Task, job: Job) -> dict[str, Any]:
         "environment": environment(),
         "model": {"name": name, "parameters": parameters},
         "job": asdict(job),
-        "data": _sizes(task),
+        "data": sizes_of(task),
     }
 
 
-def _sizes(task: Task) -> dict[str, Any]:
+def sizes_of(task: Task) -> dict[str, Any]:
+    """How many inputs serve for what."""
+
     def rows(batches: Sequence[Any]) -> int:
         from rarefy.engine.rivals.outputs import first_tensor
 

@@ -9,7 +9,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError
-from rarefy.recipes.compress import Job, Pruned, heading, make_sparse, measured, outputs, sections, stored, timed
+from rarefy.recipes.compress import (
+    Job,
+    Pruned,
+    heading,
+    make_sparse,
+    measured,
+    outputs,
+    sections,
+    sizes_of,
+    stored,
+    timed,
+)
 from rarefy.recipes.encoder import TextModel, load_text_model
 from rarefy.recipes.memory import peak_memory
 from rarefy.recipes.quality_sweep import SPARSITIES, sweep
@@ -90,9 +101,10 @@ def prepared(plan: DemoJob, stages: Stages) -> tuple[TextModel, Task]:
         passages = topic_passages(text.count())
         advance(1)
     task = text_task(text, passages, calibration=plan.calibration, seed=plan.job.seed)
+    sizes = sizes_of(task)
     stages.say(
-        f"{len(passages)} passages: {plan.calibration} to calibrate with, "
-        f"{len(passages) - task.evaluation} to recover with, {task.evaluation} never shown to either"
+        f"{len(passages)} passages: {sizes['recovery']} to recover with, {sizes['calibration']} of them to calibrate "
+        f"with, {sizes['evaluation']} never shown"
     )
     return text, task
 

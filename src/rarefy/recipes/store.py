@@ -60,14 +60,10 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     return build(path, contents)
 
 
-def _source(model: nn.Module) -> nn.Module:
+def _source(model: object) -> nn.Module:
     """The model itself: what rarefy or torch compiled is the same weights in another dress."""
-    source = getattr(model, "source", None)
-    if type(model).__module__.startswith("rarefy.engine") and isinstance(source, nn.Module):
-        return _source(source)
-    inner = getattr(model, "_orig_mod", None)  # torch.compile
-    if isinstance(inner, nn.Module):
-        return _source(inner)
     if not isinstance(model, nn.Module):
         raise ModelError(f"save: {type(model).__name__} is not an nn.Module; give the model itself")
-    return model
+    compiled_here = type(model).__module__.startswith("rarefy.engine")
+    inner = getattr(model, "source" if compiled_here else "_orig_mod", None)  # _orig_mod: torch.compile
+    return _source(inner) if isinstance(inner, nn.Module) else model

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,4 +116,5 @@ def _put(model: nn.Module, state: Mapping[str, Tensor], names: list[str], value:
     for name in names:
         parent, _, leaf = name.rpartition(".")
         owner = model.get_submodule(parent)
-        setattr(owner, leaf, fresh)
+        held: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+        held[leaf] = fresh
