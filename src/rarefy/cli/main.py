@@ -21,9 +21,9 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if not asked:
-        return
+        return False
     try:
         typer.echo(f"rarefy {metadata.version('rarefy')}")
     except metadata.PackageNotFoundError:

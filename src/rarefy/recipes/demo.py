@@ -9,7 +9,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError
-from rarefy.recipes.compress import Job, Pruned, heading, make_sparse, measured, outputs, sections, stored, timed
+from rarefy.recipes.compress import (
+    Job,
+    Pruned,
+    heading,
+    make_sparse,
+    measured,
+    outputs,
+    sections,
+    sizes_of,
+    stored,
+    timed,
+)
 from rarefy.recipes.encoder import TextModel, load_text_model
 from rarefy.recipes.memory import peak_memory
 from rarefy.recipes.quality_sweep import SPARSITIES, sweep
@@ -24,7 +35,15 @@ QUERY = "How do I release a file or a lock even when an exception is raised?"
 TARGETS = {"cosine": 0.95, "overlap": 0.80, "speedup": 1.7, "file": 0.45}
 
 
-_JOB = Job("sparsegpt", 0.7, ignore=("pooler",), recover=400, against=("all",))
+_JOB = Job(
+    "sparsegpt",
+    0.7,
+    ignore=("pooler",),
+    options={"corrected": True},
+    recover=600,
+    recover_seconds=165.0,
+    against=("all",),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,10 @@ class DemoJob:
     def quick(self) -> "DemoJob":
         """A short walk through every step; its figures are no claim."""
         return replace(
-            self, job=replace(self.job, recover=20, against=("torch",), rounds=5), calibration=64, sweep=False
+            self,
+            job=replace(self.job, recover=20, recover_seconds=None, against=("torch",), rounds=5),
+            calibration=64,
+            sweep=False,
         )
 
 
@@ -79,9 +101,10 @@ def prepared(plan: DemoJob, stages: Stages) -> tuple[TextModel, Task]:
         passages = topic_passages(text.count())
         advance(1)
     task = text_task(text, passages, calibration=plan.calibration, seed=plan.job.seed)
+    sizes = sizes_of(task)
     stages.say(
-        f"{len(passages)} passages: {plan.calibration} to calibrate with, "
-        f"{len(passages) - task.evaluation} to recover with, {task.evaluation} never shown to either"
+        f"{len(passages)} passages: {sizes['recovery']} to recover with, {sizes['calibration']} of them to calibrate "
+        f"with, {sizes['evaluation']} never shown"
     )
     return text, task
 
@@ -111,7 +134,7 @@ def _sweep(task: Task, vectors: Tensor, plan: DemoJob, stages: Stages) -> dict[s
 def _magnitude(task: Task, plan: DemoJob, dense: nn.Module, vectors: Tensor, stages: Stages) -> dict[str, Any]:
     """The same recovery from a magnitude mask, on a copy."""
     other = replace(task, model=copy.deepcopy(dense))
-    return sections(make_sparse(other, replace(plan.job, method="magnitude"), dense, vectors, stages))
+    return sections(make_sparse(other, replace(plan.job, method="magnitude", options={}), dense, vectors, stages))
 
 
 def _memory(dense: Path, sparse: Path, stages: Stages) -> dict[str, Any]:
