@@ -21,9 +21,10 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
+    """Prints the version and leaves if asked; what a callback returns is the option's value."""
     if not asked:
-        return
+        return False
     try:
         typer.echo(f"rarefy {metadata.version('rarefy')}")
     except metadata.PackageNotFoundError:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Advance = Callable[[int], None]  # how many units more are done
 
 
+@runtime_checkable
 class Stages(Protocol):
     """A listener. `stage` is open while a step runs; `total` is its length in units of its own."""
 
