@@ -22,6 +22,7 @@ def refit(
     only products `(out, n) (n, n)`, no inverse a row. Starts at W * mask. Returns V, the iterations used and
     the largest relative residual of a row.
     """
+    gram = gram.to(torch.promote_types(gram.dtype, weight.dtype))
     mean = gram.diagonal().double().mean().clamp_min(1e-300)
     h = (gram.double() / mean).to(gram.dtype) + torch.eye(gram.shape[0], dtype=gram.dtype) * (damping + 1e-12)
     keep = mask.to(gram.dtype)
