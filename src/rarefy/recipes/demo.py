@@ -41,7 +41,7 @@ _JOB = Job(
     ignore=("pooler",),
     options={"corrected": True},
     recover=600,
-    recover_seconds=165.0,
+    recover_seconds=150.0,
     against=("all",),
 )
 
