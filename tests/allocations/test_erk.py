@@ -1,7 +1,7 @@
 import pytest
-from contracts.impostor import assert_beats_impostor
 from torch import nn
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.allocations.erdos_renyi import erdos_renyi, erdos_renyi_kernel
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.protocols import Allocation

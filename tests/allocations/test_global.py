@@ -1,8 +1,8 @@
 import pytest
 import torch
-from contracts.impostor import assert_beats_impostor
 from torch import nn
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.allocations.ranked import Global
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.errors import SparsityError

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from contracts.examples import evidence_of
-from contracts.impostor import assert_beats_impostor
 from torch import nn
 
+from contracts.examples import evidence_of
+from contracts.impostor import assert_beats_impostor
 from rarefy.allocations.owl import OWL
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.errors import SparsityError

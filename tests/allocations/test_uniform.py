@@ -1,6 +1,5 @@
 from contracts.impostor import assert_beats_impostor
 from contracts.models import convnet
-
 from rarefy.allocations.erdos_renyi import erdos_renyi_kernel
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.protocols import Allocation

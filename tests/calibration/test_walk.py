@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.models import CASES, bert, padded_tokens
 from torch import nn
 
+from contracts.models import CASES, bert, padded_tokens
 from rarefy.calibration import collect, walk
 from rarefy.calibration.batches import Stop, call_model
 from rarefy.calibration.chain import probe

@@ -1,9 +1,9 @@
 """Every allocation: a density in [0, 1] for each site, and the budget met."""
 
 import pytest
+
 from contracts.examples import all_of, evidence_for, make
 from contracts.models import CASES
-
 from rarefy.core.errors import EvidenceError
 from rarefy.core.evidence import Evidence
 from rarefy.core.registry import Entry

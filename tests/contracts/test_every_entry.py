@@ -6,9 +6,9 @@ import re
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 
 import pytest
+
 from contracts.examples import make
 from contracts.roundtrip import decode, encode
-
 from rarefy.core.registry import ROLES, Entry, entries
 
 EVERYTHING = [pytest.param(e, id=f"{e.role}-{e.id}") for e in entries()]

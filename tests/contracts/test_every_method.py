@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.examples import PATTERNS, make
-from contracts.models import CASES
 from torch import nn
 
+from contracts.examples import PATTERNS, make
+from contracts.models import CASES
 from rarefy.core.errors import DataError
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import Entry, entries

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from contracts.examples import PATTERNS, make
 from torch import Tensor
 
+from contracts.examples import PATTERNS, make
 from rarefy.core.errors import DataError, RarefyError, ShapeError, SparsityError
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import entries

@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from contracts.examples import all_of, make
 
+from contracts.examples import all_of, make
 from rarefy.core.registry import Entry
 
 EVERY = pytest.mark.parametrize("entry", all_of("schedule"))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from contracts.examples import all_of, evidence_of, make
 
+from contracts.examples import all_of, evidence_of, make
 from rarefy.core.errors import EvidenceError
 from rarefy.core.evidence import Evidence
 from rarefy.core.registry import Entry

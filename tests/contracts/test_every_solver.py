@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from contracts.examples import PATTERNS, all_of, evidence_of, make
 from torch import Tensor
 
+from contracts.examples import PATTERNS, all_of, evidence_of, make
 from rarefy.core.errors import EvidenceError
 from rarefy.core.evidence import Evidence
 from rarefy.core.protocols import Pattern

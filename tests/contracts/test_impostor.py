@@ -1,4 +1,5 @@
 import pytest
+
 from contracts.impostor import assert_beats_impostor
 
 

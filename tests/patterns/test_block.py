@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from contracts.impostor import assert_beats_impostor
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import ShapeError
 from rarefy.core.protocols import Pattern
 from rarefy.patterns.block import Block

@@ -1,6 +1,6 @@
 import torch
-from contracts.impostor import assert_beats_impostor
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.core.protocols import Pattern
 from rarefy.patterns.fanin import FanIn
 from rarefy.patterns.unstructured import Layerwise

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 import torch
-from contracts.impostor import assert_beats_impostor
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import ShapeError, SparsityError
 from rarefy.core.protocols import Pattern
 from rarefy.patterns.nm import NM

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from contracts.models import perceptron
 
+from contracts.models import perceptron
 from rarefy.core.registry import entries
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.pruning import prune

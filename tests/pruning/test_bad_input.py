@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.models import bert, convnet, perceptron
 from torch import nn
 
+from contracts.models import bert, convnet, perceptron
 from rarefy.core.errors import (
     DataError,
     EvidenceError,

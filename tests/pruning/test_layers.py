@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from contracts.models import bert, convnet, padded_tokens, perceptron
 from torch import nn
 
+from contracts.models import bert, convnet, padded_tokens, perceptron
 from rarefy.core.evidence import Evidence
 from rarefy.core.registry import entries
 from rarefy.core.site import find_sites

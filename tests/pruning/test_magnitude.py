@@ -1,7 +1,7 @@
 import torch
+
 from contracts.impostor import assert_beats_impostor
 from contracts.models import perceptron
-
 from rarefy.pruning import prune
 
 

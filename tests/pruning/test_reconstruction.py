@@ -1,8 +1,8 @@
 import pytest
 import torch
-from contracts.impostor import assert_beats_impostor
 from torch import nn
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.pruning import prune
 from rarefy.scores.magnitude import Magnitude
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 import torch
-from contracts.models import perceptron
 
+from contracts.models import perceptron
 from rarefy.pruning import prune
 
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from contracts.models import CASES
 
+from contracts.models import CASES
 from rarefy.core.errors import RarefyError, SolverError
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Pattern, Solution

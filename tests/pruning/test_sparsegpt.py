@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from contracts.impostor import assert_beats_impostor
-from contracts.models import bert
 from torch import nn
 
+from contracts.impostor import assert_beats_impostor
+from contracts.models import bert
 from rarefy.core.errors import SolverError
 from rarefy.core.evidence import Evidence, Need
 from rarefy.pruning import prune

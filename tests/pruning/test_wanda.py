@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from contracts.impostor import assert_beats_impostor
 from torch import nn
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.patterns.unstructured import Rowwise
 from rarefy.pruning import prune
 

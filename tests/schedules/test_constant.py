@@ -1,5 +1,4 @@
 from contracts.impostor import assert_beats_impostor
-
 from rarefy.core.protocols import Schedule
 from rarefy.schedules.constant import Constant
 from rarefy.schedules.cosine import Cosine

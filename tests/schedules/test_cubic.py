@@ -1,6 +1,6 @@
 import pytest
-from contracts.impostor import assert_beats_impostor
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Schedule
 from rarefy.schedules.constant import Constant

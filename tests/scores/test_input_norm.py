@@ -1,9 +1,9 @@
 """Wanda's score against its catalogued check, each time beside magnitude, which has to fail it."""
 
 import torch
+
 from contracts.examples import evidence_of
 from contracts.impostor import assert_beats_impostor
-
 from rarefy.core.protocols import Score
 from rarefy.patterns.unstructured import Rowwise
 from rarefy.scores.input_norm import InputNorm

@@ -1,6 +1,6 @@
 import torch
-from contracts.impostor import assert_beats_impostor
 
+from contracts.impostor import assert_beats_impostor
 from rarefy.core.evidence import Evidence
 from rarefy.core.protocols import Score
 from rarefy.scores.magnitude import Magnitude

@@ -2,16 +2,16 @@
 
 import numpy as np
 import torch
+
 from contracts.examples import evidence_of
 from contracts.impostor import assert_beats_impostor
-from solvers.oracles import damped
-from solvers.problems import correlated
-
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Solver
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.solvers.corrected import Corrected, corrected
 from rarefy.solvers.sparsegpt import SparseGPT
+from solvers.oracles import damped
+from solvers.problems import correlated
 
 
 def drifted() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Evidence]:

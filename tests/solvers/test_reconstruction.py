@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
+
 from contracts.examples import evidence_of
 from contracts.impostor import assert_beats_impostor
-from solvers.oracles import least_squares, output_error
-from solvers.problems import correlated
-
 from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Need
 from rarefy.core.protocols import Solver
@@ -15,6 +13,8 @@ from rarefy.scores.input_norm import InputNorm
 from rarefy.scores.magnitude import Magnitude
 from rarefy.solvers.reconstruction import Reconstruction
 from rarefy.solvers.scored import Scored
+from solvers.oracles import least_squares, output_error
+from solvers.problems import correlated
 
 
 def equals_least_squares(solver: Solver) -> None:

@@ -1,13 +1,13 @@
 import torch
+
 from contracts.examples import evidence_of
 from contracts.impostor import assert_beats_impostor
-from solvers.problems import correlated
-
 from rarefy.core.protocols import Solver
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.scores.magnitude import Magnitude
 from rarefy.solvers.scored import Scored
 from rarefy.solvers.sparsegpt import SparseGPT
+from solvers.problems import correlated
 
 
 def kept_weights_do_not_move(solver: Solver) -> None:

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
 from contracts.examples import evidence_of
 from contracts.impostor import assert_beats_impostor
-from solvers.oracles import damped, obs_left_to_right, output_error
-from solvers.problems import correlated
-
 from rarefy.core.errors import SolverError, SparsityError
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Pattern, Solver
@@ -16,6 +14,8 @@ from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.scores.magnitude import Magnitude
 from rarefy.solvers.scored import Scored
 from rarefy.solvers.sparsegpt import SparseGPT
+from solvers.oracles import damped, obs_left_to_right, output_error
+from solvers.problems import correlated
 
 MAGNITUDE = Scored(Magnitude())
 

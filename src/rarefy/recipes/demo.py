@@ -21,6 +21,7 @@ from rarefy.recipes.compress import (
     stored,
     timed,
 )
+from rarefy.recipes.docstrings import docstring_passages
 from rarefy.recipes.encoder import TextModel, load_text_model
 from rarefy.recipes.memory import peak_memory
 from rarefy.recipes.quality_sweep import SPARSITIES, sweep
@@ -39,9 +40,9 @@ _JOB = Job(
     "sparsegpt",
     0.7,
     ignore=("pooler",),
-    options={"corrected": True},
-    recover=600,
-    recover_seconds=150.0,
+    options={"corrected": True, "refine": 40},
+    recover=180,
+    recover_seconds=120.0,
     against=("all",),
 )
 
@@ -52,7 +53,8 @@ class DemoJob:
     against sparsity; magnitude: also recover a magnitude-pruned copy with the same steps, for comparison."""
 
     job: Job = _JOB
-    calibration: int = 256
+    calibration: int = 1400
+    extra: int = 3000  # passages of docstrings beside those of the help topics, to learn from only
     sweep: bool = True
     magnitude: bool = False
 
@@ -95,15 +97,17 @@ def demo(plan: DemoJob, out: Path, stages: Stages) -> dict[str, Any]:
 
 def prepared(plan: DemoJob, stages: Stages) -> tuple[TextModel, Task]:
     """The encoder and its passages."""
-    with stages.stage(f"loading {NAME} and cutting text", 2) as advance:
+    with stages.stage(f"loading {NAME} and cutting text", 3) as advance:
         text = load_text_model(model_folder())
         advance(1)
         passages = topic_passages(text.count())
         advance(1)
-    task = text_task(text, passages, calibration=plan.calibration, seed=plan.job.seed)
+        extra = docstring_passages(text.count(), plan.extra, plan.job.seed)
+        advance(1)
+    task = text_task(text, passages, calibration=plan.calibration, seed=plan.job.seed, extra=extra)
     sizes = sizes_of(task)
     stages.say(
-        f"{len(passages)} passages: {sizes['recovery']} to recover with, {sizes['calibration']} of them to calibrate "
+        f"{len(passages) + len(extra)} passages: {sizes['recovery']} to recover with, {sizes['calibration']} of them to calibrate "
         f"with, {sizes['evaluation']} never shown"
     )
     return text, task

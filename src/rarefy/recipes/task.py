@@ -39,9 +39,14 @@ class Task:
     embed: Embed | None = None
 
 
-def text_task(text: TextModel, passages: Sequence[str], *, calibration: int, seed: int = 0) -> Task:
-    """Passages split once: some never shown, `calibration` of the others for the method, all others to recover with."""
-    parts = split(passages, _EVALUATION, seed)
+def text_task(
+    text: TextModel, passages: Sequence[str], *, calibration: int, seed: int = 0, extra: Sequence[str] = ()
+) -> Task:
+    """Passages split once: some never shown, all others to recover with, the first `calibration` for the method.
+
+    extra: further passages, learnt from and never measured on.
+    """
+    parts = split(passages, _EVALUATION, seed, extra)
     return Task(
         text.model,
         text.batches(parts.train[:calibration]),

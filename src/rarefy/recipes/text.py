@@ -71,8 +71,8 @@ class Split:
     evaluation: tuple[str, ...]
 
 
-def split(passages: Sequence[str], evaluation: int, seed: int = 0) -> Split:
-    """Holds `evaluation` passages back, chosen by `seed` (a quarter of all, at most).
+def split(passages: Sequence[str], evaluation: int, seed: int = 0, extra: Sequence[str] = ()) -> Split:
+    """Holds `evaluation` passages back, chosen by `seed` (a quarter of all, at most); `extra` is only learnt from.
 
     A passage that occurs twice is in one part only, and a passage that shares a run of 13 words with one that is
     held back is in neither: what is measured on must be new.
@@ -87,7 +87,8 @@ def split(passages: Sequence[str], evaluation: int, seed: int = 0) -> Split:
     random.Random(seed).shuffle(order)
     unseen = tuple(unique[i] for i in order[:held])
     kept_apart = set().union(*map(runs, unseen))
-    train = tuple(unique[i] for i in order[held:] if kept_apart.isdisjoint(runs(unique[i])))
+    rest = dict.fromkeys([*(unique[i] for i in order[held:]), *extra])
+    train = tuple(passage for passage in rest if kept_apart.isdisjoint(runs(passage)) and passage not in unseen)
     if not train:
         raise DataError("text: every passage shares a run of 13 words with the others; give more varied text")
     return Split(train, unseen)

@@ -1,0 +1,60 @@
+"""README and docs: every block marked python runs, every local link leads somewhere, the picture is well formed."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from rarefy.core import registry
+
+registry.load_all()  # before a page may register something of its own
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_INDEX", dict(registry._INDEX))
+    names = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
+    for i, block in enumerate(blocks(page)):
+        exec(compile(block, f"{page.name}, block {i + 1}", "exec"), names)
+
+
+def test_the_pages_that_show_code_are_found() -> None:
+    shown = {p.name for p in PAGES if blocks(p)}
+    assert {"README.md", "getting-started.md", "adding-a-method.md", "pruning.md", "engine.md"} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_local_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http://", "https://", "#", "mailto:")):
+            assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_the_picture_is_well_formed_and_described() -> None:
+    for picture in (ROOT / "docs" / "img").glob("*.svg"):
+        root = ElementTree.parse(picture).getroot()
+        assert root.tag.endswith("svg")
+        assert any(child.tag.endswith("desc") for child in root)
+
+
+def test_the_readme_has_one_place_for_the_measured_table() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text.count("<!-- measured: begin") == 1
+    assert text.count("<!-- measured: end -->") == 1
+    assert text.index("measured: begin") < text.index("measured: end")
+
+
+def test_nothing_names_a_path_of_one_machine() -> None:
+    for page in PAGES:
+        assert not re.search(r"(^|[\s(`])/(home|root|work|tmp)/", page.read_text("utf-8")), page.name

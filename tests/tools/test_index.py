@@ -1,0 +1,34 @@
+import subprocess
+import sys
+from pathlib import Path
+
+from rarefy.core.registry import entries, load_all
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_page_names_everything_that_is_registered() -> None:
+    load_all()
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    rows = {
+        tuple(cell.strip() for cell in line.split("|")[1:3]) for line in page.splitlines() if line.startswith("| `")
+    }
+    assert rows == {(f"`{e.id}`", e.role) for e in entries() if e.family != "user"}
+
+
+def test_a_stale_page_fails_the_check_and_writing_it_mends_that(tmp_path: Path) -> None:
+    script = tmp_path / "tools" / "index.py"
+    script.parent.mkdir()
+    script.write_text((ROOT / "tools" / "index.py").read_text("utf-8"))
+    stale = run(script, "--check")
+    assert stale.returncode == 1
+    assert "run `make index`" in stale.stderr
+    assert run(script).returncode == 0
+    assert run(script, "--check").returncode == 0
+    page = tmp_path / "docs" / "methods.md"
+    page.write_text(page.read_text() + "| `gone` |\n")
+    assert run(script, "--check").returncode == 1
