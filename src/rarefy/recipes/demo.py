@@ -107,8 +107,8 @@ def prepared(plan: DemoJob, stages: Stages) -> tuple[TextModel, Task]:
     task = text_task(text, passages, calibration=plan.calibration, seed=plan.job.seed, extra=extra)
     sizes = sizes_of(task)
     stages.say(
-        f"{len(passages) + len(extra)} passages: {sizes['recovery']} to recover with, {sizes['calibration']} of them to calibrate "
-        f"with, {sizes['evaluation']} never shown"
+        f"{len(passages) + len(extra)} passages: {sizes['recovery']} to recover with, "
+        f"{sizes['calibration']} of them to calibrate with, {sizes['evaluation']} never shown"
     )
     return text, task
 
