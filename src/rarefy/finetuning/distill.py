@@ -57,9 +57,9 @@ def distill(
     """Recovers a pruned model by matching its dense teacher, block by block, its zeros kept.
 
     Loss of a batch: mean over the blocks of |h_s - h_t|^2 / var(h_t) over the tokens that are no padding, plus
-    `embed_weight` times the mean of 1 - cos(embed(student), embed(teacher)) where `embed` is given (without blocks and without `embed`:
-    the first output tensor is matched). Adam with betas (0.9, 0.98), linear warm-up over the share `warmup` of the
-    steps, then linear decay to 0; evaluation mode, so no dropout.
+    `embed_weight` times the mean of 1 - cos(embed(student), embed(teacher)) where `embed` is given (without blocks
+    and without `embed`: the first output tensor is matched). Adam with betas (0.9, 0.98), linear warm-up over the
+    share `warmup` of the steps, then linear decay to 0; evaluation mode, so no dropout.
 
     student, teacher: models of one structure; the student's blocks are trained, and only they where it has a chain
     of blocks. data: batches as for `prune`, visited in a new order each epoch. seconds: stop early (the schedule
