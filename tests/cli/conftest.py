@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-WORDS = ["the", "a", "cat", "dog", "runs", "sleeps", "on", "under", "table", "house", "big", "small", "red", "blue", "and", "then", "it", "was", "not", "very", "fast", "slow"]
+WORDS = "the a cat dog runs sleeps on under table house big small red blue and then it was not very fast slow".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,15 @@
 """methods, doctor, --version and --help."""
 
 import json
+import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from rarefy.core.registry import entries
+from rarefy.recipes.examine import slow
 
 
 def test_methods_lists_every_registered_thing(run):
@@ -37,8 +40,6 @@ def test_doctor_tells_what_is_used(run):
 
 
 def _doctor(**environment):
-    import os
-
     done = subprocess.run(
         [sys.executable, "-m", "rarefy.cli.main", "doctor", "--json"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
@@ -50,15 +51,36 @@ def _doctor(**environment):
 
 
 def test_doctor_says_what_will_be_slow():
-    found = _doctor(RAREFY_NATIVE="0", OMP_NUM_THREADS="64")
-    said = " ".join(found["slow"])
-    assert "RAREFY_NATIVE" in said
-    assert "64 threads on" in said
+    assert "RAREFY_NATIVE=0" in " ".join(_doctor(RAREFY_NATIVE="0")["slow"])
+    assert "RAREFY_ISA=scalar caps it" in " ".join(_doctor(RAREFY_ISA="scalar")["slow"])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"torch threads": 64}, "64 threads on 4 usable cores"),
+        ({"torch threads": 1}, "1 of 4 usable cores"),
+        ({"openmp runtimes": ["libgomp.so.1", "libiomp5.so"]}, "two OpenMP runtimes"),
+        ({"denormals flushed": {"torch's worker threads": False}}, "denormals"),
+        ({"instruction set in force": "avx2"}, "no AVX-512"),
+    ],
+)
+def test_each_cause_of_slowness_is_named(change, word, monkeypatch):
+    monkeypatch.delenv("RAREFY_ISA", raising=False)
+    well = {
+        "instruction set in force": "avx512",
+        "torch threads": 4,
+        "cores usable": 4,
+        "openmp runtimes": ["libgomp.so.1"],
+        "denormals flushed": {"torch's worker threads": None},
+    }
+    assert slow(well, None) == []
+    assert len(slow(well | change, None)) == 1
+    assert word in slow(well | change, None)[0]
 
 
 def test_the_command_line_starts_without_torch():
-    code = "import sys, rarefy.cli.main; print(sorted({'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)))"
-    import os
+    code = "import sys, rarefy.cli.main; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -114,7 +114,7 @@ HOSTILE = {
     "a missing part": lambda p: p.pop("compressed"),
     "a value too few": lambda p: p.update(compressed=p["compressed"][:-1]),
     "a value too many": lambda p: p.update(compressed=torch.cat([p["compressed"], p["compressed"]])),
-    "a padding bit": lambda p: p["bitmask"][0].__setitem__(1, 1 + 128),
+    "a padding bit": lambda p: p["bitmask"][0].__setitem__(1, 128),
     "a moved bit": lambda p: p["bitmask"].copy_(torch.tensor([[18, 0], [1, 3]])),
     "an offset": lambda p: p["row_offsets"].__setitem__(1, 2),
     "a negative offset": lambda p: p["row_offsets"].__setitem__(0, -1),

@@ -57,7 +57,7 @@ def aside(path) -> set[str]:
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX")
 def test_kill_9_at_random_moments_leaves_a_whole_model(tmp_path) -> None:
     rng, interrupted = random.Random(0), 0
-    for _ in range(8):
+    for _ in range(5):
         before = aside(tmp_path)
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -22,10 +22,31 @@ from rarefy.core.site import Site
 
 Visit = Callable[[Site, Evidence], None]
 Inputs = list[tuple[list[Any], dict[str, Any]]]
+_OUTPUT = Spot("", "out")
+
+
+class _DenseRuns:
+    """What the dense twin shows at some spots, one run a batch; kept while there is room, else run again."""
+
+    def __init__(self, twin: nn.Module, inputs: Inputs, spots: Sequence[Spot], room: int) -> None:
+        self.twin, self.inputs = twin, inputs
+        self.kept: list[dict[Spot, Tensor] | None] = []
+        for args, kwargs in inputs:
+            seen = look(twin, spots, args, kwargs) if room > 0 else None
+            room -= sum(t.numel() * t.element_size() for t in seen.values()) if seen else 0
+            self.kept.append(seen)
+
+    def at(self, index: int, spots: Sequence[Spot]) -> dict[Spot, Tensor]:
+        kept = self.kept[index]
+        return look(self.twin, spots, *self.inputs[index]) if kept is None else kept
 
 
 class PairedBlock:
-    """One block of the model being pruned and a frozen copy of it as it was."""
+    """One block of the model being pruned and a frozen copy of it as it was.
+
+    room: bytes that may hold the dense twin's tensors of this block, so that it runs once a batch and not once a
+    group of layers.
+    """
 
     def __init__(
         self,
@@ -34,29 +55,36 @@ class PairedBlock:
         needs: frozenset[Need],
         seed: int,
         twin: nn.Module | None = None,
+        room: int = 2 << 30,
     ) -> None:
         self.block, self.twin = block, copy.deepcopy(block) if twin is None else twin
-        self.needs, self.seed = needs, seed
+        self.needs, self.seed, self.room = needs, seed, room
         names = {id(m): name for name, m in block.named_modules()}
         self.names = {site.name: names[id(site.module)] for site in sites}
         self.sites = sites
 
-    def run(self, sparse: Inputs, dense: Inputs, batches: Sequence[Batch], visit: Visit) -> None:
-        """Visits the sites in order; sites that read one tensor are collected together, later ones see them sparse."""
+    def run(self, sparse: Inputs, dense: Inputs, batches: Sequence[Batch], visit: Visit) -> list[Tensor | None]:
+        """Visits the sites in order; sites that read one tensor are collected together, later ones see them sparse.
+
+        Returns the dense twin's outputs as far as they were kept.
+        """
         residual = residual_spots(self.twin, list(self.names.values()), *dense[0])
+        spots = [Spot(name, "out") for name in self.names.values()] + list(residual.values())
+        runs = _DenseRuns(self.twin, dense, [*dict.fromkeys(spots), _OUTPUT], self.room)
         for group in self._groups(dense[0]):
             sums = {site.name: Accumulator(site.name, self.needs, self.seed) for site in group}
-            for one, other, batch in zip(sparse, dense, batches, strict=True):
-                self._collect(group, residual, one, other, token_mask(batch), sums)
+            for i, batch in enumerate(batches):
+                self._collect(group, residual, sparse[i], i, runs, token_mask(batch), sums)
             for site in group:
                 visit(site, sums.pop(site.name).evidence(site.groups))
+        return [None if kept is None else kept.get(_OUTPUT) for kept in runs.kept]
 
-    def advance(self, sparse: Inputs, dense: Inputs) -> None:
+    def advance(self, sparse: Inputs, dense: Inputs, outputs: Sequence[Tensor | None]) -> None:
         """Turns the inputs of this block into those of the next, in both streams."""
         for args, kwargs in sparse:
             args[0] = hidden(self.block(*args, **kwargs))
-        for args, kwargs in dense:
-            args[0] = hidden(self.twin(*args, **kwargs))
+        for (args, kwargs), known in zip(dense, outputs, strict=True):
+            args[0] = hidden(self.twin(*args, **kwargs)) if known is None else known
 
     def _groups(self, example: tuple[list[Any], dict[str, Any]]) -> list[list[Site]]:
         """The sites by the tensor that they read, in the order of their first call."""
@@ -83,7 +111,8 @@ class PairedBlock:
         group: Sequence[Site],
         residual: dict[str, Spot],
         sparse: tuple[list[Any], dict[str, Any]],
-        dense: tuple[list[Any], dict[str, Any]],
+        index: int,
+        runs: _DenseRuns,
         real: Tensor | None,
         sums: dict[str, Accumulator],
     ) -> None:
@@ -92,7 +121,7 @@ class PairedBlock:
         inputs = [Spot(name, "in") for name in names.values()]
         streams = [residual[name] for name in names.values() if name in residual]
         mine = look(self.block, [*inputs, *streams], *sparse)
-        theirs = look(self.twin, [*(Spot(name, "out") for name in names.values()), *streams], *dense)
+        theirs = runs.at(index, [*(Spot(name, "out") for name in names.values()), *streams])
         shared: dict[Need, Tensor] = {}
         for site in group:
             name = names[site.name]

@@ -197,8 +197,9 @@ def _paired(
             dense = [(list(args), dict(kwargs)) for args, kwargs in sparse]
             for block in shown.chain:
                 pair = PairedBlock(block, _inside(block, sites), needs, seed)
+                known: list[Tensor | None] = [None] * len(dense)
                 if pair.sites:
-                    pair.run(sparse, dense, [batches[i] for i in entered], visit)
-                pair.advance(sparse, dense)
+                    known = pair.run(sparse, dense, [batches[i] for i in entered], visit)
+                pair.advance(sparse, dense, known)
         if after:
             PairedBlock(model, after, needs, seed, twin).run(inputs, inputs, batches, visit)

@@ -1,7 +1,7 @@
 """`rarefy compress`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,9 @@ def compress(
         list[str] | None, typer.Option(help="A layer to leave alone: name, shell pattern or re:... Repeatable.")
     ] = None,
     recover: Annotated[int, typer.Option(help="Steps of distillation against the dense model, mask fixed.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the method, e.g. damping=0.1 or corrected=true. Repeatable.")
+    ] = None,
     against: Annotated[
         list[str] | None, typer.Option(help="Rivals to time beside: torch (default), torch.compile, ..., all.")
     ] = None,
@@ -65,14 +68,30 @@ def compress(
         allocation,
         tuple(ignore or ()),
         recover,
-        seed,
-        tuple(against or ("torch",)),
+        options=dict(map(option_of, option or [])),
+        seed=seed,
+        against=tuple(against or ("torch",)),
     )
     job.check()
     console = Console()
     found = run(task_of(model, data, seed), job, out, RichStages(console), name=model)
     paths = write_report(found, out)
     print_report(found, console, paths)
+
+
+def option_of(text: str) -> tuple[str, Any]:
+    """(name, value) of `name=value`; the value is read as JSON, or as the word it is."""
+    import json
+
+    from rarefy.core.errors import DataError
+
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise DataError(f"--option: {text!r} is no NAME=VALUE; give e.g. damping=0.1")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def task_of(model: str, data: str, seed: int) -> "Task":

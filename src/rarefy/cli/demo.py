@@ -14,7 +14,9 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="Walk through every step in about a minute; its figures are no claim.")
     ] = False,
-    recover: Annotated[int | None, typer.Option(help="Steps of recovery by distillation.", show_default=False)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Exactly so many steps of recovery, however long they take.", show_default=False)
+    ] = None,
     magnitude: Annotated[
         bool, typer.Option("--magnitude", help="Also recover a magnitude-pruned copy with the same steps, to compare.")
     ] = False,
@@ -49,7 +51,7 @@ def demo(
     plan = DemoJob(magnitude=magnitude)
     plan = plan.quick() if quick else plan
     job = replace(plan.job, seed=seed)
-    job = job if recover is None else replace(job, recover=recover)
+    job = job if steps is None else replace(job, recover=steps, recover_seconds=None)
     job = job if not against else replace(job, against=tuple(against))
     found = run(replace(plan, job=job), out, RichStages(console))
     paths = write_report(found, out)

@@ -46,7 +46,7 @@ def distill(
     data: Iterable[Any],
     *,
     steps: int,
-    lr: float = 2e-4,
+    lr: float = 1e-4,
     warmup: float = 0.05,
     embed: Embed | None = None,
     seconds: float | None = None,

@@ -28,6 +28,8 @@ def resolve_method(method: object, options: dict[str, Any]) -> tuple[str, OneSho
     for name in options:
         if name not in known:
             raise UnknownNameError(f"{method}: has no option {name!r}; it has {sorted(known)}")
+    if any(p.default is inspect.Parameter.empty and p.kind is not p.VAR_KEYWORD for p in known.values()):
+        raise UnknownNameError(f"method: {method!r} is not a post-training pruning method")
     made = factory(**options)
     if not isinstance(made, OneShot):
         raise UnknownNameError(f"method: {method!r} is not a post-training pruning method")

@@ -1,11 +1,13 @@
 """SparseGPT as a method."""
 
 from rarefy.allocations.uniform import Uniform
+from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Allocation, Pattern, Solver
 from rarefy.core.registry import method
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.pruning.one_shot import OneShot
 from rarefy.scores.input_norm import InputNorm
+from rarefy.solvers.admm import ADMM
 from rarefy.solvers.corrected import Corrected
 from rarefy.solvers.sparsegpt import SparseGPT
 
@@ -20,12 +22,18 @@ def sparsegpt(
     columns: int = 128,
     damping: float = 0.01,
     corrected: bool = False,
+    refine: int = 0,
 ) -> OneShot:
     """Second-order one-shot pruning: drops by OBS saliency and lets the kept weights make up for it.
 
     corrected: aim at the dense model's outputs instead of the layer's own (see `solvers.corrected`): slower
-    calibration, the better the later the layer.
+    calibration, the better the later the layer. refine: so many ADMM iterations then exchange weights of the mask
+    (see `solvers.admm`).
     The `global` allocation ranks by |w| * ||x||, the diagonal of this solver's own criterion.
     """
     solver: Solver = SparseGPT(columns, damping)
-    return OneShot(Corrected(solver) if corrected else solver, pattern, allocation, ranking=InputNorm())
+    if refine and not corrected:
+        raise SparsityError(f"sparsegpt: refine={refine} works on corrected targets; give corrected=True too")
+    if corrected:
+        solver = Corrected(solver, refine=ADMM(iterations=refine) if refine else None)
+    return OneShot(solver, pattern, allocation, ranking=InputNorm())

@@ -2,8 +2,8 @@
 
 import copy
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from rarefy.core.registry import lookup
 from rarefy.core.site import find_sites
 from rarefy.engine import Compiled, benchmark
 from rarefy.engine import compile as compile_model
+from rarefy.engine.rivals import find
 from rarefy.patterns.parse import parse_pattern
 from rarefy.pruning import PruneReport
+from rarefy.pruning.resolve import resolve_method
 from rarefy.recipes.environment import environment
 from rarefy.recipes.measure import prune
 from rarefy.recipes.quality import Quality, compare
@@ -32,7 +34,8 @@ _SAME = 1e-6  # largest difference between the outputs of the saved and of the r
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with a model. against: rivals to time beside it."""
+    """What to do with a model. recover: distillation steps, at most `recover_seconds` of them; options: of the method;
+    against: rivals to time beside it."""
 
     method: str = "sparsegpt"
     sparsity: float | None = 0.7
@@ -40,13 +43,16 @@ class Job:
     allocation: str | None = None
     ignore: tuple[str, ...] = ()
     recover: int = 0
+    recover_seconds: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     against: tuple[str, ...] = ("torch",)
     rounds: int = 7
 
     def check(self) -> None:
         """Names and ranges, before anything slow happens."""
-        lookup("method", self.method)
+        resolve_method(self.method, dict(self.options))
+        find(self.against)
         if self.pattern is not None:
             parse_pattern(self.pattern)
         if self.allocation is not None:
@@ -74,7 +80,15 @@ def make_sparse(task: Task, job: Job, dense: nn.Module, dense_vectors: Tensor, s
     if job.recover:
         title = f"recovering after {job.method}"
         recovery = recover(
-            task.model, dense, task.recovery, steps=job.recover, seed=job.seed, stages=stages, title=title
+            task.model,
+            dense,
+            task.recovery,
+            steps=job.recover,
+            seconds=job.recover_seconds,
+            embed=task.embed,
+            seed=job.seed,
+            stages=stages,
+            title=title,
         )
         task.model.eval()
         quality["recovered"] = measured(task, task.model, dense_vectors, stages, "quality after recovery")
@@ -94,6 +108,7 @@ def _prune(task: Task, job: Job, stages: Stages) -> PruneReport:
             ignore=job.ignore,
             seed=job.seed,
             progress=lambda site, done, total: advance(1),
+            **job.options,
         )
 
 
@@ -190,11 +205,13 @@ def heading(command: str, name: str, task: Task, job: Job) -> dict[str, Any]:
         "environment": environment(),
         "model": {"name": name, "parameters": parameters},
         "job": asdict(job),
-        "data": _sizes(task),
+        "data": sizes_of(task),
     }
 
 
-def _sizes(task: Task) -> dict[str, Any]:
+def sizes_of(task: Task) -> dict[str, Any]:
+    """How many inputs serve for what."""
+
     def rows(batches: Sequence[Any]) -> int:
         from rarefy.engine.rivals.outputs import first_tensor
 

@@ -9,7 +9,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError
-from rarefy.recipes.compress import Job, Pruned, heading, make_sparse, measured, outputs, sections, stored, timed
+from rarefy.recipes.compress import (
+    Job,
+    Pruned,
+    heading,
+    make_sparse,
+    measured,
+    outputs,
+    sections,
+    sizes_of,
+    stored,
+    timed,
+)
+from rarefy.recipes.docstrings import docstring_passages
 from rarefy.recipes.encoder import TextModel, load_text_model
 from rarefy.recipes.memory import peak_memory
 from rarefy.recipes.quality_sweep import SPARSITIES, sweep
@@ -24,7 +36,15 @@ QUERY = "How do I release a file or a lock even when an exception is raised?"
 TARGETS = {"cosine": 0.95, "overlap": 0.80, "speedup": 1.7, "file": 0.45}
 
 
-_JOB = Job("sparsegpt", 0.7, ignore=("pooler",), recover=400, against=("all",))
+_JOB = Job(
+    "sparsegpt",
+    0.7,
+    ignore=("pooler",),
+    options={"corrected": True, "refine": 40},
+    recover=180,
+    recover_seconds=120.0,
+    against=("all",),
+)
 
 
 @dataclass(frozen=True)
@@ -33,14 +53,18 @@ class DemoJob:
     against sparsity; magnitude: also recover a magnitude-pruned copy with the same steps, for comparison."""
 
     job: Job = _JOB
-    calibration: int = 256
+    calibration: int = 1400
+    extra: int = 3000  # passages of docstrings beside those of the help topics, to learn from only
     sweep: bool = True
     magnitude: bool = False
 
     def quick(self) -> "DemoJob":
         """A short walk through every step; its figures are no claim."""
         return replace(
-            self, job=replace(self.job, recover=20, against=("torch",), rounds=5), calibration=64, sweep=False
+            self,
+            job=replace(self.job, recover=20, recover_seconds=None, against=("torch",), rounds=5),
+            calibration=64,
+            sweep=False,
         )
 
 
@@ -73,15 +97,18 @@ def demo(plan: DemoJob, out: Path, stages: Stages) -> dict[str, Any]:
 
 def prepared(plan: DemoJob, stages: Stages) -> tuple[TextModel, Task]:
     """The encoder and its passages."""
-    with stages.stage(f"loading {NAME} and cutting text", 2) as advance:
+    with stages.stage(f"loading {NAME} and cutting text", 3) as advance:
         text = load_text_model(model_folder())
         advance(1)
         passages = topic_passages(text.count())
         advance(1)
-    task = text_task(text, passages, calibration=plan.calibration, seed=plan.job.seed)
+        extra = docstring_passages(text.count(), plan.extra, plan.job.seed)
+        advance(1)
+    task = text_task(text, passages, calibration=plan.calibration, seed=plan.job.seed, extra=extra)
+    sizes = sizes_of(task)
     stages.say(
-        f"{len(passages)} passages: {plan.calibration} to calibrate with, "
-        f"{len(passages) - task.evaluation} to recover with, {task.evaluation} never shown to either"
+        f"{len(passages) + len(extra)} passages: {sizes['recovery']} to recover with, "
+        f"{sizes['calibration']} of them to calibrate with, {sizes['evaluation']} never shown"
     )
     return text, task
 
@@ -111,7 +138,7 @@ def _sweep(task: Task, vectors: Tensor, plan: DemoJob, stages: Stages) -> dict[s
 def _magnitude(task: Task, plan: DemoJob, dense: nn.Module, vectors: Tensor, stages: Stages) -> dict[str, Any]:
     """The same recovery from a magnitude mask, on a copy."""
     other = replace(task, model=copy.deepcopy(dense))
-    return sections(make_sparse(other, replace(plan.job, method="magnitude"), dense, vectors, stages))
+    return sections(make_sparse(other, replace(plan.job, method="magnitude", options={}), dense, vectors, stages))
 
 
 def _memory(dense: Path, sparse: Path, stages: Stages) -> dict[str, Any]:

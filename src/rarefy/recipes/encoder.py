@@ -1,7 +1,7 @@
 """Text models of a local Hugging Face folder: loading without network or foreign code, batches, embeddings."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class TextModel:
         ids = torch.randint(min(1000, size // 2), size, (rows, tokens), generator=generator)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
+    def vectors_of(self, output: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """Unit vectors `(batch, width)` of a model's output."""
+        return pool(first_tensor(output), batch["attention_mask"], self.pooling)
+
     def embed(
         self, texts: Sequence[str], model: nn.Module | None = None, size: int = 16, advance: Advance | None = None
     ) -> Tensor:
@@ -65,7 +69,7 @@ class TextModel:
         with torch.inference_mode():
             for i in range(0, len(order), size):
                 batch = self.batch([texts[j] for j in order[i : i + size]])
-                found.append(pool(first_tensor(run(**batch)), batch["attention_mask"], self.pooling))
+                found.append(self.vectors_of(run(**batch), batch))
                 if advance is not None:
                     advance(len(found[-1]))
         vectors = torch.empty(len(texts), found[0].shape[1])

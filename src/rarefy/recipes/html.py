@@ -26,7 +26,10 @@ def page(report: Report) -> str:
 
 def _head(report: Report) -> str:
     job, where = report["job"], report["environment"]
-    steps = f", then {job['recover']} steps of distillation with the mask fixed" if job["recover"] else ""
+    done = report["recovery"]
+    steps = (
+        f", then {done['steps']} steps of distillation with the mask fixed ({done['seconds']:.0f} s)" if done else ""
+    )
     return (
         f"<p>Pruned with {escape(job['method'])}{steps}. Measured on {escape(where['cpu'])}, "
         f"{where['threads']} thread(s), {escape(where['isa'])}, {escape(where['date'])}. "

@@ -19,7 +19,7 @@ th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(
 th { color: var(--soft); font-weight: 600; } th:first-child, td:first-child, .text { text-align: left; }
 tr.ours td { color: var(--mark); font-weight: 600; } .good { color: var(--good); } .bad { color: var(--bad); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
-figure { margin: .5rem 0; overflow-x: auto; } 
+figure { margin: .5rem 0; overflow-x: auto; }
 figure svg { width: 100%; min-width: 36rem; height: auto; color: var(--ink); }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
 .sides ol { margin: .3rem 0; padding-left: 1.2rem; } .sides li { font-size: .9rem; margin-bottom: .5rem; }

@@ -5,6 +5,7 @@ program itself in VmHWM, and lets it be reset.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ def peak_memory(folder: Path, shape: tuple[int, int], compiled: bool) -> dict[st
 
 def run_child(command: Sequence[str]) -> dict[str, Any]:
     """The last line that the child prints, as JSON; an error carries what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"memory: the measuring process failed: {done.stderr.strip()[-500:]}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))

@@ -32,8 +32,8 @@ class Quality:
         return f"cosine {self.cosine:.4f}{overlap} on {self.rows} unseen inputs"
 
 
-def compare(sparse: Float[Tensor, "rows width"], dense: Float[Tensor, "_ _"], top: int = _TOP) -> Quality:
-    """Quality of sparse outputs beside dense ones of the same inputs."""
+def compare(sparse: Float[Tensor, "rows width"], dense: Tensor, top: int = _TOP) -> Quality:
+    """Quality of sparse outputs beside dense ones `(rows, width)` of the same inputs."""
     if sparse.shape != dense.shape:
         raise ShapeError(f"compare: {tuple(sparse.shape)} and {tuple(dense.shape)} are outputs of different inputs")
     cosine = float(F.cosine_similarity(sparse, dense, dim=1).mean())

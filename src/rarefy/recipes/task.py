@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rarefy.calibration.batches import call_model
 from rarefy.core.errors import DataError
 from rarefy.engine.rivals.outputs import first_tensor
+from rarefy.finetuning.distill import Embed
 from rarefy.recipes.encoder import TextModel
 from rarefy.recipes.text import split
 
@@ -23,7 +24,8 @@ _EVALUATION = 300  # passages held back, at most
 class Task:
     """calibration and recovery: batches; evaluation: how many unseen inputs `vectors(model, advance)` gives
     `(evaluation, width)` outputs for; examples: batches at the shapes to time; unseen: their texts, if texts they are;
-    carry: the folder whose tokenizer and other small files belong to the saved model."""
+    embed: a batch's vectors from the model's output; carry: the folder whose tokenizer and other small files belong
+    to the saved model."""
 
     model: nn.Module
     calibration: list[Any]
@@ -34,11 +36,17 @@ class Task:
     unseen: tuple[str, ...] = ()
     carry: Path | None = None
     text: TextModel | None = None
+    embed: Embed | None = None
 
 
-def text_task(text: TextModel, passages: Sequence[str], *, calibration: int, seed: int = 0) -> Task:
-    """Passages split once: some never shown, `calibration` of the others for the method, all others to recover with."""
-    parts = split(passages, _EVALUATION, seed)
+def text_task(
+    text: TextModel, passages: Sequence[str], *, calibration: int, seed: int = 0, extra: Sequence[str] = ()
+) -> Task:
+    """Passages split once: some never shown, all others to recover with, the first `calibration` for the method.
+
+    extra: further passages, learnt from and never measured on.
+    """
+    parts = split(passages, _EVALUATION, seed, extra)
     return Task(
         text.model,
         text.batches(parts.train[:calibration]),
@@ -49,6 +57,7 @@ def text_task(text: TextModel, passages: Sequence[str], *, calibration: int, see
         parts.evaluation,
         text.folder,
         text,
+        text.vectors_of,
     )
 
 

@@ -71,8 +71,12 @@ class Split:
     evaluation: tuple[str, ...]
 
 
-def split(passages: Sequence[str], evaluation: int, seed: int = 0) -> Split:
-    """Holds `evaluation` passages back, chosen by `seed`; a passage that occurs twice is in one part only."""
+def split(passages: Sequence[str], evaluation: int, seed: int = 0, extra: Sequence[str] = ()) -> Split:
+    """Holds `evaluation` passages back, chosen by `seed` (a quarter of all, at most); `extra` is only learnt from.
+
+    A passage that occurs twice is in one part only, and a passage that shares a run of 13 words with one that is
+    held back is in neither: what is measured on must be new.
+    """
     unique = list(dict.fromkeys(passages))
     if len(unique) < 2:
         raise DataError(
@@ -81,7 +85,19 @@ def split(passages: Sequence[str], evaluation: int, seed: int = 0) -> Split:
     held = min(evaluation, max(1, len(unique) // 4))
     order = list(range(len(unique)))
     random.Random(seed).shuffle(order)
-    return Split(tuple(unique[i] for i in order[held:]), tuple(unique[i] for i in order[:held]))
+    unseen = tuple(unique[i] for i in order[:held])
+    kept_apart = set().union(*map(runs, unseen))
+    rest = dict.fromkeys([*(unique[i] for i in order[held:]), *extra])
+    train = tuple(passage for passage in rest if kept_apart.isdisjoint(runs(passage)) and passage not in unseen)
+    if not train:
+        raise DataError("text: every passage shares a run of 13 words with the others; give more varied text")
+    return Split(train, unseen)
+
+
+def runs(passage: str, length: int = 13) -> set[tuple[str, ...]]:
+    """All runs of `length` words of a passage; a shorter passage has none."""
+    words = passage.split()
+    return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
 
 
 def read_passages(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Pattern, Solution, Solver
 from rarefy.core.registry import method
 from rarefy.core.shapes import Float, Weight
+from rarefy.solvers.admm import ADMM
 from rarefy.solvers.damping import damped_inverse
 from rarefy.solvers.reconstruction import refit
 
@@ -33,6 +34,7 @@ class Corrected:
     With inputs x of the sparse model and wanted outputs t: V = (C + lam W)(H + lam I)^-1, C = sum t x^T,
     H = sum x x^T; `solver` prunes V; the kept weights then minimise tr((V - U) (H + mu I) (V - U)^T).
     ridge, damping: lam and mu over the mean of diag H; iterations: of the refit, 0 leaves it out.
+    refine: lets ADMM exchange weights of the mask, from the solver's solution, before the refit.
     Differs: the paper derives updates inside the column sweep of a quantiser; here the correction is one solve
     before the sweep, and what the residual stream lacks is part of t.
     """
@@ -42,6 +44,7 @@ class Corrected:
     damping: float = 0.001
     iterations: int = 100
     tolerance: float = 1e-3
+    refine: ADMM | None = None
 
     def __post_init__(self) -> None:
         if min(self.ridge, self.damping, self.iterations) < 0 or self.tolerance <= 0:
@@ -57,6 +60,9 @@ class Corrected:
         aim = torch.where(weight == 0, 0.0, aim)  # zeros that were there stay
         solution = self.solver(aim, pattern, density, evidence)
         result = {**solution.result, "ridge": ridge}
+        if self.refine is not None:
+            better = self.refine.improve(aim, solution.weight, weight != 0, pattern, density, evidence)
+            return Solution(better.weight, better.mask, {**result, **better.result})
         if self.iterations == 0:
             return Solution(solution.weight, solution.mask, result)
         fitted, steps, residual = refit(aim, solution.mask, gram, self.damping, self.iterations, self.tolerance)

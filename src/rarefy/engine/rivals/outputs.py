@@ -49,7 +49,7 @@ def agreement(output: Tensor, reference: Tensor) -> float:
     """Mean cosine between the rows (last axis) of two outputs of the same shape; -1 if the shapes differ."""
     if output.shape != reference.shape:
         return -1.0
-    a, b = (t.reshape(-1, t.shape[-1] if t.dim() else 1).double() for t in (output, reference))
+    a, b = (t.detach().reshape(-1, t.shape[-1] if t.dim() else 1).double() for t in (output, reference))
     both_zero = (a.norm(dim=1) == 0) & (b.norm(dim=1) == 0)
     return float(torch.where(both_zero, 1.0, torch.cosine_similarity(a, b, dim=1)).mean())
 
@@ -58,5 +58,5 @@ def relative_error(output: Tensor, reference: Tensor) -> float:
     """max |a - b| / max |b|; infinity if the shapes differ or a value is not finite."""
     if output.shape != reference.shape or not bool(output.isfinite().all()):
         return float("inf")
-    scale = float(reference.abs().max()) or 1.0
-    return float((output.double() - reference.double()).abs().max()) / scale
+    scale = float(reference.detach().abs().max()) or 1.0
+    return float((output.detach().double() - reference.detach().double()).abs().max()) / scale
