@@ -55,6 +55,14 @@ def test_every_density_is_exact(entry: Entry, density: float) -> None:
 
 
 @EVERY
+def test_double_precision_is_taken_and_kept(entry: Entry) -> None:
+    weight, x = problem()
+    solution = make(entry)(weight.double(), PATTERNS[0], 0.5, evidence_of(weight, x))
+    assert solution.weight.dtype is torch.float64
+    assert int(solution.mask.sum()) == PATTERNS[0].count(8, 16, 0.5)
+
+
+@EVERY
 def test_nothing_to_drop_changes_nothing(entry: Entry) -> None:
     weight, x = problem()
     solution = make(entry)(weight, PATTERNS[0], 1.0, evidence_of(weight, x))

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ["score", "allocation", "pattern", "schedule", "solver", "method"]
 FOLDER = {kind: "pruning" if kind == "method" else f"{kind}s" for kind in KINDS}
+SOURCES = [f"src/rarefy/{FOLDER[kind]}/my_{kind}.py" for kind in KINDS]
 TESTS = [f"tests/{FOLDER[kind]}/test_my_{kind}.py" for kind in KINDS]
 
 
@@ -54,7 +55,7 @@ def test_scaffolds_are_well_formed_say_what_to_do_and_fail_until_they_are_filled
     assert tested.stdout.count("NotImplementedError: FILL IN") >= len(KINDS)
     if importlib.util.find_spec("ruff"):  # style is checked where the tool is there, as in `make check`
         for command in (["check"], ["format", "--check"]):
-            done = run(checkout, "-m", "ruff", *command, "src/rarefy", *TESTS)
+            done = run(checkout, "-m", "ruff", *command, *SOURCES, *TESTS)
             assert done.returncode == 0, done.stdout
 
 

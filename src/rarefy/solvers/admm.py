@@ -81,8 +81,8 @@ class ADMM:
     def improve(
         self, aim: Weight, start: Weight, alive: Mask, pattern: Pattern, density: float, evidence: Evidence
     ) -> Solution:
-        """From a sparse `start` towards `aim`; Only alive. Never worse than the refitted start."""
-        gram = evidence[Need.INPUT_GRAM]
+        """From a sparse `start` towards `aim`, keeping `alive` entries only. Never worse than the refitted start."""
+        gram = evidence[Need.INPUT_GRAM].to(aim.dtype)
         mask = split(aim, start, alive, gram, pattern, density, self.iterations, self.damping, self.penalties)
         found, steps, residual = refit(aim, mask, gram, self.refit_damping, self.refits, 1e-3)
         before, _, _ = refit(aim, start != 0, gram, self.refit_damping, self.refits, 1e-3)
