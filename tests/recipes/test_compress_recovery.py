@@ -38,14 +38,14 @@ def _task():
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     task, stages = _task(), Noted()
-    job = Job("magnitude", 0.8, recover=150, rounds=1)
+    job = Job("magnitude", 0.8, recover=300, rounds=1)
     return task, stages, compress(task, job, tmp_path_factory.mktemp("o"), stages, "net")
 
 
 def test_recovery_brings_the_model_closer(done):
     quality = done[2]["quality"]
     assert quality["recovered"]["cosine"] > quality["pruned"]["cosine"] + 0.02
-    assert done[2]["recovery"]["steps"] == 150
+    assert done[2]["recovery"]["steps"] == 300
 
 
 def test_zeros_stay_through_recovery_and_saving(done):
