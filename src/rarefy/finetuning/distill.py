@@ -166,7 +166,7 @@ def _loss(
     elif not parts:
         loss = _relative(_first_tensor(output), _first_tensor(target), real)
     if not bool(loss.isfinite()):
-        raise DataError(f"distill: the loss of step {step} is {float(loss)}; lower lr or check the data")
+        raise DataError(f"distill: the loss of step {step} is {float(loss.detach())}; lower lr or check the data")
     return loss
 
 
