@@ -8,6 +8,7 @@
 #
 # A second run installs nothing; a change of pyproject.toml, CMakeLists.txt or native/ builds again.
 # TORCH_INDEX=<url> adds an index for torch, where the default one only offers builds with a GPU runtime.
+# RIVALS=1 also installs the engines that the demo is timed beside (ONNX Runtime, OpenVINO; `make bench` always does).
 # DEMO_ARGS="--quick" and TEST_ARGS="tests/pruning -k wanda" pass options on.
 
 SHELL := /bin/bash
@@ -20,6 +21,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO_ARGS ?=
 TEST_ARGS ?=
 TORCH_INDEX ?=
+RIVALS ?=
 
 bin := $(VENV)/bin
 done := $(VENV)/.done
@@ -30,7 +32,7 @@ native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
 
-demo: $(done)/demo
+demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
 
 test: $(done)/test
@@ -46,8 +48,9 @@ check: $(done)/check
 	$(bin)/mkdocs build --strict --quiet
 	@echo "make check: all is well"
 
-bench: $(done)/test
+bench: $(done)/test $(done)/rivals
 	$(bin)/python benchmarks/kernels/run.py
+	$(bin)/python benchmarks/demo/run.py
 
 docs: $(done)/check
 	$(bin)/mkdocs build --strict
@@ -76,7 +79,7 @@ $(done)/torch: constraints.txt | $(done)/venv
 	@touch $@
 
 # Editable, so that sources need no second install; without build isolation, so that nothing is fetched twice.
-$(done)/demo $(done)/test $(done)/check: $(done)/%: pyproject.toml $(native) $(done)/torch
+$(done)/demo $(done)/test $(done)/check $(done)/rivals: $(done)/%: pyproject.toml $(native) $(done)/torch
 	@echo "make: building rarefy and installing its '$*' extra"
 	PATH="$(CURDIR)/$(bin):$$PATH" $(pip) --no-build-isolation -e '.[$(if $(filter check,$*),test$(,)check,$*)]'
 	@touch $@
