@@ -99,8 +99,8 @@ HEAD = """# Kernels side by side
 `python {command}`, {date}, {cpu}, {threads} threads, {rounds} interleaved rounds, torch {torch}, instruction set {isa}.
 
 Times in ms: the fastest round (and the median of ours). Ours is the fastest kernel of the library; a ratio is
-the other's time over ours. GFLOP/s count the multiply-adds on non-zeros; the share is of torch's dense product on this
-machine, {peak:.0f} GFLOP/s. Reading memory: {bandwidth:.1f} GB/s.
+the other's time over ours. GFLOP/s count the multiply-adds on non-zeros; the share is of torch's dense product on
+this machine, {peak:.0f} GFLOP/s. Reading memory: {bandwidth:.1f} GB/s.
 
 """
 

@@ -2,7 +2,7 @@
 // Per-file -m flags would put such code into inline std:: functions that the linker shares with every other file.
 #pragma once
 
-#define RAREFY_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,bmi2,popcnt\")")
+#define RAREFY_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,bmi2,popcnt,prfchw\")")
 #define RAREFY_BEGIN_AVX512 \
-  _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512\")")
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,bmi2,popcnt,prfchw,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512\")")
 #define RAREFY_END_REGION _Pragma("GCC pop_options")

@@ -8,9 +8,12 @@
 namespace rarefy::spmm {
 namespace {
 
-// Sums of one task stay within this many floats (1 MiB): they are read and written once a panel, from the L2 cache.
-constexpr std::size_t max_sums = std::size_t{1} << 18;
+// Sums of one task stay within this many floats (256 KiB): they are read and written once a panel, and share the L2 cache
+// with the weights of the same rows.
+constexpr std::size_t max_sums = std::size_t{1} << 16;
 
+// Outputs of fewer floats (1 MiB) are likely still in a cache from the call before.
+constexpr std::size_t cached_output = std::size_t{1} << 18;
 
 struct Call {
   const Tiled& weight;
@@ -28,6 +31,7 @@ struct Bands {
 // Consecutive bands, about equal in stored entries, at least `parts` of them if there are so many bands.
 std::vector<Bands> split(const Tiled& weight, int parts, int widest) {
   const int most = std::max<int>(1, static_cast<int>(max_sums / (static_cast<std::size_t>(band_rows) * widest)));
+  parts = std::max(parts, (weight.bands() + most - 1) / most);
   std::size_t total = 0;
   for (int b = 0; b < weight.bands(); ++b) total += weight.entries_of(b);
   std::vector<Bands> out;
@@ -55,15 +59,23 @@ std::size_t groups_of(const Tiled& weight, const Bands& bands, int tile) {
   return groups;
 }
 
-// The next panel of these tokens, or nothing after the last.
-Ahead next_panel(const Call& call, const Bands& bands, std::ptrdiff_t token, int valid, int tile) {
-  const int first = (tile + 1) * call.weight.kernel->depth;
-  if (first >= call.weight.in) return {nullptr, 0, 0, 0, 0};
-  const int features = std::min(call.weight.kernel->depth, call.weight.in - first), lines = (features + 15) / 16;
-  const std::size_t groups = groups_of(call.weight, bands, tile);
-  return {reinterpret_cast<const char*>(call.x + token * call.weight.in + first),
-          static_cast<std::ptrdiff_t>(sizeof(float)) * call.weight.in, valid, lines,
-          static_cast<int>((static_cast<std::size_t>(valid) * lines + groups - 1) / groups)};
+Ahead rows_ahead(const float* at, int row_floats, int rows, int floats, std::size_t groups, bool to_write) {
+  const int lines = (floats + 15) / 16;
+  const int each = static_cast<int>((static_cast<std::size_t>(rows) * lines + groups - 1) / groups);
+  return {reinterpret_cast<const char*>(at), static_cast<std::ptrdiff_t>(sizeof(float)) * row_floats, rows, lines, each, to_write};
+}
+
+// What these tokens need next: their values for the next panel, or, during the last, the outputs' cache lines.
+Ahead next_memory(const Call& call, const Bands& bands, std::ptrdiff_t token, int valid, int tile) {
+  const Tiled& weight = call.weight;
+  const std::size_t groups = groups_of(weight, bands, tile);
+  const int first = (tile + 1) * weight.kernel->depth, row = bands.first * band_rows;
+  if (first < weight.in)
+    return rows_ahead(call.x + token * weight.in + first, weight.in, valid, std::min(weight.kernel->depth, weight.in - first),
+                      groups, false);
+  if (static_cast<std::size_t>(call.tokens) * weight.out < cached_output) return {nullptr, 0, 0, 0, 0, false};
+  return rows_ahead(call.y + token * weight.out + row, weight.out, valid, std::min(bands.last * band_rows, weight.out) - row,
+                    groups, true);
 }
 
 void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int tile) {
@@ -79,7 +91,7 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
   for (int t = 0; t < weight.tiles(); ++t) {
     const int first = t * kernel.depth, features = std::min(kernel.depth, weight.in - first);
     kernel.load_panel(call.x + token * weight.in + first, weight.in, valid, features, kernel.depth, tile, panel);
-    Ahead ahead = next_panel(call, bands, token, valid, t);
+    Ahead ahead = next_memory(call, bands, token, valid, t);
     for (int b = bands.first; b < bands.last; ++b)
       accumulate(weight.segment(b, t), panel, sums + band_sums * (b - bands.first), t == 0, ahead);
   }
@@ -105,9 +117,10 @@ void multiply(const Tiled& weight, const float* x, std::ptrdiff_t tokens, const 
                         ? 1
                         : threads * 2;
   const std::vector<Bands> bands = split(weight, parts, widest);
+  // All tokens pass by some rows before the next rows' turn: those rows' weights stay in the L2 cache meanwhile.
   parallel_for(token_tiles * bands.size(), threads, [&](std::size_t task) {
-    const std::ptrdiff_t token = static_cast<std::ptrdiff_t>(task / bands.size()) * widest;
-    run_tile(call, bands[task % bands.size()], token, tile_for(tokens - token, widest));
+    const std::ptrdiff_t token = static_cast<std::ptrdiff_t>(task % token_tiles) * widest;
+    run_tile(call, bands[task / token_tiles], token, tile_for(tokens - token, widest));
   });
 }
 

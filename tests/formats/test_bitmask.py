@@ -143,3 +143,11 @@ def test_a_wrong_part_is_refused_and_the_tensor_named(what) -> None:
     HOSTILE[what](parts)
     with pytest.raises(FileError, match=r"tensor 'encoder\.query'.*get it again"):
         unpack(parts, "encoder.query")
+
+
+def test_a_vector_of_negative_size_is_refused_though_its_bitmask_fits() -> None:
+    """`(-5 + 7) // 8` bytes are none, as in the file."""
+    none = torch.zeros(0, dtype=torch.uint8)
+    parts = {"shape": torch.tensor([-5]), "compressed": torch.zeros(0), "bitmask": none, "row_offsets": torch.tensor(0)}
+    with pytest.raises(FileError, match="negative size"):
+        unpack(parts, "bias")

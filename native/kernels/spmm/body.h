@@ -25,7 +25,9 @@ inline std::size_t offset_of(const std::uint16_t* step, int r) {
 
 inline void ask_ahead(spmm::Ahead& ahead) {
   for (int n = ahead.each; n > 0 && ahead.rows > 0; --ahead.rows, ahead.at += ahead.stride)
-    for (int line = 0; line < ahead.lines; ++line, --n) __builtin_prefetch(ahead.at + line * 64, 0, 2);
+    for (int line = 0; line < ahead.lines; ++line, --n)
+      if (ahead.to_write) __builtin_prefetch(ahead.at + line * 64, 1, 3);
+      else __builtin_prefetch(ahead.at + line * 64, 0, 2);
 }
 
 template <int rows, int tokens>

@@ -27,12 +27,13 @@ struct Segment {
   const float* values;
 };
 
-// The tokens' values of the next panel, to be asked for while this one is worked on: `lines` cache lines from each of
-// `rows` rows that are `stride` bytes apart, `each` lines a group.
+// Memory to be asked for while a tile is worked on, the next panel's inputs or, after the last, the outputs: `lines`
+// cache lines from each of `rows` rows that are `stride` bytes apart, `each` lines a group.
 struct Ahead {
   const char* at;
   std::ptrdiff_t stride;
   int rows, lines, each;
+  bool to_write;
 };
 
 // Adds W_tile * panel into acc. panel: (depth + 1, tokens), 64-byte aligned; acc: (rows of the band, tokens), aligned.

@@ -22,6 +22,7 @@ app = typer.Typer(
 
 
 def _version(asked: bool) -> bool:
+    """Prints the version and leaves if asked; what a callback returns is the option's value."""
     if not asked:
         return False
     try:

@@ -46,9 +46,10 @@ def distill(
     data: Iterable[Any],
     *,
     steps: int,
-    lr: float = 1e-4,
+    lr: float = 1.5e-4,
     warmup: float = 0.05,
     embed: Embed | None = None,
+    embed_weight: float = 5.0,
     seconds: float | None = None,
     seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
@@ -56,9 +57,9 @@ def distill(
     """Recovers a pruned model by matching its dense teacher, block by block, its zeros kept.
 
     Loss of a batch: mean over the blocks of |h_s - h_t|^2 / var(h_t) over the tokens that are no padding, plus
-    the mean of 1 - cos(embed(student), embed(teacher)) where `embed` is given (without blocks and without `embed`:
-    the first output tensor is matched). Adam with betas (0.9, 0.98), linear warm-up over the share `warmup` of the
-    steps, then linear decay to 0; evaluation mode, so no dropout.
+    `embed_weight` times the mean of 1 - cos(embed(student), embed(teacher)) where `embed` is given (without blocks
+    and without `embed`: the first output tensor is matched). Adam with betas (0.9, 0.98), linear warm-up over the
+    share `warmup` of the steps, then linear decay to 0; evaluation mode, so no dropout.
 
     student, teacher: models of one structure; the student's blocks are trained, and only they where it has a chain
     of blocks. data: batches as for `prune`, visited in a new order each epoch. seconds: stop early (the schedule
@@ -89,7 +90,7 @@ def distill(
                 break
             for group in adam.param_groups:
                 group["lr"] = lr * min(1.0, (step + 1) / max(1.0, warmup * steps)) * (1.0 - done)
-            loss = _loss(student, teacher, ours, theirs, batch, step, embed)
+            loss = _loss(student, teacher, ours, theirs, batch, step, embed, embed_weight)
             adam.zero_grad()
             loss.backward()
             _zero_dropped([p.grad for p, _ in masks], [m for _, m in masks])
@@ -150,6 +151,7 @@ def _loss(
     batch: Any,
     step: int,
     embed: Embed | None,
+    embed_weight: float,
 ) -> Tensor:
     with torch.no_grad(), _outputs(theirs) as wanted:
         target = call_model(teacher, batch, step)
@@ -159,7 +161,8 @@ def _loss(
     parts = [_relative(a, b, real) for a, b in zip(got, wanted, strict=True)]
     loss = torch.stack(parts).mean() if parts else torch.zeros(())
     if embed is not None:
-        loss = loss + (1.0 - F.cosine_similarity(embed(output, batch), embed(target, batch))).mean()
+        away = 1.0 - F.cosine_similarity(embed(output, batch), embed(target, batch))
+        loss = loss + embed_weight * away.mean()
     elif not parts:
         loss = _relative(_first_tensor(output), _first_tensor(target), real)
     if not bool(loss.isfinite()):

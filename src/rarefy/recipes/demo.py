@@ -39,8 +39,9 @@ TARGETS = {"cosine": 0.95, "overlap": 0.80, "speedup": 1.7, "file": 0.45}
 _JOB = Job(
     "sparsegpt",
     0.7,
+    allocation="erk",
     ignore=("pooler",),
-    options={"corrected": True, "refine": 40},
+    options={"corrected": True, "refine": 20},
     recover=180,
     recover_seconds=120.0,
     against=("all",),
