@@ -30,7 +30,7 @@ native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 
 .PHONY: demo test check bench docs index clean help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
 
 demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
