@@ -42,8 +42,8 @@ def table(report: dict[str, Any], asked: argparse.Namespace) -> str:
         "# The demo, measured",
         "",
         f"`python benchmarks/demo/run.py --steps {asked.steps} --seed {asked.seed}`, {where['date'][:10]}, "
-        f"{where['cpu']}, {where['threads']} threads, int8 by {where['int8_units']}, torch {where['versions']['torch']}; "
-        f"{report['seconds']:.0f} s in all.",
+        f"{where['cpu']}, {where['threads']} threads, int8 by {where['int8_units']}, "
+        f"torch {where['versions']['torch']}; {report['seconds']:.0f} s in all.",
         "",
         f"all-MiniLM-L6-v2, 70 % zeros in the 36 linear layers of its encoder, {report['job']['allocation']} "
         f"allocation, {data['calibration']} calibration passages, {asked.steps} steps of recovery, quality on "
