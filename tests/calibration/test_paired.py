@@ -137,3 +137,35 @@ def test_a_dense_model_wants_its_own_outputs() -> None:
         torch.testing.assert_close(evidence[Need.WANTED_CROSS], own, rtol=1e-3, atol=1e-3)
 
     walk(case.model, sites, case.batches, NEEDS, visit)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("paired", [False, True])
+def test_tensors_that_are_changed_in_place_are_seen_as_they_were(paired: bool) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone()
+            y = self.a(x)
+            x.relu_()  # `b` reads the same tensor with other values
+            y = y + self.b(x)
+            return self.c(y.relu_())
+
+    torch.manual_seed(2)
+    model = InPlace().eval()
+    batches = [torch.randn(30, 8) for _ in range(2)]
+    sites, _ = find_sites(model)
+    found: dict[str, Evidence] = {}
+    needs = NEEDS if paired else frozenset({Need.INPUT_GRAM})
+    walk(model, sites, batches, needs, lambda site, evidence: found.update({site.name: evidence}))
+    inputs = {"a": batches, "b": [x.relu() for x in batches]}
+    inputs["c"] = [(model.a(x) + model.b(x.relu())).relu() for x in batches]
+    for name, rows in inputs.items():
+        gram = sum(x.t() @ x for x in rows)
+        torch.testing.assert_close(found[name][Need.INPUT_GRAM], gram, rtol=1e-4, atol=1e-4)
+        if paired:
+            weight = model.get_submodule(name).weight
+            torch.testing.assert_close(found[name][Need.WANTED_CROSS], weight @ gram, rtol=1e-3, atol=1e-3)

@@ -29,7 +29,7 @@ def look(module: nn.Module, spots: Sequence[Spot], args: Sequence[Any], kwargs: 
 
     def note(spot: Spot, value: Any) -> None:
         if spot in wanted and spot not in seen and isinstance(value, Tensor):
-            seen[spot] = value
+            seen[spot] = value.clone()  # what follows may work in place
             if len(seen) == len(wanted):
                 raise Stop
 
@@ -49,19 +49,28 @@ def look(module: nn.Module, spots: Sequence[Spot], args: Sequence[Any], kwargs: 
     return seen
 
 
-def everything(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> list[tuple[Spot, Tensor]]:
-    """Every tensor that enters or leaves a submodule in one run, in the order of time."""
-    seen: list[tuple[Spot, Tensor]] = []
+def everything(
+    module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], copies: bool = False
+) -> list[tuple[Spot, Tensor, int]]:
+    """Every tensor that enters or leaves a submodule in one run, in the order of time, with its version then.
+
+    A tensor that is changed in place later has a higher version by then; `copies` keeps the values of the moment.
+    """
+    seen: list[tuple[Spot, Tensor, int]] = []
+
+    def note(spot: Spot, value: Any) -> None:
+        if isinstance(value, Tensor):
+            seen.append((spot, value.clone() if copies else value, value._version))
 
     def before(name: str) -> Any:
-        return lambda m, a, k: seen.append((Spot(name, "in"), _first(a, k)))
+        return lambda m, a, k: note(Spot(name, "in"), _first(a, k))
 
     def after(name: str) -> Any:
-        return lambda m, a, out: seen.append((Spot(name, "out"), hidden(out)))
+        return lambda m, a, out: note(Spot(name, "out"), hidden(out))
 
     with ExitStack() as stack:
         for name, inner in module.named_modules():
             stack.callback(inner.register_forward_pre_hook(before(name), with_kwargs=True).remove)
             stack.callback(inner.register_forward_hook(after(name)).remove)
         module(*args, **kwargs)
-    return [(spot, value) for spot, value in seen if isinstance(value, Tensor)]
+    return seen

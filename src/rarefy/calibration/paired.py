@@ -6,22 +6,21 @@ repaired and not carried along. Where a layer adds to a residual stream, it also
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from rarefy.calibration.batches import Batch, token_mask
+from rarefy.calibration.blocks import Inputs, Visit
 from rarefy.calibration.chain import hidden
 from rarefy.calibration.collectors import Accumulator
 from rarefy.calibration.inputs import input_rows, output_rows
 from rarefy.calibration.observe import Spot, everything, look
 from rarefy.calibration.residual import residual_spots
-from rarefy.core.evidence import Evidence, Need
+from rarefy.core.evidence import Need
 from rarefy.core.site import Site
 
-Visit = Callable[[Site, Evidence], None]
-Inputs = list[tuple[list[Any], dict[str, Any]]]
 _OUTPUT = Spot("", "out")
 
 
@@ -88,19 +87,16 @@ class PairedBlock:
 
     def _groups(self, example: tuple[list[Any], dict[str, Any]]) -> list[list[Site]]:
         """The sites by the tensor that they read, in the order of their first call."""
-        first: dict[str, Tensor] = {}
-        for spot, value in everything(self.twin, *example):
-            if spot.side == "in" and spot.name not in first:
-                first[spot.name] = value
-        groups: list[tuple[Tensor | None, list[Site]]] = []
-        order = list(first)
-        unseen = len(order)
-        for site in sorted(
-            self.sites,
-            key=lambda s: order.index(self.names[s.name]) if self.names[s.name] in first else unseen,
-        ):
+        first: dict[str, tuple[int, int]] = {}
+        seen = everything(self.twin, *example)  # held, so that no id is given twice
+        for spot, value, version in seen:
+            if spot.side == "in":
+                first.setdefault(spot.name, (id(value), version))
+        place = {name: i for i, name in enumerate(first)}
+        groups: list[tuple[tuple[int, int] | None, list[Site]]] = []
+        for site in sorted(self.sites, key=lambda s: place.get(self.names[s.name], len(place))):
             read = first.get(self.names[site.name])
-            if groups and read is not None and groups[-1][0] is read:
+            if groups and read is not None and groups[-1][0] == read:
                 groups[-1][1].append(site)
             else:
                 groups.append((read, [site]))

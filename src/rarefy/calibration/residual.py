@@ -23,7 +23,7 @@ def residual_spots(
     module: nn.Module, sites: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> dict[str, Spot]:
     """For each site (dotted name inside `module`) that feeds a residual sum: where the other summand is seen."""
-    seen = everything(module, args, kwargs)
+    seen = [(spot, value) for spot, value, _ in everything(module, args, kwargs, copies=True)]
     found: dict[str, Spot] = {}
     for name in sites:
         at = next((i for i, (spot, _) in enumerate(seen) if spot == Spot(name, "out")), None)

@@ -1,21 +1,30 @@
 """One calibration pass: evidence of one block at a time, later blocks seeing the already sparse earlier ones."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from rarefy.calibration.batches import Batch, Run, Stop, as_call, blamed, call_model, inference, token_mask
+from rarefy.calibration.batches import Batch, Run, blamed, call_model, inference, token_mask
+from rarefy.calibration.blocks import Visit, Walk, block_inputs, sites_inside
 from rarefy.calibration.chain import hidden, probe
 from rarefy.calibration.collectors import Accumulator
 from rarefy.calibration.inputs import input_rows
-from rarefy.calibration.paired import PairedBlock
+from rarefy.calibration.paired_walk import walk_paired
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.site import Site
 
-Visit = Callable[[Site, Evidence], None]
+
+@dataclass(frozen=True)
+class _Shared:
+    """What was made of the last input seen: layers that read one tensor share it. Holding `x` keeps its id taken."""
+
+    key: tuple[int, int]
+    x: Any
+    rows: Any
+    sums: dict[Need, Tensor]
 
 
 class _Collection:
@@ -23,14 +32,15 @@ class _Collection:
         self.sites = sites
         self.accumulators = {site.name: Accumulator(site.name, needs, seed) for site in sites}
         self.real: Tensor | None = None  # which tokens of the current batch are no padding
-        self.last: tuple[Any, Any, dict[Need, Tensor]] = (None, None, {})  # layers that read one tensor share its sums
+        self.last = _Shared((0, 0), None, None, {})
 
     def hook(self, site: Site) -> Callable[..., None]:
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
-            if x is not self.last[0] or isinstance(module, nn.Conv2d):
-                self.last = (x, input_rows(module, x, self.real), {})
-            self.accumulators[site.name].add(self.last[1], shared=self.last[2])
+            key = (id(x), x._version)  # the version tells a tensor that was changed in place
+            if key != self.last.key or isinstance(module, nn.Conv2d):
+                self.last = _Shared(key, x, input_rows(module, x, self.real), {})
+            self.accumulators[site.name].add(self.last.rows, shared=self.last.sums)
 
         return see
 
@@ -81,125 +91,45 @@ def walk(
     What `visit` writes into the model is what later sites are calibrated on. Sites of one block get their
     evidence from the same pass, as in the papers. A site that no batch reaches raises an error naming it.
     """
+    asked = Walk(model, sites, batches, needs, visit, seed, run)
     if Need.WANTED_CROSS in needs:
-        _paired(model, sites, batches, needs, visit, seed, run)
+        walk_paired(asked)
         return
     with inference(model):
         shown = probe(model, sites, batches[0], run)
         by_name = {site.name: site for site in sites}
         order = [by_name[n] for n in shown.order] + [s for s in sites if s.name not in shown.order]
-        inside = [_inside(block, order) for block in shown.chain]
+        inside = [sites_inside(block, order) for block in shown.chain]
         chained = {site.name for block in inside for site in block}
         first = next((i for i, s in enumerate(order) if s.name in chained), len(order))
         for site in [s for s in order[:first] if s.name not in chained]:
-            _whole_pass(model, [site], batches, needs, visit, seed, run)
+            _whole_pass(asked, site)
         if shown.chain:
-            _blocks(model, shown.chain, inside, batches, needs, visit, seed, run)
+            _blocks(asked, shown.chain, inside)
         for site in [s for s in order[first:] if s.name not in chained]:
-            _whole_pass(model, [site], batches, needs, visit, seed, run)
+            _whole_pass(asked, site)
 
 
-def _inside(block: nn.Module, sites: Sequence[Site]) -> list[Site]:
-    members = {id(m) for m in block.modules()}
-    return [site for site in sites if all(id(m) in members for m in site.modules)]
-
-
-def _whole_pass(
-    model: nn.Module,
-    sites: Sequence[Site],
-    batches: Sequence[Batch],
-    needs: frozenset[Need],
-    visit: Visit,
-    seed: int,
-    run: Run,
-) -> None:
-    """Evidence by running the whole model: for sites outside a chain of blocks."""
-    with _collecting(sites, needs, seed) as collection:
-        for i, batch in enumerate(batches):
+def _whole_pass(asked: Walk, site: Site) -> None:
+    """Evidence by running the whole model: for a site outside a chain of blocks."""
+    with _collecting([site], asked.needs, asked.seed) as collection:
+        for i, batch in enumerate(asked.batches):
             collection.real = token_mask(batch)
-            run(model, batch, i)
-    collection.visit(visit)
+            asked.run(asked.model, batch, i)
+    collection.visit(asked.visit)
 
 
-def _block_inputs(
-    model: nn.Module, block: nn.Module, batches: Sequence[Batch], run: Run
-) -> tuple[list[tuple[list[Any], dict[str, Any]]], list[int]]:
-    """The arguments that the first block of the chain gets, and the indices of the batches that get there.
-
-    The rest of the model is not run.
-    """
-    seen: list[tuple[list[Any], dict[str, Any]]] = []
-    entered: list[int] = []
-
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append((list(args), kwargs))
-        raise Stop
-
-    hook = block.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
-        for i, batch in enumerate(batches):
-            try:
-                run(model, batch, i)
-            except Stop:
-                entered.append(i)
-    finally:
-        hook.remove()
-    return seen, entered
-
-
-def _blocks(
-    model: nn.Module,
-    chain: Sequence[nn.Module],
-    inside: Sequence[Sequence[Site]],
-    batches: Sequence[Batch],
-    needs: frozenset[Need],
-    visit: Visit,
-    seed: int,
-    run: Run,
-) -> None:
+def _blocks(asked: Walk, chain: Sequence[nn.Module], inside: Sequence[Sequence[Site]]) -> None:
     """The chain, one block at a time: collect, visit, run again to get the next block's inputs."""
-    inputs, entered = _block_inputs(model, chain[0], batches, run)
+    inputs, entered = block_inputs(asked, chain[0])
     for block, sites in zip(chain, inside, strict=True):
         if sites:
-            with _collecting(sites, needs, seed) as collection:
+            with _collecting(sites, asked.needs, asked.seed) as collection:
                 for (args, kwargs), i in zip(inputs, entered, strict=True):
-                    collection.real = token_mask(batches[i])
+                    collection.real = token_mask(asked.batches[i])
                     with blamed(f"data[{i}]", block, args):
                         block(*args, **kwargs)
-            collection.visit(visit)
+            collection.visit(asked.visit)
         for (args, kwargs), i in zip(inputs, entered, strict=True):
             with blamed(f"data[{i}]", block, args):
                 args[0] = hidden(block(*args, **kwargs))
-
-
-def _paired(
-    model: nn.Module,
-    sites: Sequence[Site],
-    batches: Sequence[Batch],
-    needs: frozenset[Need],
-    visit: Visit,
-    seed: int,
-    run: Run,
-) -> None:
-    """The walk in which every block is held against its dense twin; without a chain the model is one block."""
-    with inference(model):
-        shown = probe(model, sites, batches[0], run)
-        chained = {site.name for block in shown.chain for site in _inside(block, sites)}
-        first = next((i for i, name in enumerate(shown.order) if name in chained), len(shown.order))
-        before = [site for site in sites if site.name in shown.order[:first]]
-        after = [site for site in sites if site.name not in chained and site not in before]
-        twin = copy.deepcopy(model) if before or after else None
-        inputs = [as_call(batch) for batch in batches]
-        if before:
-            PairedBlock(model, before, needs, seed, twin).run(inputs, inputs, batches, visit)
-        if shown.chain:
-            sparse, entered = _block_inputs(model, shown.chain[0], batches, run)
-            dense = [(list(args), dict(kwargs)) for args, kwargs in sparse]
-            for block in shown.chain:
-                pair = PairedBlock(block, _inside(block, sites), needs, seed)
-                known: list[Tensor | None] = [None] * len(dense)
-                if pair.sites:
-                    known = pair.run(sparse, dense, [batches[i] for i in entered], visit)
-                pair.advance(sparse, dense, known)
-        if after:
-            PairedBlock(model, after, needs, seed, twin).run(inputs, inputs, batches, visit)
