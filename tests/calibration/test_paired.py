@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts.models import perceptron
-from rarefy.calibration import walk
+from rarefy.calibration import collect, walk
 from rarefy.calibration.observe import Spot, look
 from rarefy.calibration.paired import PairedBlock
 from rarefy.calibration.residual import residual_spots
@@ -139,33 +139,46 @@ def test_a_dense_model_wants_its_own_outputs() -> None:
     walk(case.model, sites, case.batches, NEEDS, visit)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("paired", [False, True])
-def test_tensors_that_are_changed_in_place_are_seen_as_they_were(paired: bool) -> None:
-    class InPlace(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+class InPlace(nn.Module):
+    """`b` reads the tensor that `a` has read, with other values; the output of `a` is changed in place."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = x.clone()
-            y = self.a(x)
-            x.relu_()  # `b` reads the same tensor with other values
-            y = y + self.b(x)
-            return self.c(y.relu_())
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
 
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        y = self.a(x).relu_()
+        return self.c((y + self.b(x.relu_())).relu_())
+
+
+def in_place() -> tuple[InPlace, list[Tensor], dict[str, list[Tensor]]]:
+    """The model, batches, and the inputs of each layer."""
     torch.manual_seed(2)
     model = InPlace().eval()
     batches = [torch.randn(30, 8) for _ in range(2)]
-    sites, _ = find_sites(model)
-    found: dict[str, Evidence] = {}
-    needs = NEEDS if paired else frozenset({Need.INPUT_GRAM})
-    walk(model, sites, batches, needs, lambda site, evidence: found.update({site.name: evidence}))
     inputs = {"a": batches, "b": [x.relu() for x in batches]}
-    inputs["c"] = [(model.a(x) + model.b(x.relu())).relu() for x in batches]
+    inputs["c"] = [(model.a(x).relu() + model.b(x.relu())).relu() for x in batches]
+    return model, batches, inputs
+
+
+def _gram(rows: list[Tensor]) -> Tensor:
+    return torch.stack([x.t() @ x for x in rows]).sum(0)
+
+
+@torch.no_grad()
+def test_layers_that_read_one_tensor_share_its_sums_only_while_it_is_the_same() -> None:
+    model, batches, inputs = in_place()
+    found = collect(model, find_sites(model)[0], batches, frozenset({Need.INPUT_GRAM}))
     for name, rows in inputs.items():
-        gram = sum(x.t() @ x for x in rows)
-        torch.testing.assert_close(found[name][Need.INPUT_GRAM], gram, rtol=1e-4, atol=1e-4)
-        if paired:
-            weight = model.get_submodule(name).weight
-            torch.testing.assert_close(found[name][Need.WANTED_CROSS], weight @ gram, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found[name][Need.INPUT_GRAM], _gram(rows), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_is_changed_in_place_is_wanted_as_it_was() -> None:
+    model, batches, inputs = in_place()
+    found: dict[str, Evidence] = {}
+    walk(model, find_sites(model)[0], batches, NEEDS, lambda site, evidence: found.update({site.name: evidence}))
+    for name, rows in inputs.items():
+        wanted = model.get_submodule(name).weight @ _gram(rows)
+        torch.testing.assert_close(found[name][Need.WANTED_CROSS], wanted, rtol=1e-3, atol=1e-3)
