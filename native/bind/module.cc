@@ -9,6 +9,7 @@
 #include <string>
 #include <tuple>
 
+#include "bind/block.h"
 #include "bind/packed.h"
 #include "core/features.h"
 #include "ops/csr.h"
@@ -100,4 +101,6 @@ NB_MODULE(_native, m) {
   m.def("csr_multiply", &csr_multiply, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_multiply_transposed", &csr_multiply_transposed, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_sample", &csr_sample, nb::call_guard<nb::gil_scoped_release>());
+  m.def("add_layer_norm", &rarefy::add_layer_norm, nb::call_guard<nb::gil_scoped_release>());
+  m.def("attention", &rarefy::attend, nb::call_guard<nb::gil_scoped_release>());
 }

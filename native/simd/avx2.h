@@ -33,6 +33,23 @@ inline float sum(Vec a) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+inline float largest(Vec a) {
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+// 0 where the byte of a mask is set (attend), -infinity where it is 0; lanes from n on are 0.
+inline Vec allowed(const unsigned char* p, int n) {
+  long long bytes = 0;
+  if (n >= width)
+    __builtin_memcpy(&bytes, p, 8);
+  else
+    for (int i = 0; i < n; ++i) bytes |= static_cast<long long>(p[i]) << (8 * i);
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes));
+  const Vec hidden = _mm256_castsi256_ps(_mm256_cmpeq_epi32(lanes, _mm256_setzero_si256()));
+  return keep_first(_mm256_and_ps(hidden, set1(-__builtin_inff())), n);
+}
 
 // Lane 4b + i of the result is p[(4b) * stride + i]: four neighbours from every fourth row.
 inline Vec gather4(const float* p, long stride) {

@@ -27,6 +27,14 @@ inline Vec reciprocal(Vec a) {  // 14 bits from the table, 24 after one Newton s
   return _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0f)));
 }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
+inline float largest(Vec a) { return _mm512_reduce_max_ps(a); }
+
+// 0 where the byte of a mask is set (attend), -infinity where it is 0; lanes from n on are 0.
+inline Vec allowed(const unsigned char* p, int n) {
+  const __m128i bytes = _mm_maskz_loadu_epi8(first_lanes(n), p);
+  const __mmask16 hidden = _mm_testn_epi8_mask(bytes, bytes) & first_lanes(n);
+  return _mm512_maskz_mov_ps(hidden, set1(-__builtin_inff()));
+}
 
 // Lane 4b + i of the result is p[(4b) * stride + i]: four neighbours from every fourth row.
 inline Vec gather4(const float* p, long stride) {

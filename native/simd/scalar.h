@@ -42,6 +42,16 @@ inline Vec scale2(Vec a, Vec n) {  // a * 2^floor(n) for n in [-126, 127]
 }
 inline Vec reciprocal(Vec a) { return each([&](int i) { return 1.0f / a.lane[i]; }); }
 inline float sum(Vec a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
+inline float largest(Vec a) {
+  float m = a.lane[0];
+  for (int i = 1; i < width; ++i) m = a.lane[i] > m ? a.lane[i] : m;
+  return m;
+}
+
+// 0 where the byte of a mask is set (attend), -infinity where it is 0; lanes from n on are 0.
+inline Vec allowed(const unsigned char* p, int n) {
+  return each([&](int i) { return i < n && p[i] == 0 ? -__builtin_inff() : 0.0f; });
+}
 
 inline Vec gather4(const float* p, long) { return loadu(p); }  // one block of four rows: see the wider instances
 

@@ -1,0 +1,159 @@
+// Attention of one head, written once over the simd operations and compiled for each instruction set.
+
+inline constexpr int across = width == 16 ? 4 : 2;  // vectors of keys or features in a register tile
+inline constexpr float log2_of_e = 1.4426950409f;
+
+// 2^x for x <= 0, exactly 0 below 2^-126 (and for -infinity): exp2_of gives 0 or a flushed denormal at -127.
+inline Vec exp2_or_zero(Vec x) { return exp2_of(max(set1(-127.0f), x)); }
+
+// write(r, v, sum over t of left[r][t] * right[t][v]) for tile_queries rows and `vectors` vectors.
+template <int vectors, class Write>
+inline void tile_product(const float* left, std::ptrdiff_t left_row, const float* right, std::ptrdiff_t right_row,
+                         int terms, Write&& write) {
+  constexpr int rows = attention::tile_queries;
+  Vec sums[rows][vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) sums[r][v] = zero();
+  for (int t = 0; t < terms; ++t, ++left, right += right_row) {
+    Vec shared[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) shared[v] = load(right + v * width);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const Vec own = set1(left[r * left_row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sums[r][v] = fma(own, shared[v], sums[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) write(r, v, sums[r][v]);
+}
+
+inline void attention_prepare(const attention::Head& head, float* scratch) noexcept {
+  const attention::Layout at(head.keys, head.depth);
+  for (int key = 0; key < head.keys; key += attention::tile_keys) {
+    const int valid = head.keys - key < attention::tile_keys ? head.keys - key : attention::tile_keys;
+    load_panel(head.k + key * head.k_row, head.k_row, valid, head.depth, head.depth, attention::tile_keys,
+               scratch + at.panels + static_cast<std::size_t>(key) * (head.depth + 1));
+  }
+  for (int key = 0; key < head.keys; ++key) {
+    const float* from = head.v + key * head.v_row;
+    float* to = scratch + at.values + static_cast<std::size_t>(key) * at.padded_depth;
+    for (int i = 0; i < at.padded_depth; i += width) {
+      const int n = head.depth - i < width ? head.depth - i : width;
+      store(to + i, n == width ? loadu(from + i) : n > 0 ? load_n(from + i, n) : zero());
+    }
+  }
+}
+
+// Scaled queries [first, last), contiguous; rows up to the next multiple of tile_queries are zero.
+inline void load_queries(const attention::Head& head, int first, int last, int stride, float* to) noexcept {
+  const int rows = attention::round_up(last - first, attention::tile_queries);
+  for (int r = 0; r < rows; ++r, to += stride)
+    for (int i = 0; i < head.depth; i += width) {
+      const int n = head.depth - i < width ? head.depth - i : width;
+      const float* from = head.q + (first + r) * head.q_row + i;
+      store(to + i, first + r < last ? mul(load_n(from, n), set1(head.scale)) : zero());
+    }
+}
+
+// scores (rows, padded keys) = queries K^T; what lies beyond the last key is not written, or is 0.
+inline void score_block(const attention::Head& head, const attention::Layout& at, int rows, float* scratch) noexcept {
+  constexpr int step = across * width;
+  for (int key = 0; key < head.keys; key += attention::tile_keys) {
+    const float* panel = scratch + at.panels + static_cast<std::size_t>(key) * (head.depth + 1);
+    const int valid = head.keys - key < attention::tile_keys ? head.keys - key : attention::tile_keys;
+    for (int r = 0; r < rows; r += attention::tile_queries) {
+      const float* left = scratch + at.queries + static_cast<std::size_t>(r) * at.padded_depth;
+      float* out = scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys + key;
+      for (int c = 0; c < valid; c += step) {
+        const auto write = [&](int row, int v, Vec sum) {
+          store(out + static_cast<std::size_t>(row) * at.padded_keys + c + v * width, sum);
+        };
+        if (valid - c > width)
+          tile_product<across>(left, at.padded_depth, panel + c, attention::tile_keys, head.depth, write);
+        else
+          tile_product<1>(left, at.padded_depth, panel + c, attention::tile_keys, head.depth, write);
+      }
+    }
+  }
+}
+
+// What the mask adds to the scores of a query: `added`, or 0 and -infinity for `allowed`; 0 beyond the last key.
+inline void fill_mask(const attention::Head& head, int query, float* to) noexcept {
+  for (int key = 0; key < head.keys; key += width) {
+    const int n = head.keys - key < width ? head.keys - key : width;
+    const std::ptrdiff_t from = query * head.mask_row + key;
+    store(to + key, head.added != nullptr ? load_n(head.added + from, n) : allowed(head.allowed + from, n));
+  }
+}
+
+// scores -> e^(scores + mask - largest), without NaN for a row that is all -infinity; returns 1 / their sum, or 0.
+inline float softmax_row(float* scores, const float* mask, int keys) noexcept {
+  const int padded = attention::round_up(keys, width);
+  for (int key = keys; key < padded; ++key) scores[key] = -__builtin_inff();
+  Vec top = set1(-__builtin_inff());
+  for (int key = 0; key < padded; key += width) {
+    Vec v = load(scores + key);
+    if (mask != nullptr) store(scores + key, v = add(v, load(mask + key)));
+    top = max(top, v);
+  }
+  float most = largest(top);
+  if (most == -__builtin_inff()) most = 0.0f;  // every e^(-infinity) is then 0, and a NaN stays one
+  const Vec shift = set1(most);
+  Vec total = zero();
+  for (int key = 0; key < padded; key += width) {
+    const Vec p = exp2_or_zero(mul(sub(load(scores + key), shift), set1(log2_of_e)));
+    store(scores + key, p);
+    total = add(total, p);
+  }
+  const float whole = sum(total);
+  return whole == 0.0f ? 0.0f : 1.0f / whole;
+}
+
+template <int vectors>
+inline void value_columns(const attention::Head& head, const attention::Layout& at, int first, int rows, int column,
+                          const float* scratch, const float* factors) noexcept {
+  for (int r = 0; r < rows; r += attention::tile_queries)
+    tile_product<vectors>(scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys, at.padded_keys,
+                          scratch + at.values + column, at.padded_depth, head.keys, [&](int row, int v, Vec sum) {
+                            const int n = head.depth - column - v * width;
+                            if (r + row >= rows || n <= 0) return;
+                            float* to = head.y + (first + r + row) * head.y_row + column + v * width;
+                            const Vec y = mul(sum, set1(factors[r + row]));
+                            if (n >= width) storeu(to, y);
+                            else store_n(to, y, n);
+                          });
+}
+
+inline void attend_block(const attention::Head& head, const attention::Layout& at, int first, int last,
+                         float* scratch) noexcept {
+  const bool masked = head.added != nullptr || head.allowed != nullptr;
+  const int rows = last - first;
+  float factors[attention::block_queries];
+  load_queries(head, first, last, at.padded_depth, scratch + at.queries);
+  score_block(head, at, rows, scratch);
+  for (int r = 0; r < rows; ++r) {
+    if (masked && (r == 0 || head.mask_row != 0)) fill_mask(head, first + r, scratch + at.mask);
+    factors[r] = softmax_row(scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys,
+                             masked ? scratch + at.mask : nullptr, head.keys);
+  }
+  int column = 0;
+  for (; across == 4 && head.depth - column > 3 * width; column += 4 * width)
+    value_columns<4>(head, at, first, rows, column, scratch, factors);
+  for (; head.depth - column > width; column += 2 * width)
+    value_columns<2>(head, at, first, rows, column, scratch, factors);
+  if (column < head.depth) value_columns<1>(head, at, first, rows, column, scratch, factors);
+}
+
+inline void attention_attend(const attention::Head& head, int first, int last, float* scratch) noexcept {
+  const attention::Layout at(head.keys, head.depth);
+  for (int query = first; query < last; query += attention::block_queries) {
+    const int end = query + attention::block_queries < last ? query + attention::block_queries : last;
+    attend_block(head, at, query, end, scratch);
+  }
+}
