@@ -92,27 +92,51 @@ inline void fill_mask(const attention::Head& head, int query, float* to) noexcep
   }
 }
 
-// scores -> e^(scores + mask - largest), without NaN for a row that is all -infinity; returns 1 / their sum, or 0.
-inline float softmax_row(float* scores, const float* mask, int keys) noexcept {
+// The masks of tile_queries queries from `query` on, rows `padded keys` apart; queries from `last` on get the last one's.
+inline void fill_masks(const attention::Head& head, int query, int last, int stride, float* to) noexcept {
+  for (int r = 0; r < attention::tile_queries; ++r, to += stride)
+    fill_mask(head, query + r < last ? query + r : last - 1, to);
+}
+
+// Adds the mask to a row's scores (their largest is taken along), -infinity beyond the last key.
+inline Vec masked_scores(float* scores, const float* mask, int key, Vec top) noexcept {
+  Vec v = load(scores + key);
+  if (mask != nullptr) store(scores + key, v = add(v, load(mask + key)));
+  return max(top, v);
+}
+
+// scores -> e^(scores + mask - largest) for tile_queries rows, side by side so that their chains of additions overlap.
+// factors[r] = 1 / the row's sum; 0, without a NaN on the way, for a row that is all -infinity. mask may be null.
+inline void softmax_tile(float* scores, std::ptrdiff_t stride, const float* mask, std::ptrdiff_t mask_stride, int keys,
+                         float* factors) noexcept {
+  constexpr int rows = attention::tile_queries;
   const int padded = attention::round_up(keys, width);
-  for (int key = keys; key < padded; ++key) scores[key] = -__builtin_inff();
-  Vec top = set1(-__builtin_inff());
-  for (int key = 0; key < padded; key += width) {
-    Vec v = load(scores + key);
-    if (mask != nullptr) store(scores + key, v = add(v, load(mask + key)));
-    top = max(top, v);
+  for (int r = 0; r < rows; ++r)
+    for (int key = keys; key < padded; ++key) scores[r * stride + key] = -__builtin_inff();
+  Vec top[rows], shift[rows], total[rows];
+  for (int r = 0; r < rows; ++r) top[r] = set1(-__builtin_inff()), total[r] = zero();
+  for (int key = 0; key < padded; key += width)
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+      top[r] = masked_scores(scores + r * stride, mask == nullptr ? nullptr : mask + r * mask_stride, key, top[r]);
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+    const float most = largest(top[r]);  // where it is -infinity every e^(-infinity) becomes 0, and a NaN stays one
+    shift[r] = set1(most == -__builtin_inff() ? 0.0f : most);
   }
-  float most = largest(top);
-  if (most == -__builtin_inff()) most = 0.0f;  // every e^(-infinity) is then 0, and a NaN stays one
-  const Vec shift = set1(most);
-  Vec total = zero();
-  for (int key = 0; key < padded; key += width) {
-    const Vec p = exp2_or_zero(mul(sub(load(scores + key), shift), set1(log2_of_e)));
-    store(scores + key, p);
-    total = add(total, p);
+  for (int key = 0; key < padded; key += width)
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      float* at = scores + r * stride + key;
+      const Vec p = exp2_or_zero(mul(sub(load(at), shift[r]), set1(log2_of_e)));
+      store(at, p);
+      total[r] = add(total[r], p);
+    }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+    const float whole = sum(total[r]);
+    factors[r] = whole == 0.0f ? 0.0f : 1.0f / whole;
   }
-  const float whole = sum(total);
-  return whole == 0.0f ? 0.0f : 1.0f / whole;
 }
 
 template <int vectors>
@@ -137,10 +161,13 @@ inline void attend_block(const attention::Head& head, const attention::Layout& a
   float factors[attention::block_queries];
   load_queries(head, first, last, at.padded_depth, scratch + at.queries);
   score_block(head, at, rows, scratch);
-  for (int r = 0; r < rows; ++r) {
-    if (masked && (r == 0 || head.mask_row != 0)) fill_mask(head, first + r, scratch + at.mask);
-    factors[r] = softmax_row(scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys,
-                             masked ? scratch + at.mask : nullptr, head.keys);
+  const bool own_masks = masked && head.mask_row != 0;
+  float* const mask = scratch + at.mask;
+  if (masked && !own_masks) fill_mask(head, 0, mask);
+  for (int r = 0; r < rows; r += attention::tile_queries) {
+    if (own_masks) fill_masks(head, first + r, last, at.padded_keys, mask);
+    softmax_tile(scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys, at.padded_keys,
+                 masked ? mask : nullptr, own_masks ? at.padded_keys : 0, head.keys, factors + r);
   }
   int column = 0;
   for (; across == 4 && head.depth - column > 3 * width; column += 4 * width)

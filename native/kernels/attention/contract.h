@@ -43,7 +43,7 @@ struct Layout {
         queries(values + static_cast<std::size_t>(keys) * padded_depth),
         scores(queries + static_cast<std::size_t>(block_queries) * padded_depth),
         mask(scores + static_cast<std::size_t>(block_queries) * padded_keys),
-        size(mask + static_cast<std::size_t>(padded_keys)) {}
+        size(mask + static_cast<std::size_t>(tile_queries) * padded_keys) {}
 };
 
 struct Kernel {
