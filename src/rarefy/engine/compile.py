@@ -92,8 +92,8 @@ def _graph(
         graph = capture(model, example)
     except Exception as error:  # whatever export cannot do runs module by module
         return None, f"torch.export did not take the model ({type(error).__name__}); layers run one by one"
-    run, done = rewrite(graph, plans, tokens)
-    return run, f"captured, {len(done)} layers sparse in it"
+    rewritten = rewrite(graph, plans, tokens)
+    return rewritten.run, str(rewritten)
 
 
 def _fastest(

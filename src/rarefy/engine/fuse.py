@@ -1,11 +1,16 @@
-"""Rewriting a captured graph: sparse layers become packed operations with bias and activation fused in."""
+"""Rewriting a captured graph: sparse layers become packed operations with bias and activation fused in, and what
+stands between them becomes native operations too."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch.fx import GraphModule, Node
 
+from rarefy.engine.fuse_attention import fuse_attention
+from rarefy.engine.fuse_norm import fuse_norms
 from rarefy.engine.plan import LayerPlan
+from rarefy.ops import available
 
 _aten = torch.ops.aten
 
@@ -58,6 +63,7 @@ def fuse(graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str
         with graph.graph.inserting_before(last):
             args = (node.args[0], packed.handle, bias, activation or "none", plan.site.shape[0])
             fused = graph.graph.call_function(torch.ops.rarefy.packed_linear.default, args)
+        fused.meta.update(last.meta)
         last.replace_all_uses_with(fused)
         graph.graph.erase_node(last)
         if activation:
@@ -66,13 +72,28 @@ def fuse(graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str
     return done
 
 
-def rewrite(
-    graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str, int]
-) -> tuple[Callable[..., object], list[str]]:
-    """The rewritten graph, recompiled, and the sites that it computes sparsely."""
+@dataclass(frozen=True)
+class Rewritten:
+    """The rewritten graph, recompiled. sites: computed sparsely, by name; norms, attentions: operations replaced."""
+
+    run: Callable[..., object]
+    sites: tuple[str, ...]
+    norms: int
+    attentions: int
+
+    def __str__(self) -> str:
+        replaced = f"{self.norms} additions fused with layer norms, {self.attentions} attentions native"
+        return f"captured, {len(self.sites)} layers sparse in it, {replaced}"
+
+
+def rewrite(graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str, int]) -> Rewritten:
+    """Rewrites the graph in place: sparse layers, and what stands between them where the native module is there."""
     drop_no_ops(graph)
+    native = available()
     done = fuse(graph, plans, tokens)
+    norms = fuse_norms(graph) if native else 0
+    attentions = fuse_attention(graph) if native else 0
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
-    return graph, done
+    return Rewritten(graph, tuple(done), norms, attentions)

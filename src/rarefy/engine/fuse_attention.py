@@ -1,11 +1,15 @@
 """Rewriting a captured graph: `scaled_dot_product_attention` becomes `rarefy::attention`, which reads its views in place."""
 
 import math
+from functools import partial
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from rarefy.engine.fuse_norm import value_of
+from rarefy.engine.timing import interleaved
 
 _aten = torch.ops.aten
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -35,9 +39,38 @@ def _why_not(arguments: dict[str, object]) -> str | None:
     return None if mask is not None and mask.dtype in (torch.bool, torch.float32) else "a mask of another type"
 
 
+def _sizes(tensor: Tensor) -> tuple[int, ...]:
+    """The sizes of the example that was traced: a symbol's hint, or the number itself."""
+    return tuple(int(size) if isinstance(size, int) else int(size.node.hint) for size in tensor.shape)
+
+
+def _wins(arguments: dict[str, object], scale: float, known: dict[object, bool]) -> bool:
+    """Whether ours is faster at the example's sizes; nodes of the same sizes are timed once."""
+    q, k, mask = (value_of(arguments[name]) for name in ("query", "key", "attn_mask"))
+    assert q is not None and k is not None
+    key = (_sizes(q), _sizes(k), None if mask is None else (_sizes(mask), mask.dtype))
+    if key not in known:
+        known[key] = _time(_sizes(q), _sizes(k), None if mask is None else torch.ones(_sizes(mask), dtype=mask.dtype), scale)
+    return known[key]
+
+
+def _time(queries: tuple[int, ...], keys: tuple[int, ...], mask: Tensor | None, scale: float) -> bool:
+    def heads(batch: int, heads: int, tokens: int, depth: int) -> Tensor:  # as a projection leaves them
+        return torch.randn(batch, tokens, heads, depth, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
+
+    q, k, v = heads(*queries), heads(*keys), heads(*keys)
+    calls = {
+        "torch": partial(F.scaled_dot_product_attention, q, k, v, mask, scale=scale),
+        "ours": partial(torch.ops.rarefy.attention, q, k, v, mask, scale),
+    }
+    with torch.inference_mode():
+        return interleaved(calls, rounds=9, warmup=2, seconds=0.5).ratio("ours", "torch") > 1.0
+
+
 def fuse_attention(graph: GraphModule) -> int:
-    """Replaces the attention nodes that `rarefy::attention` computes; returns how many. All others stay."""
+    """Replaces the attention nodes that `rarefy::attention` computes, and faster; returns how many. All others stay."""
     done = 0
+    known: dict[object, bool] = {}
     for node in list(graph.graph.nodes):
         if node.target is not _aten.scaled_dot_product_attention.default:
             continue
@@ -46,10 +79,12 @@ def fuse_attention(graph: GraphModule) -> int:
             continue
         q = value_of(arguments["query"])
         assert q is not None
-        scale = 1.0 / math.sqrt(int(q.shape[3])) if arguments["scale"] is None else arguments["scale"]
+        scale = 1.0 / math.sqrt(q.shape[3]) if arguments["scale"] is None else float(arguments["scale"])  # type: ignore[arg-type]
+        if not _wins(arguments, scale, known):
+            continue
         args = tuple(arguments[name] for name in ("query", "key", "value", "attn_mask"))
         with graph.graph.inserting_before(node):
-            fused = graph.graph.call_function(torch.ops.rarefy.attention.default, (*args, float(scale)))  # type: ignore[arg-type]
+            fused = graph.graph.call_function(torch.ops.rarefy.attention.default, (*args, scale))
         fused.meta.update(node.meta)
         node.replace_all_uses_with(fused)
         graph.graph.erase_node(node)
