@@ -26,9 +26,13 @@ def _dynamic(value: Any) -> Any:
 
 
 def _open_sizes(value: Any) -> Any:
-    """A tensor whose batch and length axes are at least 2: the tracer takes sizes of 1 as fixed."""
+    """A tensor of its own whose batch and length axes are at least 2.
+
+    The tracer takes sizes of 1 as fixed, and one tensor given for two arguments as one input for good.
+    """
     if not isinstance(value, Tensor):
         return value
+    value = value.clone()
     for axis in range(min(2, value.dim())):
         if value.shape[axis] == 1:
             value = torch.cat([value, value], dim=axis)

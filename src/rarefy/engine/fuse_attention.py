@@ -1,7 +1,8 @@
-"""Rewriting a captured graph: `scaled_dot_product_attention` becomes `rarefy::attention`, which reads its views in place."""
+"""Rewriting a captured graph: torch's attention becomes `rarefy::attention` where that computes it, and faster."""
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,9 @@ def _wins(arguments: dict[str, object], scale: float, known: dict[object, bool])
     assert q is not None and k is not None
     key = (_sizes(q), _sizes(k), None if mask is None else (_sizes(mask), mask.dtype))
     if key not in known:
-        known[key] = _time(_sizes(q), _sizes(k), None if mask is None else torch.ones(_sizes(mask), dtype=mask.dtype), scale)
+        known[key] = _time(
+            _sizes(q), _sizes(k), None if mask is None else torch.ones(_sizes(mask), dtype=mask.dtype), scale
+        )
     return known[key]
 
 
@@ -82,7 +85,7 @@ def fuse_attention(graph: GraphModule) -> int:
         scale = 1.0 / math.sqrt(q.shape[3]) if arguments["scale"] is None else float(arguments["scale"])  # type: ignore[arg-type]
         if not _wins(arguments, scale, known):
             continue
-        args = tuple(arguments[name] for name in ("query", "key", "value", "attn_mask"))
+        args: tuple[Any, ...] = tuple(arguments[name] for name in ("query", "key", "value", "attn_mask"))
         with graph.graph.inserting_before(node):
             fused = graph.graph.call_function(torch.ops.rarefy.attention.default, (*args, scale))
         fused.meta.update(node.meta)

@@ -72,7 +72,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, residual, weight, bias = ctx.saved_tensors
     total, shape = (x if residual is None else x + residual), (weight.shape[0],)
     _, mean, inverse = torch.ops.aten.native_layer_norm(total, shape, weight, bias, ctx.eps)
-    wanted = [True, True, True]
+    wanted = [True, True, bias is not None]
     dx, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
         grad.contiguous(), total, shape, mean, inverse, weight, bias, wanted
     )
