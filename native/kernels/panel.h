@@ -5,22 +5,27 @@ inline void load_few(const float* x, std::ptrdiff_t stride, int valid, int from,
     for (int t = 0; t < width; ++t) panel[static_cast<std::size_t>(k) * tokens + t] = t < valid ? x[t * stride + k] : 0.0f;
 }
 
+// One vector of tokens: panel[k * tokens + t] = from[t * stride + k] for t < width, zero for t >= valid.
+inline void load_column(const float* from, std::ptrdiff_t stride, int valid, int features, int tokens,
+                        float* panel) noexcept {
+  const int whole = valid >= width ? features / 4 * 4 : 0;
+  for (int k = 0; k < whole; k += 4) {
+    Vec a = gather4(from + k, stride), b = gather4(from + k + stride, stride);
+    Vec c = gather4(from + k + 2 * stride, stride), d = gather4(from + k + 3 * stride, stride);
+    transpose4(a, b, c, d);
+    float* to = panel + static_cast<std::size_t>(k) * tokens;
+    store(to, a);
+    store(to + tokens, b);
+    store(to + 2 * tokens, c);
+    store(to + 3 * tokens, d);
+  }
+  load_few(from, stride, valid, whole, features, tokens, panel);
+}
+
 inline void load_panel(const float* x, std::ptrdiff_t stride, int valid, int features, int depth, int tokens,
                        float* panel) noexcept {
   for (int t = 0; t < tokens; t += width) {
-    const float* from = x + t * stride;
-    const int whole = valid - t >= width ? features / 4 * 4 : 0;
-    for (int k = 0; k < whole; k += 4) {
-      Vec a = gather4(from + k, stride), b = gather4(from + k + stride, stride);
-      Vec c = gather4(from + k + 2 * stride, stride), d = gather4(from + k + 3 * stride, stride);
-      transpose4(a, b, c, d);
-      float* to = panel + static_cast<std::size_t>(k) * tokens + t;
-      store(to, a);
-      store(to + tokens, b);
-      store(to + 2 * tokens, c);
-      store(to + 3 * tokens, d);
-    }
-    load_few(from, stride, valid - t, whole, features, tokens, panel + t);
+    load_column(x + t * stride, stride, valid - t, features, tokens, panel + t);
     store(panel + static_cast<std::size_t>(depth) * tokens + t, zero());
   }
 }

@@ -35,10 +35,10 @@ inline void tile_product(const float* left, std::ptrdiff_t left_row, const float
 
 inline void attention_prepare(const attention::Head& head, float* scratch) noexcept {
   const attention::Layout at(head.keys, head.depth);
-  for (int key = 0; key < head.keys; key += attention::tile_keys) {
-    const int valid = head.keys - key < attention::tile_keys ? head.keys - key : attention::tile_keys;
-    load_panel(head.k + key * head.k_row, head.k_row, valid, head.depth, head.depth, attention::tile_keys,
-               scratch + at.panels + static_cast<std::size_t>(key) * (head.depth + 1));
+  for (int key = 0; key < head.keys; key += width) {
+    const int tile = key / attention::tile_keys * attention::tile_keys;
+    load_column(head.k + key * head.k_row, head.k_row, head.keys - key, head.depth, attention::tile_keys,
+                scratch + at.panels + static_cast<std::size_t>(tile) * head.depth + (key - tile));
   }
   for (int key = 0; key < head.keys; ++key) {
     const float* from = head.v + key * head.v_row;
@@ -61,11 +61,11 @@ inline void load_queries(const attention::Head& head, int first, int last, int s
     }
 }
 
-// scores (rows, padded keys) = queries K^T; what lies beyond the last key is not written, or is 0.
+// scores (rows, padded keys) = queries K^T; what lies beyond the last key is anything.
 inline void score_block(const attention::Head& head, const attention::Layout& at, int rows, float* scratch) noexcept {
   constexpr int step = across * width;
   for (int key = 0; key < head.keys; key += attention::tile_keys) {
-    const float* panel = scratch + at.panels + static_cast<std::size_t>(key) * (head.depth + 1);
+    const float* panel = scratch + at.panels + static_cast<std::size_t>(key) * head.depth;
     const int valid = head.keys - key < attention::tile_keys ? head.keys - key : attention::tile_keys;
     for (int r = 0; r < rows; r += attention::tile_queries) {
       const float* left = scratch + at.queries + static_cast<std::size_t>(r) * at.padded_depth;

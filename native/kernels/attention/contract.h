@@ -39,7 +39,7 @@ struct Layout {
   constexpr Layout(int keys, int depth)
       : padded_keys(round_up(keys, tile_keys)), padded_depth(round_up(depth, 16)),
         panels(0),
-        values(panels + static_cast<std::size_t>(padded_keys) * (depth + 1)),
+        values(panels + static_cast<std::size_t>(padded_keys) * depth),
         queries(values + static_cast<std::size_t>(keys) * padded_depth),
         scores(queries + static_cast<std::size_t>(block_queries) * padded_depth),
         mask(scores + static_cast<std::size_t>(block_queries) * padded_keys),
