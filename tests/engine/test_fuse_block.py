@@ -1,6 +1,7 @@
 """Rewritten graphs: what is replaced, what stays, and that outputs are the model's at sizes it was not traced at."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from rarefy import ops
 from rarefy.engine import fuse_attention as attention_pass
 from rarefy.engine.capture import as_example, capture
-from rarefy.engine.fuse import Rewritten, rewrite
+from rarefy.engine.fuse import describe, rewrite
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason="the native module is not built")
 TOLERANCE = 2e-4  # of the largest output
@@ -23,8 +24,26 @@ def always_faster(monkeypatch):
     monkeypatch.setattr(attention_pass, "_time", lambda *sizes: True)
 
 
+class Rewritten(NamedTuple):
+    run: torch.fx.GraphModule
+    norms: int
+    attentions: int
+
+
 def rewritten(model, inputs) -> Rewritten:
-    return rewrite(capture(model, as_example(inputs)), {}, {})
+    return counted(capture(model, as_example(inputs)))
+
+
+def counted(graph) -> Rewritten:
+    run, done = rewrite(graph, {}, {})
+    assert done == []
+    called = [node.target for node in run.graph.nodes]
+    norms = called.count(torch.ops.rarefy.add_layer_norm.default)
+    attentions = called.count(torch.ops.rarefy.attention.default)
+    assert describe(run, done) == (
+        f"captured, 0 layers sparse in it, {norms} norms of sums and {attentions} attentions native"
+    )
+    return Rewritten(run, norms, attentions)
 
 
 def targets(result):
@@ -130,7 +149,7 @@ def test_attention_that_stays(model, shape):
     inputs = tuple(torch.randn(shape) for _ in range(3))
     graph = capture(model.eval(), as_example(inputs))
     before = str(graph.graph)
-    result = rewrite(graph, {}, {})
+    result = counted(graph)
     assert result.attentions == 0
     assert torch.ops.aten.scaled_dot_product_attention.default in targets(result)
     assert before == str(result.run.graph)

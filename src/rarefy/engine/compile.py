@@ -13,7 +13,7 @@ from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.compiled import Compiled, Variant, threads
 from rarefy.engine.explain import Explanation
-from rarefy.engine.fuse import rewrite
+from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
@@ -92,8 +92,8 @@ def _graph(
         graph = capture(model, example)
     except Exception as error:  # whatever export cannot do runs module by module
         return None, f"torch.export did not take the model ({type(error).__name__}); layers run one by one"
-    rewritten = rewrite(graph, plans, tokens)
-    return rewritten.run, str(rewritten)
+    run, done = rewrite(graph, plans, tokens)
+    return run, describe(run, done)
 
 
 def _fastest(

@@ -1,8 +1,7 @@
 """Rewriting a captured graph: sparse layers become packed operations with bias and activation fused in, and what
 stands between them becomes native operations too."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.fx import GraphModule, Node
@@ -72,28 +71,27 @@ def fuse(graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str
     return done
 
 
-@dataclass(frozen=True)
-class Rewritten:
-    """The rewritten graph, recompiled. sites: computed sparsely, by name; norms, attentions: operations replaced."""
+def rewrite(
+    graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str, int]
+) -> tuple[GraphModule, list[str]]:
+    """The rewritten graph, recompiled, and the sites that it computes sparsely.
 
-    run: Callable[..., object]
-    sites: tuple[str, ...]
-    norms: int
-    attentions: int
-
-    def __str__(self) -> str:
-        replaced = f"{self.norms} additions fused with layer norms, {self.attentions} attentions native"
-        return f"captured, {len(self.sites)} layers sparse in it, {replaced}"
-
-
-def rewrite(graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str, int]) -> Rewritten:
-    """Rewrites the graph in place: sparse layers, and what stands between them where the native module is there."""
+    What stands between the sparse layers is rewritten too where the native module is there.
+    """
     drop_no_ops(graph)
-    native = available()
     done = fuse(graph, plans, tokens)
-    norms = fuse_norms(graph) if native else 0
-    attentions = fuse_attention(graph) if native else 0
+    if available():
+        fuse_norms(graph)
+        fuse_attention(graph)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
-    return Rewritten(graph, tuple(done), norms, attentions)
+    return graph, done
+
+
+def describe(graph: GraphModule, done: Sequence[str]) -> str:
+    """One sentence on a rewritten graph: how many of its operations are ours."""
+    targets = [node.target for node in graph.graph.nodes]
+    norms = targets.count(torch.ops.rarefy.add_layer_norm.default)
+    attentions = targets.count(torch.ops.rarefy.attention.default)
+    return f"captured, {len(done)} layers sparse in it, {norms} norms of sums and {attentions} attentions native"
