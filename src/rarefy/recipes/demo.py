@@ -54,7 +54,7 @@ class DemoJob:
     against sparsity; magnitude: also recover a magnitude-pruned copy with the same steps, for comparison."""
 
     job: Job = _JOB
-    calibration: int = 1400
+    calibration: int = 2000
     extra: int = 3000  # passages of docstrings beside those of the help topics, to learn from only
     sweep: bool = True
     magnitude: bool = False
