@@ -39,11 +39,15 @@ class OnnxRuntimeInt8:
         return missing("onnx", "onnxscript", "onnxruntime")
 
     def prepare(self, model: nn.Module, batch: Any, calibration: Sequence[Any]) -> Ready:
+        import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         with tempfile.TemporaryDirectory() as folder:
             whole, small = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
             export(model, batch, whole)
+            graph = onnx.load(whole)
+            graph.graph.ClearField("value_info")  # the exporter's shapes of transposed weights stop the quantiser
+            onnx.save(graph, whole)
             with quiet():
                 quantize_dynamic(whole, small, weight_type=QuantType.QInt8)
             return session(small)
