@@ -226,3 +226,22 @@ def test_no_gradient_graph_is_kept(prefer) -> None:
     prefer("graph")
     fast = rarefy.compile(pruned(mlp()), torch.randn(4, 48))
     assert fast(torch.randn(4, 48)).requires_grad is False
+
+
+def test_a_call_is_looked_up_once_a_signature(prefer, monkeypatch) -> None:
+    prefer("graph")
+    fast = rarefy.compile(pruned(bert()), [tokens(4, 12), tokens(1, 12)])
+    looked = []
+    nearest = fast._nearest
+    monkeypatch.setattr(fast, "_nearest", lambda a, k: looked.append(1) or nearest(a, k))
+    for _ in range(3):
+        fast(**tokens(4, 12))
+        fast(**tokens(2, 9))
+    assert len(looked) == 2
+
+
+def test_a_source_that_wins_runs_itself(prefer) -> None:
+    prefer("source")
+    model = pruned(mlp())
+    fast = rarefy.compile(model, torch.randn(4, 48))
+    assert fast._choice((torch.randn(4, 48),), {}) is model

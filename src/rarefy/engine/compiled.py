@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from rarefy.engine.capture import Example
 from rarefy.engine.explain import Explanation
-from rarefy.engine.plan import LayerPlan
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,9 @@ class Variant:
     example: Example
     run: Callable[..., Any]
     label: str  # "graph", "layers" or "source"
+
+
+_MOST_CHOICES = 1024  # signatures remembered; further ones are looked up at each call
 
 
 def _leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -43,6 +45,14 @@ def distance(example: Example, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         else:
             total += abs(a.numel() - b.numel())
     return total
+
+
+def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """What `distance` looks at, as a key; TypeError for arguments that cannot be hashed."""
+    leaves = [(a.shape, a.dtype) if isinstance(a, Tensor) else (type(a), a) for a in (*args, *kwargs.values())]
+    key = (len(args), *kwargs, *leaves)
+    hash(key)
+    return key
 
 
 @contextmanager
@@ -73,15 +83,15 @@ class Compiled(nn.Module):
         source: nn.Module,
         layers: nn.Module,
         variants: Sequence[Variant],
-        plans: dict[str, LayerPlan],
-        explanation: Explanation,
+        explanation: Explanation | None,
         thread_count: int | None,
     ) -> None:
         super().__init__()
         self.__dict__["source"] = source  # not a submodule: its parameters are reached through `layers`
         self.layers = layers
-        self._variants, self._plans = tuple(variants), plans
-        self._explanation, self._threads = explanation, thread_count
+        self._variants, self._threads = tuple(variants), thread_count
+        self._explanation = explanation
+        self._choices: dict[Any, Callable[..., Any]] = {}
 
     @property
     def config(self) -> Any:
@@ -89,21 +99,41 @@ class Compiled(nn.Module):
 
     def explain(self) -> Explanation:
         """The choice, the time of each candidate and the reason, layer by layer, and the whole model's times."""
+        assert self._explanation is not None, "only while the variants are being timed"
         return self._explanation
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        run = self._choice(args, kwargs)
+        if self._threads is None:
+            with torch.inference_mode():
+                return self._guarded(run, args, kwargs)
         with threads(self._threads), torch.inference_mode():
-            best: tuple[float, Variant] | None = None
-            for variant in self._variants:
-                far = distance(variant.example, args, kwargs)
-                if far is not None and (best is None or far < best[0]):
-                    best = (far, variant)
-            if best is None:
-                return self.layers(*args, **kwargs)
-            try:
-                return best[1].run(*args, **kwargs)
-            except AssertionError:  # a size that the tracer took as fixed: the graph refuses before it computes
-                return self.layers(*args, **kwargs)
+            return self._guarded(run, args, kwargs)
+
+    def _guarded(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return run(*args, **kwargs)
+        except AssertionError:  # a size that the tracer took as fixed: the graph refuses before it computes
+            return self.layers(*args, **kwargs)
+
+    def _choice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+        """What runs a call: found once a signature, since looking costs more than a small layer."""
+        try:
+            key = signature(args, kwargs)
+            known = self._choices.get(key)
+        except TypeError:  # an argument that cannot be hashed
+            return self._nearest(args, kwargs)
+        if known is None:
+            known = self._nearest(args, kwargs)
+            if len(self._choices) < _MOST_CHOICES:
+                self._choices[key] = known
+        return known
+
+    def _nearest(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+        """The variant of the nearest example, or the layers one by one where none has the call's structure."""
+        far = [(distance(v.example, args, kwargs), v) for v in self._variants]
+        fitting = [(away, v) for away, v in far if away is not None]
+        return min(fitting, key=lambda pair: pair[0])[1].run if fitting else self.layers
 
     def train(self, mode: bool = True) -> "Compiled":
         if mode:
