@@ -73,7 +73,8 @@ class Compiled(nn.Module):
     """Runs the variant compiled for the nearest example; any other call runs with sparse layers, module by module.
 
     source: the model as it was given (its parameters are shared, not copied; do not change them afterwards:
-    weights are packed at compile time). Inference only: evaluation mode, no gradients to weights.
+    weights are packed at compile time). Inference only: evaluation mode, no gradients to weights. Finding the variant
+    costs some microseconds a call, which are part of the times that decide between the variants.
     """
 
     source: nn.Module
@@ -92,6 +93,7 @@ class Compiled(nn.Module):
         self._variants, self._threads = tuple(variants), thread_count
         self._explanation = explanation
         self._choices: dict[Any, Callable[..., Any]] = {}
+        self._plain = all(v.label == "source" for v in self._variants)  # nothing to choose
 
     @property
     def config(self) -> Any:
@@ -103,7 +105,7 @@ class Compiled(nn.Module):
         return self._explanation
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        run = self._choice(args, kwargs)
+        run = self.source if self._plain else self._choice(args, kwargs)
         if self._threads is None:
             with torch.inference_mode():
                 return self._guarded(run, args, kwargs)
