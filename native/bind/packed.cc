@@ -4,46 +4,32 @@
 #include <limits>
 #include <stdexcept>
 
-#include "ops/spmm.h"
-#include "ops/spmv.h"
-
 namespace rarefy {
 namespace {
 
 std::atomic<long> live_objects{0};
 
-template <class Kernel>
-void require(const Kernel& kernel) {
+void require(const KernelEntry& kernel, const WeightSource& weight) {
   const Isa allowed = allowed_isa();
   if (kernel.isa > allowed)
-    throw std::invalid_argument(std::string("pack: kernel ") + kernel.name + " needs " + isa_name(kernel.isa) +
+    throw std::invalid_argument("pack: kernel " + kernel.name + " needs " + isa_name(kernel.isa) +
                                 ", but this process may use " + isa_name(allowed) +
                                 " at most (the CPU, or RAREFY_ISA); leave the kernel out to have one chosen");
+  const bool floats = kernel.weights == "fp32" || kernel.weights == "bf16";
+  if (floats != (weight.values != nullptr))
+    throw std::invalid_argument("pack: kernel " + kernel.name + " stores " + kernel.weights + " weights, but got " +
+                                (floats ? "codes with scales; dequantize() them first" : "floats; quantize_weight() them first"));
 }
 
-std::variant<spmm::Tiled, spmv::Packed> lay_out(const float* weight, int out, int in, const std::string& name) {
-  for (const spmm::Kernel* kernel : spmm::kernels())
-    if (name == kernel->name) {
-      require(*kernel);
-      return spmm::pack(weight, out, in, *kernel);
-    }
-  for (const spmv::Kernel* kernel : spmv::kernels())
-    if (name == kernel->name) {
-      require(*kernel);
-      return spmv::pack(weight, out, in, *kernel);
-    }
+std::unique_ptr<Layout> lay_out(const WeightSource& weight, const std::string& name) {
+  for (const Family& family : families())
+    for (const KernelEntry& kernel : family.kernels())
+      if (kernel.name == name) {
+        require(kernel, weight);
+        return family.pack(weight, name);
+      }
   throw std::invalid_argument("pack: no kernel is called '" + name + "'; rarefy.ops.native.kernels() lists them");
 }
-
-// Overloads that std::visit can choose between.
-void run(const spmm::Tiled& w, const float* x, std::int64_t tokens, const float* bias, Activation a, float* y, int threads) {
-  spmm::multiply(w, x, tokens, bias, a, y, threads);
-}
-void run(const spmv::Packed& w, const float* x, std::int64_t tokens, const float* bias, Activation a, float* y, int threads) {
-  spmv::multiply(w, x, tokens, bias, a, y, threads);
-}
-void write(const spmm::Tiled& w, float* to) { spmm::unpack(w, to); }
-void write(const spmv::Packed& w, float* to) { spmv::unpack(w, to); }
 
 int checked(std::int64_t size) {
   if (size < 0 || size > std::numeric_limits<std::int32_t>::max() / 64)
@@ -53,8 +39,11 @@ int checked(std::int64_t size) {
 
 }  // namespace
 
-Packed::Packed(std::uintptr_t weight, std::int64_t out, std::int64_t in, const std::string& kernel)
-    : layout_(lay_out(at<float>(weight), checked(out), checked(in), kernel)) {
+Packed::Packed(std::uintptr_t weight, std::uintptr_t codes, std::uintptr_t scales, int groups, int bits,
+               float input_scale, int input_zero, std::int64_t out, std::int64_t in, const std::string& kernel)
+    : layout_(lay_out({checked(out), checked(in), at<float>(weight), at<std::int8_t>(codes), at<float>(scales), groups,
+                       bits, input_scale, input_zero},
+                      kernel)) {
   ++live_objects;
 }
 
@@ -62,35 +51,27 @@ Packed::~Packed() { --live_objects; }
 
 void Packed::multiply(std::uintptr_t x, std::int64_t tokens, std::uintptr_t bias, int activation, std::uintptr_t y,
                       int threads) const {
-  std::visit(
-      [&](const auto& layout) {
-        run(layout, at<float>(x), tokens, at<float>(bias), static_cast<Activation>(activation), at<float>(y),
-                        threads);
-      },
-      layout_);
+  layout_->multiply(at<float>(x), tokens, at<float>(bias), static_cast<Activation>(activation), at<float>(y), threads);
 }
 
-void Packed::unpack(std::uintptr_t weight) const {
-  std::visit([&](const auto& layout) { write(layout, at<float>(weight)); }, layout_);
+void Packed::multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t scale, std::uintptr_t zero, int step,
+                       std::uintptr_t bias, int activation, std::uintptr_t y, float to_scale, int to_zero,
+                       int threads) const {
+  const Rows8 rows{at<std::uint8_t>(x), tokens, layout_->in(), at<float>(scale), at<std::int32_t>(zero), step};
+  const bool bytes = to_scale != 0.0f;
+  const Output8 to{bytes ? nullptr : at<float>(y), bytes ? at<std::uint8_t>(y) : nullptr, to_scale, to_zero};
+  layout_->multiply8(rows, at<float>(bias), static_cast<Activation>(activation), to, threads);
 }
 
-std::size_t Packed::nnz() const {
-  if (const auto* tiled = std::get_if<spmm::Tiled>(&layout_)) return tiled->nnz;
-  return std::get<spmv::Packed>(layout_).nnz();
-}
-
-std::size_t Packed::bytes() const {
-  return std::visit([](const auto& layout) { return layout.bytes(); }, layout_);
-}
+void Packed::unpack(std::uintptr_t weight) const { layout_->unpack(at<float>(weight)); }
 
 long Packed::live() { return live_objects; }
 
 std::vector<Listed> listing() {
   std::vector<Listed> out;
-  for (const spmm::Kernel* k : spmm::kernels())
-    out.emplace_back(k->name, "spmm", isa_name(k->isa), k->rows, k->tokens, k->depth);
-  for (const spmv::Kernel* k : spmv::kernels())
-    out.emplace_back(k->name, "spmv", isa_name(k->isa), 1, spmv::most_tokens, 0);
+  for (const Family& family : families())
+    for (const KernelEntry& k : family.kernels())
+      out.emplace_back(k.name, k.op, isa_name(k.isa), k.weights, k.activations, k.rows, k.tokens, k.depth);
   return out;
 }
 

@@ -1,15 +1,14 @@
-// A packed weight of any kernel, and the list of kernels.
+// A packed weight of any kernel, as Python holds it, and the list of kernels.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <tuple>
-#include <variant>
 #include <vector>
 
-#include "pack/rows.h"
-#include "pack/tiled.h"
+#include "ops/layout.h"
 
 namespace rarefy {
 
@@ -21,26 +20,33 @@ T* at(std::uintptr_t address) {
 
 class Packed {
  public:
-  // weight: the address of (out, in) floats, row-major. Throws std::invalid_argument for a kernel that is not compiled
-  // in, or that needs an instruction set this process may not use.
-  Packed(std::uintptr_t weight, std::int64_t out, std::int64_t in, const std::string& kernel);
+  // weight: the address of (out, in) floats, row-major; 0: codes (out, in) of `bits` and scales (out, groups) instead.
+  // input_scale 0: 8-bit inputs get their scales at each call. Throws std::invalid_argument for a kernel that is not
+  // compiled in, that stores other types, or that needs an instruction set this process may not use.
+  Packed(std::uintptr_t weight, std::uintptr_t codes, std::uintptr_t scales, int groups, int bits, float input_scale,
+         int input_zero, std::int64_t out, std::int64_t in, const std::string& kernel);
   ~Packed();
   Packed(const Packed&) = delete;
   Packed& operator=(const Packed&) = delete;
 
   void multiply(std::uintptr_t x, std::int64_t tokens, std::uintptr_t bias, int activation, std::uintptr_t y,
                 int threads) const;
+  // scale, zero: one a token (step 1) or one for all (step 0); y: floats, or with `to_scale` not 0 bytes of that scale.
+  void multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t scale, std::uintptr_t zero, int step,
+                 std::uintptr_t bias, int activation, std::uintptr_t y, float to_scale, int to_zero, int threads) const;
   void unpack(std::uintptr_t weight) const;
-  std::size_t nnz() const;
-  std::size_t bytes() const;
+  std::size_t nnz() const { return layout_->nnz(); }
+  std::size_t bytes() const { return layout_->bytes(); }
+  const Layout& layout() const { return *layout_; }
 
   static long live();  // how many exist: the leak check asks
 
  private:
-  std::variant<spmm::Tiled, spmv::Packed> layout_;
+  std::unique_ptr<Layout> layout_;
 };
 
-using Listed = std::tuple<std::string, std::string, std::string, int, int, int>;
+// name, op, isa, weights type, activations type, rows, tokens, depth
+using Listed = std::tuple<std::string, std::string, std::string, std::string, std::string, int, int, int>;
 std::vector<Listed> listing();
 
 }  // namespace rarefy

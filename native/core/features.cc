@@ -8,6 +8,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace rarefy {
 namespace {
@@ -47,6 +51,16 @@ Features detect() noexcept {
 Features detect() noexcept { return {}; }
 #endif
 
+// Linux gives the tile registers only to a process that asks (arch_prctl 0x1023, for state component 18).
+bool tiles_allowed() noexcept {
+#if defined(__x86_64__) && defined(__linux__)
+  static const bool allowed = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  return allowed;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 const Features& features() noexcept {
@@ -57,21 +71,25 @@ const Features& features() noexcept {
 Isa detected_isa() noexcept {
   const Features& f = features();
   if (!(f.avx2 && f.fma && f.bmi2 && f.popcnt)) return Isa::scalar;
-  return f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl ? Isa::avx512 : Isa::avx2;
+  if (!(f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl)) return Isa::avx2;
+  if (!f.avx512_vnni) return Isa::avx512;
+  return f.amx_int8 && f.amx_bf16 && tiles_allowed() ? Isa::amx : Isa::vnni;
 }
 
 Isa allowed_isa() {
   const Isa found = detected_isa();
   const char* cap = std::getenv("RAREFY_ISA");
   if (cap == nullptr || *cap == '\0') return found;
-  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::vnni, Isa::amx})
     if (std::string(cap) == isa_name(isa)) return isa < found ? isa : found;
   throw std::invalid_argument("RAREFY_ISA=" + std::string(cap) +
-                              ": not an instruction set of this library; choose scalar, avx2 or avx512, or unset it");
+                              ": not an instruction set of this library; choose scalar, avx2, avx512, vnni or amx, or unset it");
 }
 
 const char* isa_name(Isa isa) noexcept {
   switch (isa) {
+    case Isa::amx: return "amx";
+    case Isa::vnni: return "vnni";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
     case Isa::scalar: break;

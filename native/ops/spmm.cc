@@ -124,4 +124,35 @@ void multiply(const Tiled& weight, const float* x, std::ptrdiff_t tokens, const 
   });
 }
 
+namespace {
+
+class Held : public Layout {
+ public:
+  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(pack(w.values, w.out, w.in, kernel)) {}
+  std::size_t nnz() const override { return packed_.nnz; }
+  std::size_t bytes() const override { return packed_.bytes(); }
+  void unpack(float* weight) const override { spmm::unpack(packed_, weight); }
+  void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
+                int threads) const override {
+    spmm::multiply(packed_, x, tokens, bias, activation, y, threads);
+  }
+
+ private:
+  Tiled packed_;
+};
+
+}  // namespace
+
+std::vector<KernelEntry> entries() {
+  std::vector<KernelEntry> out;
+  for (const Kernel* k : kernels()) out.push_back({k->name, "spmm", k->isa, "fp32", "fp32", k->rows, k->tokens, k->depth});
+  return out;
+}
+
+std::unique_ptr<Layout> make(const WeightSource& weight, const std::string& name) {
+  for (const Kernel* k : kernels())
+    if (name == k->name) return std::make_unique<Held>(weight, *k);
+  return nullptr;
+}
+
 }  // namespace rarefy::spmm

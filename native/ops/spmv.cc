@@ -22,4 +22,35 @@ void multiply(const Packed& weight, const float* x, std::ptrdiff_t tokens, const
   });
 }
 
+namespace {
+
+class Held : public Layout {
+ public:
+  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(pack(w.values, w.out, w.in, kernel)) {}
+  std::size_t nnz() const override { return packed_.nnz(); }
+  std::size_t bytes() const override { return packed_.bytes(); }
+  void unpack(float* weight) const override { spmv::unpack(packed_, weight); }
+  void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
+                int threads) const override {
+    spmv::multiply(packed_, x, tokens, bias, activation, y, threads);
+  }
+
+ private:
+  Packed packed_;
+};
+
+}  // namespace
+
+std::vector<KernelEntry> entries() {
+  std::vector<KernelEntry> out;
+  for (const Kernel* k : kernels()) out.push_back({k->name, "spmv", k->isa, "fp32", "fp32", 1, most_tokens, 0});
+  return out;
+}
+
+std::unique_ptr<Layout> make(const WeightSource& weight, const std::string& name) {
+  for (const Kernel* k : kernels())
+    if (name == k->name) return std::make_unique<Held>(weight, *k);
+  return nullptr;
+}
+
 }  // namespace rarefy::spmv

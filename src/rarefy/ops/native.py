@@ -13,22 +13,24 @@ from types import ModuleType
 
 import torch  # noqa: F401  # first: its OpenMP runtime must be the one that the native threads use
 
-_LEVELS = ("scalar", "avx2", "avx512")
+LEVELS = ("scalar", "avx2", "avx512", "vnni", "amx")  # each contains the ones before it
 
 
 @dataclass(frozen=True)
 class KernelInfo:
     """One compiled kernel.
 
-    name: what `pack(kernel=...)` takes; op: "spmm" (many tokens) or "spmv" (few); isa: what the CPU must have;
-    tile: (weight rows in a step, tokens, input features), zero where a dimension is not tiled; types: of the values.
+    name: what `pack(kernel=...)` takes; op: its family, such as "spmm" (many tokens) or "spmv" (few); isa: what the CPU
+    must have; weights, activations: the types stored and multiplied ("fp32", "bf16", "int8", "int4");
+    tile: (weight rows in a step, tokens, input features), zero where a dimension is not tiled.
     """
 
     name: str
     op: str
     isa: str
+    weights: str
+    activations: str
     tile: tuple[int, int, int]
-    types: tuple[str, ...] = ("float32",)
 
 
 @cache
@@ -69,7 +71,7 @@ def why_not() -> str | None:
 def features() -> dict[str, bool | str]:
     """What the CPU offers (`avx2`, `avx512f`, ...), the level in force (`isa`) and whose threads work (`thread_pool`).
 
-    Raises ValueError when `RAREFY_ISA` is not scalar, avx2 or avx512.
+    Raises ValueError when `RAREFY_ISA` is not one of `LEVELS`.
     """
     native = module()
     if native is None:
@@ -82,6 +84,6 @@ def kernels() -> list[KernelInfo]:
     native = module()
     if native is None:
         return []
-    allowed = _LEVELS.index(native.isa())
-    listed = (KernelInfo(name, op, isa, tuple(tile)) for name, op, isa, *tile in native.kernels())
-    return [kernel for kernel in listed if _LEVELS.index(kernel.isa) <= allowed]
+    allowed = LEVELS.index(native.isa())
+    listed = (KernelInfo(name, op, isa, w, a, (r, t, d)) for name, op, isa, w, a, r, t, d in native.kernels())
+    return [kernel for kernel in listed if LEVELS.index(kernel.isa) <= allowed]

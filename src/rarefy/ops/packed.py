@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import EngineError, ShapeError, unknown_name
+from rarefy.core.quantized import QuantizedWeight
 from rarefy.ops import native, reference
 from rarefy.ops.checks import require_floats
+from rarefy.ops.families import FAMILIES, best_isa
 
 ACTIVATIONS = tuple(reference.ACTIVATIONS)
 _REFERENCE = "reference"
@@ -20,10 +22,11 @@ _alive: "weakref.WeakValueDictionary[int, PackedWeight]" = weakref.WeakValueDict
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """A sparse (out, in) float32 weight laid out for `kernel`; it lives while this object does.
+    """A sparse (out, in) weight laid out for `kernel`; it lives while this object does.
 
-    handle: what `rarefy::packed_linear` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout.
-    Copies and pickles are packed anew from the dense weight, and get handles of their own.
+    handle: what `rarefy::packed_linear` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout;
+    quantized: what it was packed from, where the kernel stores integers; input_scale: (scale, zero point) of its 8-bit
+    inputs where they were known at packing. Copies and pickles are packed anew, and get handles of their own.
     """
 
     handle: int
@@ -32,12 +35,14 @@ class PackedWeight:
     nbytes: int
     kernel: str
     _layout: Any = field(repr=False)  # the native object, or the dense weight where there is none
+    quantized: QuantizedWeight | None = field(default=None, repr=False)
+    input_scale: tuple[float, int] | None = None
 
     def __post_init__(self) -> None:
         _alive[self.handle] = self
 
     def to_dense(self) -> Tensor:
-        """The weight (out, in), exactly as it was packed (denormals as zero)."""
+        """The weight (out, in), as it is stored (denormals as zero, rounded where the stored type is narrower)."""
         if isinstance(self._layout, Tensor):
             return self._layout.clone()
         dense = torch.empty(self.shape)
@@ -59,50 +64,92 @@ class PackedWeight:
         )
         return out
 
+    @property
+    def layout(self) -> Any:
+        """The native object, for the operations that take it; None without the native module."""
+        return None if isinstance(self._layout, Tensor) else self._layout
+
+    def _source(self) -> Tensor | QuantizedWeight:
+        return self.to_dense() if self.quantized is None else self.quantized
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.to_dense(), self.kernel)
+        return _unpickle, (self._source(), self.kernel, self.input_scale)
 
     def __copy__(self) -> "PackedWeight":
-        return pack(self.to_dense(), self.kernel)
+        return pack(self._source(), self.kernel, input_scale=self.input_scale)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedWeight":
         return self.__copy__()
 
 
-def _unpickle(weight: Tensor, kernel: str) -> PackedWeight:
+def _unpickle(weight: Tensor | QuantizedWeight, kernel: str, input_scale: tuple[float, int] | None) -> PackedWeight:
     """Packs for the same kernel where this CPU has it, else for the one chosen here."""
     names = {known.name for known in native.kernels()} | {_REFERENCE}
-    return pack(weight, kernel if kernel in names else None)
+    return pack(weight, kernel if kernel in names else None, input_scale=input_scale)
 
 
-def pack(weight: Tensor, kernel: str | None = None) -> PackedWeight:
-    """Lays out a weight (out, in), float32 with exact zeros, for a kernel; without a name, for the likely best.
+def pack(
+    weight: Tensor | QuantizedWeight, kernel: str | None = None, *, input_scale: tuple[float, int] | None = None
+) -> PackedWeight:
+    """Lays out a weight (out, in), float32 with exact zeros or quantized, for a kernel; without a name, the likely one.
 
-    Raises DTypeError or ShapeError for another type or rank, UnknownNameError for a kernel that is not there,
-    ValueError for one that this CPU (or RAREFY_ISA) does not allow.
+    input_scale: (scale, zero point) of the inputs, for kernels that compute on 8-bit inputs; without it each token's
+    own are found at every call. Raises DTypeError or ShapeError for another type or rank, UnknownNameError for a kernel
+    that is not there, ValueError for one that this CPU (or RAREFY_ISA) does not allow or that stores another type.
 
     >>> import torch
     >>> packed = pack(torch.tensor([[0.0, 2.0], [3.0, 0.0]]))
     >>> packed.nnz, packed.to_dense().tolist()
     (2, [[0.0, 2.0], [3.0, 0.0]])
     """
-    require_floats("pack", weight=weight)
-    if weight.dim() != 2:
-        raise ShapeError(f"pack: weight has shape {tuple(weight.shape)}, it must be (out, in)")
-    weight = weight.detach().contiguous()
-    shape = (weight.shape[0], weight.shape[1])
+    quantized = weight if isinstance(weight, QuantizedWeight) else None
+    floats = weight if isinstance(weight, Tensor) else None
+    if floats is not None:
+        require_floats("pack", weight=floats)
+        if floats.dim() != 2:
+            raise ShapeError(f"pack: weight has shape {tuple(floats.shape)}, it must be (out, in)")
+        floats = floats.detach().contiguous()
     module = native.module()
     if module is None or kernel == _REFERENCE:
         if kernel not in (None, _REFERENCE):
             raise EngineError(f"pack: kernel {kernel!r} is native, and {native.why_not()}")
-        normal = torch.where(weight.abs() < torch.finfo(torch.float32).tiny, 0.0, weight)
-        return PackedWeight(next(_numbers), shape, int(normal.count_nonzero()), normal.nbytes, _REFERENCE, normal)
+        return _pack_reference(floats, quantized, input_scale)
     compiled = [name for name, *_ in module.kernels()]
-    name = candidates(weight, tokens=128)[0] if kernel is None else kernel
+    name = kernel or candidates(weight, 128, "fp32" if quantized is None else f"int{quantized.bits}")[0]
     if name not in compiled:
         raise unknown_name("pack: kernel", name, compiled)
-    layout = module.Packed(weight.data_ptr(), *shape, name)
-    return PackedWeight(next(_numbers), shape, layout.nnz, layout.nbytes, name, layout)
+    layout = _lay_out(module, floats, quantized, name, input_scale)
+    shape = (weight.shape[0], weight.shape[1])
+    return PackedWeight(next(_numbers), shape, layout.nnz, layout.nbytes, name, layout, quantized, input_scale)
+
+
+def _lay_out(
+    module: Any,
+    floats: Tensor | None,
+    quantized: QuantizedWeight | None,
+    name: str,
+    input_scale: tuple[float, int] | None,
+) -> Any:
+    """The native object."""
+    scale, zero = input_scale or (0.0, 0)
+    if quantized is None:
+        assert floats is not None
+        return module.Packed(floats.data_ptr(), 0, 0, 0, 0, scale, zero, *floats.shape, name)
+    codes, scales = quantized.values.contiguous(), quantized.scale.contiguous()
+    return module.Packed(
+        0, codes.data_ptr(), scales.data_ptr(), quantized.groups, quantized.bits, scale, zero, *quantized.shape, name
+    )
+
+
+def _pack_reference(
+    floats: Tensor | None, quantized: QuantizedWeight | None, input_scale: tuple[float, int] | None
+) -> PackedWeight:
+    """Without a native layout: the dense weight, computed with in float32."""
+    weight = quantized.dequantize() if quantized is not None else floats
+    assert weight is not None
+    normal = torch.where(weight.abs() < torch.finfo(torch.float32).tiny, 0.0, weight)
+    nnz, shape = int(normal.count_nonzero()), (normal.shape[0], normal.shape[1])
+    return PackedWeight(next(_numbers), shape, nnz, normal.nbytes, _REFERENCE, normal, quantized, input_scale)
 
 
 def find(handle: int) -> PackedWeight:
@@ -116,21 +163,20 @@ def find(handle: int) -> PackedWeight:
     return packed
 
 
-def candidates(weight: Tensor, tokens: int) -> list[str]:
+def candidates(
+    weight: Tensor | QuantizedWeight, tokens: int, weights: str = "fp32", activations: str = "fp32"
+) -> list[str]:
     """Names of the kernels worth timing for this weight (out, in) and number of tokens, likely best first.
 
-    Only kernels of the best instruction set in force; few tokens get the row kernels first. Never empty: without the
-    native module it is ["reference"].
+    weights, activations: the types to store and to compute with. Of each family only kernels of the best instruction
+    set in force. Empty where no kernel has these types; without the native module it is ["reference"].
     """
     usable = native.kernels()
     if not usable:
         return [_REFERENCE]
-    best = usable[0].isa
-    tiled = [k for k in usable if k.isa == best and k.op == "spmm"]
-    rows = [k for k in usable if k.isa == best and k.op == "spmv"]
-    fitting = [k for k in tiled if k.tile[1] <= max(16, 2 * tokens)]
-    if tokens <= 2:
-        return [k.name for k in rows]
-    if tokens <= 8:
-        return [k.name for k in rows + fitting[:2]]
-    return [k.name for k in fitting]
+    values = weight.values if isinstance(weight, QuantizedWeight) else weight
+    names = []
+    for op, worth in FAMILIES.items():
+        typed = [k for k in usable if k.op == op and k.weights == weights and k.activations == activations]
+        names += worth(best_isa(typed), values, tokens) if typed else []
+    return names

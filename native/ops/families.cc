@@ -1,0 +1,22 @@
+// Every family of kernels, one line each.
+#include <stdexcept>
+
+#include "ops/layout.h"
+#include "ops/spmm.h"
+#include "ops/spmv.h"
+
+namespace rarefy {
+
+void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, int) const {
+  throw std::logic_error("this kernel does not take 8-bit inputs");
+}
+
+const std::vector<Family>& families() {
+  static const std::vector<Family> all{
+      {spmm::entries, spmm::make},
+      {spmv::entries, spmv::make},
+  };
+  return all;
+}
+
+}  // namespace rarefy

@@ -1,0 +1,27 @@
+"""Which kernels are worth timing: one file a family of native kernels, each with one function
+
+    worth(kernels, weight, tokens) -> names, likely best first
+
+where `kernels` are those of the family that this process may use with the stored and computed types asked for, `weight`
+is (out, in) (integers where the stored type is), and `tokens` the rows of the input. No name: none is worth it.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from rarefy.ops.families import spmm, spmv
+from rarefy.ops.native import LEVELS, KernelInfo
+
+Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
+
+FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which family is named first
+    "spmv": spmv.worth,
+    "spmm": spmm.worth,
+}
+
+
+def best_isa(kernels: Sequence[KernelInfo]) -> list[KernelInfo]:
+    """Those of the most capable instruction set among `kernels`."""
+    top = max((LEVELS.index(k.isa) for k in kernels), default=0)
+    return [k for k in kernels if LEVELS.index(k.isa) == top]
