@@ -15,6 +15,7 @@ from rarefy.engine.compiled import Compiled, Variant, threads
 from rarefy.engine.explain import Explanation
 from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
+from rarefy.engine.program import outside, with_programs
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
 from rarefy.ops import why_not
@@ -93,7 +94,9 @@ def _graph(
     except Exception as error:  # whatever export cannot do runs module by module
         return None, f"torch.export did not take the model ({type(error).__name__}); layers run one by one"
     run, done = rewrite(graph, plans, tokens)
-    return run, describe(run, done)
+    said = describe(run, done)
+    with_programs(run)
+    return run, f"{said}; {outside(run)}"
 
 
 def _fastest(
