@@ -110,13 +110,12 @@ def _replace(graph: GraphModule, name: str, region: Region, nodes: list[Node], b
 
 def outside(graph: GraphModule) -> str:
     """One sentence on a graph with programs: how many operations torch still computes, and which."""
-    calls = [
-        n for n in graph.graph.nodes if n.op == "call_module" and isinstance(graph.get_submodule(n.target), Region)
-    ]
-    rest = [n for n in graph.graph.nodes if n.op == "call_function" and n.target is not operator.getitem]
-    names = sorted({str(n.target).split(".")[-2] if "." in str(n.target) else str(n.target) for n in rest})
-    steps = sum(len(graph.get_submodule(str(n.target)).kinds) for n in calls)  # type: ignore[misc, arg-type]
-    if not calls:
+    modules = [graph.get_submodule(str(n.target)) for n in graph.graph.nodes if n.op == "call_module"]
+    regions = [m for m in modules if isinstance(m, Region)]
+    if not regions:
         return "no native program"
-    said = f": {', '.join(names)}" if names else ""
-    return f"{len(calls)} native program(s) of {steps} steps; {len(rest)} operations outside{said}"
+    rest = [n for n in graph.graph.nodes if n.op == "call_function" and n.target is not operator.getitem]
+    names = sorted({getattr(n.target, "__name__", str(n.target)).split(".")[0] for n in rest})
+    steps = sum(len(region.kinds) for region in regions)
+    said = f" ({', '.join(names)})" if names else ""
+    return f"{len(regions)} native program(s) of {steps} steps, {len(rest)} operations in torch{said}"
