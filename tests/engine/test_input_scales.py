@@ -19,18 +19,17 @@ def test_zero_is_exact_and_the_ends_are_within_half_a_step():
         assert 0 <= scale[1] <= 255
 
 
-def test_a_lone_outlier_does_not_coarsen_every_step():
-    x = torch.cat([torch.randn(1 << 15, generator=torch.Generator().manual_seed(0)), torch.tensor([60.0])])
-    plain, best = scale_of(float(x.min()), float(x.max())), best_scale(x, float(x.min()), float(x.max()))
-    bulk = x[x.abs() < 5]
-    error = [float((rounded(bulk, s) - bulk).square().mean()) for s in (plain, best)]
-    assert best[0] < plain[0]
-    assert error[1] < error[0] / 10
+def test_a_tail_is_cut_where_finer_steps_are_worth_more_than_what_is_lost():
+    x = torch.randn(1 << 15, generator=torch.Generator().manual_seed(0)) ** 5  # heavy tails
+    whole, best = scale_of(float(x.min()), float(x.max())), best_scale(x, float(x.min()), float(x.max()))
+    error = [float((rounded(x, s) - x).square().mean()) for s in (whole, best)]
+    assert best[0] < whole[0]
+    assert error[1] < error[0]
 
 
 def test_even_values_keep_their_whole_range():
     x = torch.rand(1 << 14, generator=torch.Generator().manual_seed(0))
-    assert best_scale(x, 0.0, 1.0) == scale_of(0.0, 1.0)
+    assert best_scale(x, 0.0, 1.0)[0] == pytest.approx(scale_of(0.0, 1.0)[0], rel=1e-2)
 
 
 def test_every_layer_gets_the_range_of_its_own_inputs():
