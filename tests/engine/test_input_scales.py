@@ -19,12 +19,11 @@ def test_zero_is_exact_and_the_ends_are_within_half_a_step():
         assert 0 <= scale[1] <= 255
 
 
-def test_a_tail_is_cut_where_finer_steps_are_worth_more_than_what_is_lost():
-    x = torch.randn(1 << 15, generator=torch.Generator().manual_seed(0)) ** 5  # heavy tails
-    whole, best = scale_of(float(x.min()), float(x.max())), best_scale(x, float(x.min()), float(x.max()))
+def test_extremes_that_hardly_any_value_reaches_are_cut():
+    x = torch.randn(1 << 15, generator=torch.Generator().manual_seed(0))
+    whole, best = scale_of(-20.0, 20.0), best_scale(x, -20.0, 20.0)
     error = [float((rounded(x, s) - x).square().mean()) for s in (whole, best)]
-    assert best[0] < whole[0]
-    assert error[1] < error[0]
+    assert error[1] < error[0] / 10
 
 
 def test_even_values_keep_their_whole_range():
