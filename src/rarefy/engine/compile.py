@@ -17,6 +17,7 @@ from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
+from rarefy.engine.whole import choose, model_key
 from rarefy.ops import why_not
 
 _TOLERANCE = 2e-4  # largest difference from the source model's outputs, relative to their largest entry
@@ -28,12 +29,15 @@ def compile(
     *,
     weights: str = "fp32",
     threads: int | None = None,
+    measure: bool = True,
 ) -> Compiled:
     """A model called like the original that runs its sparse layers with native kernels where they win.
 
     example_inputs: what the model is called with: a tensor, a tuple of positional or a dict of keyword arguments,
     or a list of such for several shapes; each layer's kernels are timed at these shapes. Other shapes run too.
     weights: "fp32", the only stored type so far. threads: of the calls (None: torch's own number at the call).
+    measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
+    times are kept on disk a machine (`rarefy cache`), so that compiling again takes little.
 
     Where dense is faster a layer stays dense, where the whole compiled model is not faster the model runs as it
     was given, and `explain()` says so. A variant whose outputs differ from the model's by more than rounding is
@@ -48,17 +52,18 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        return _compile(model, examples, threads)
+        return _compile(model, examples, threads, measure)
 
 
 _threads = threads  # `compile` has an argument of that name
 
 
-def _compile(model: nn.Module, examples: Sequence[Example], count: int | None) -> Compiled:
+def _compile(model: nn.Module, examples: Sequence[Example], count: int | None, measure: bool) -> Compiled:
     sites, _ = find_sites(model)
     tokens = [tokens_of(model, sites, partial(_call, model, example)) for example in examples]
     counts = {site.name: [t[site.name] for t in tokens if site.name in t] for site in sites}
-    plans, rows = plans_of(sites, counts)
+    plans, rows = plans_of(sites, counts, measure=measure)
+    key = model_key(model, rows) if measure else None
     layers = with_sparse_layers(model, plans) if plans else model
     variants, whole, notes = [], [], [] if why_not() is None else [f"note: {why_not()}"]
     graphs: list[str] = []
@@ -70,7 +75,7 @@ def _compile(model: nn.Module, examples: Sequence[Example], count: int | None) -
             candidates["layers"] = layers
         if graph is not None:
             candidates["graph"] = graph
-        variant, times = _fastest(example, candidates, layers, count, notes)
+        variant, times = _fastest(example, candidates, layers, count, notes, key)
         variants.append(variant)
         whole.append(times)
     explanation = Explanation(
@@ -102,8 +107,11 @@ def _fastest(
     layers: nn.Module,
     count: int | None,
     notes: list[str],
+    key: str | None,
 ) -> tuple[Variant, dict[str, Any]]:
-    """The fastest of the candidates whose outputs are right, timed in interleaved rounds.
+    """The fastest of the candidates whose outputs are right, timed in interleaved rounds or as the cache has it.
+
+    key: of the model in the cache; None times nothing and takes what is likely fastest.
 
     They are timed as they will be called, through `Compiled`, whose own cost can decide for a very small model.
     """
@@ -126,18 +134,10 @@ def _fastest(
         }
         dressed["source"] = source
         calls = {name: partial(_call, run, example) for name, run in dressed.items()}
-        rounds = interleaved(calls, rounds=9, warmup=2, seconds=4.0)
-    best = min(right, key=rounds.median)
-    if best != "source" and rounds.ratio(best, "source") < 1.0:
-        best = "source"
-    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
-    times = {
-        "inputs": shapes,
-        "source_ms": rounds.median("source"),
-        "compiled_ms": rounds.median(best),
-        "speedup": rounds.ratio(best, "source"),
-        "runs": "the model as it was given (nothing faster)" if best == "source" else f"the sparse {best}",
-    }
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
+        best, said = choose(right, None if key is None else f"{key} inputs {shapes}", partial(interleaved, calls))
+    runs = "the model as it was given (nothing faster)" if best == "source" else f"the sparse {best}"
+    times = {"inputs": shapes, **said, "runs": runs}
     return Variant(example, right[best], best), times
 
 
