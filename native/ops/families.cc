@@ -1,6 +1,7 @@
 // Every family of kernels, one line each.
 #include <stdexcept>
 
+#include "ops/block8.h"
 #include "ops/layout.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
@@ -15,6 +16,7 @@ const std::vector<Family>& families() {
   static const std::vector<Family> all{
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
+      {block8::entries, block8::make},
   };
   return all;
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import spmm, spmv
+from rarefy.ops.families import block8, spmm, spmv
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
@@ -18,6 +18,7 @@ Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
 FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which family is named first
     "spmv": spmv.worth,
     "spmm": spmm.worth,
+    "block8": block8.worth,
 }
 
 
