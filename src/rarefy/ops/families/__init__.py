@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import spmm, spmv
+from rarefy.ops.families import dense8, expand8, spmm, spmv
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
@@ -18,6 +18,8 @@ Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
 FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which family is named first
     "spmv": spmv.worth,
     "spmm": spmm.worth,
+    "dense8": dense8.worth,
+    "expand8": expand8.worth,
 }
 
 
