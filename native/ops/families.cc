@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "ops/block8.h"
+#include "ops/dense8.h"
 #include "ops/layout.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
@@ -14,6 +15,7 @@ void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, i
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all{
+      {dense8::entries, dense8::make},
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
       {block8::entries, block8::make},

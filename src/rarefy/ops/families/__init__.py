@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import block8, spmm, spmv
+from rarefy.ops.families import block8, dense8, expand8, spmm, spmv
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
@@ -19,6 +19,8 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
     "spmv": spmv.worth,
     "spmm": spmm.worth,
     "block8": block8.worth,
+    "dense8": dense8.worth,
+    "expand8": expand8.worth,
 }
 
 
