@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "ops/layout.h"
+#include "ops/matvec.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -15,6 +16,7 @@ const std::vector<Family>& families() {
   static const std::vector<Family> all{
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
+      {matvec::entries, matvec::make},
   };
   return all;
 }

@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import spmm, spmv
+from rarefy.ops.families import matvec, spmm, spmv
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
 
 FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which family is named first
     "spmv": spmv.worth,
+    "matvec": matvec.worth,
     "spmm": spmm.worth,
 }
 
