@@ -4,6 +4,7 @@
 #include "ops/block8.h"
 #include "ops/dense8.h"
 #include "ops/layout.h"
+#include "ops/matvec.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -19,6 +20,7 @@ const std::vector<Family>& families() {
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
       {block8::entries, block8::make},
+      {matvec::entries, matvec::make},
   };
   return all;
 }
