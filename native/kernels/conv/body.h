@@ -103,20 +103,36 @@ inline void copy_any(const float* from, int stride, unsigned keep, float* to) {
   for (int lane = 0; lane < strip; ++lane) to[lane] = keep >> lane & 1u ? from[lane * static_cast<std::ptrdiff_t>(stride)] : 0.0f;
 }
 
-// One channel and kernel column of one strip: `panel_rows` rows of `strip` lanes, a vector apart.
+template <int strip, int fixed>
+inline void copy_row(const float* from, int stride, unsigned keep, float* to) {
+  if constexpr (fixed == 1) copy_strip<strip>(from, keep, to);
+  else if constexpr (fixed == 2) copy_even<strip>(from, keep, to);
+  else copy_any<strip>(from, stride, keep, to);
+}
+
+template <int strip>
+inline void clear_rows(float* to, int rows) {
+  for (int r = 0; r < rows; ++r, to += width) clear_strip<strip>(to);
+}
+
+// One channel and kernel column of one strip: `panel_rows` rows of `strip` lanes, a vector apart, zeros outside the image.
 template <int strip, int fixed>
 inline void load_column(const conv::Input& input, const conv::Strip& s, const float* channel, int tap, float* to) {
   const conv::Lanes16 inside = s.inside[tap];
-  const std::ptrdiff_t left = s.left + static_cast<std::ptrdiff_t>(tap) * input.dilation;
-  for (int r = 0; r < input.panel_rows; ++r, to += width) {
-    const int row = s.top + r;
-    const bool there = row >= 0 && row < input.height;
-    const unsigned keep = there ? (row == input.height - 1 ? inside.last : inside.all) : 0u;
-    const float* from = channel + (there ? row * input.row + left : 0);
-    if constexpr (fixed == 1) copy_strip<strip>(from, keep, to);
-    else if constexpr (fixed == 2) copy_even<strip>(from, keep, to);
-    else copy_any<strip>(from, input.stride, keep, to);
+  const int above = s.top < 0 ? (-s.top < input.panel_rows ? -s.top : input.panel_rows) : 0;
+  const int end = input.height - s.top < input.panel_rows ? input.height - s.top : input.panel_rows;  // rows of the image
+  const bool last = s.top + end == input.height && end > above;
+  const float* from = channel + (s.top + above) * input.row + s.left + static_cast<std::ptrdiff_t>(tap) * input.dilation;
+  clear_rows<strip>(to, above);
+  to += above * width;
+  int r = above;
+  for (; r < end - last; ++r, to += width, from += input.row) copy_row<strip, fixed>(from, input.stride, inside.all, to);
+  if (last) {
+    copy_row<strip, fixed>(from, input.stride, inside.last, to);
+    ++r;
+    to += width;
   }
+  clear_rows<strip>(to, input.panel_rows - r);
 }
 
 template <int strip, int fixed>

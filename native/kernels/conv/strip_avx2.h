@@ -17,3 +17,7 @@ inline void copy_even(const float* from, unsigned keep, float* to) {
     _mm_store_ps(to, _mm_shuffle_ps(_mm256_castps256_ps128(low), _mm256_extractf128_ps(low, 1), 0x88));
   }
 }
+template <int strip>
+inline void clear_strip(float* to) {
+  for (int lane = 0; lane < strip; lane += 4) _mm_store_ps(to + lane, _mm_setzero_ps());
+}

@@ -20,3 +20,7 @@ inline void copy_even(const float* from, unsigned keep, float* to) {
     else _mm_store_ps(to, _mm256_castps256_ps128(half));
   }
 }
+template <int strip>
+inline void clear_strip(float* to) {
+  for (int lane = 0; lane < strip; lane += 4) _mm_store_ps(to + lane, _mm_setzero_ps());
+}
