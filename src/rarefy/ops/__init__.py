@@ -4,19 +4,27 @@ The only package that imports the native module. Importing it registers the oper
 """
 
 from rarefy.ops import attention as attention
+from rarefy.ops import conv_library as conv_library
 from rarefy.ops import library as library
 from rarefy.ops import norm as norm
+from rarefy.ops.conv import PackedConv, conv_candidates, pack_conv
+from rarefy.ops.conv_reference import Window, window_of
 from rarefy.ops.native import KernelInfo, available, features, kernels, why_not
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight, candidates, pack
 
 __all__ = [
     "ACTIVATIONS",
     "KernelInfo",
+    "PackedConv",
     "PackedWeight",
+    "Window",
     "available",
     "candidates",
+    "conv_candidates",
     "features",
     "kernels",
     "pack",
+    "pack_conv",
     "why_not",
+    "window_of",
 ]
