@@ -5,6 +5,7 @@
 
 #include "bind/packed.h"
 #include "ops/conv.h"
+#include "ops/conv_pool.h"
 
 namespace rarefy {
 namespace {
@@ -56,6 +57,17 @@ std::vector<ListedConv> conv_listing() {
   std::vector<ListedConv> out;
   for (const conv::Kernel* k : conv::kernels()) out.emplace_back(k->name, isa_name(k->isa), k->rows, k->pixels, k->together);
   return out;
+}
+
+void max_pool(std::uintptr_t x, std::int64_t planes, const std::tuple<int, int, int, int>& sizes,
+              const std::tuple<int, int, int, int, int, int, int, int>& window, std::uintptr_t y, int threads) {
+  const auto [height, width, out_height, out_width] = sizes;
+  const auto [kernel_y, kernel_x, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x] = window;
+  const conv_pool::Problem problem{at<float>(x),         at<float>(y),         height,
+                                   width,                out_height,           out_width,
+                                   {kernel_y, kernel_x}, {stride_y, stride_x}, {padding_y, padding_x},
+                                   {dilation_y, dilation_x}};
+  conv_pool::max_pool(problem, planes, threads);
 }
 
 }  // namespace rarefy

@@ -38,4 +38,8 @@ class PackedConv {
 using ListedConv = std::tuple<std::string, std::string, int, int, bool>;
 std::vector<ListedConv> conv_listing();
 
+// Each list: height, width, out_height, out_width; kernel, stride, padding, dilation (down, across).
+void max_pool(std::uintptr_t x, std::int64_t planes, const std::tuple<int, int, int, int>& sizes,
+              const std::tuple<int, int, int, int, int, int, int, int>& window, std::uintptr_t y, int threads);
+
 }  // namespace rarefy

@@ -110,6 +110,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("nnz", &rarefy::PackedConv::nnz)
       .def_prop_ro("nbytes", &rarefy::PackedConv::bytes);
   m.def("conv_kernels", &rarefy::conv_listing, "(name, isa, rows, pixels, together) of every convolution kernel");
+  m.def("max_pool", &rarefy::max_pool, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_multiply", &csr_multiply, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_multiply_transposed", &csr_multiply_transposed, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_sample", &csr_sample, nb::call_guard<nb::gil_scoped_release>());

@@ -10,8 +10,8 @@ from torch.fx import GraphModule, Node
 
 from rarefy.engine.conv_plan import ConvPlan, Image
 from rarefy.engine.fuse_norm import value_of
-from rarefy.engine.sparse_conv import FusedConv2d
-from rarefy.ops import PackedConv, pack_conv
+from rarefy.engine.sparse_conv import FusedConv2d, FusedConvPool, MaxPool2d
+from rarefy.ops import PackedConv, available, pack_conv, pool_of
 
 _aten = torch.ops.aten
 _ACTIVATIONS = {
@@ -161,4 +161,29 @@ def fuse_convs(graph: GraphModule, plans: Mapping[str, ConvPlan], images: Mappin
         chain = _with_activation(_with_residual(chain))
         _replace(graph, chain, pack_conv(chain.weight, plan.window, packed.kernel), number)
         done.append(plan.site.name)
+    if done and available():
+        fuse_pools(graph)
+    return done
+
+
+def fuse_pools(graph: GraphModule) -> int:
+    """Replaces max pooling by the native one, together with a convolution that it alone reads; returns how many."""
+    done = 0
+    for number, node in enumerate(list(graph.graph.nodes)):
+        value = value_of(node.args[0]) if node.target is _aten.max_pool2d.default else None
+        if value is None or value.dim() != 4 or value.dtype != torch.float32 or node.kwargs:
+            continue
+        pool, source = pool_of(*node.args[1:]), node.args[0]
+        conv = graph.get_submodule(source.target) if source.op == "call_module" else None
+        together = isinstance(conv, FusedConv2d) and len(source.users) == 1 and len(source.args) == 1
+        name = f"rarefy_pool_{number}"
+        graph.add_submodule(name, FusedConvPool(conv, pool) if together else MaxPool2d(pool))
+        with graph.graph.inserting_before(node):
+            fused = graph.graph.call_module(name, source.args if together else (source,))
+        fused.meta.update(node.meta)
+        node.replace_all_uses_with(fused)
+        graph.graph.erase_node(node)
+        if together:
+            graph.graph.erase_node(source)
+        done += 1
     return done

@@ -61,13 +61,19 @@ class PackedConv:
         self._layout.unpack(dense.data_ptr())
         return dense
 
-    def convolve(self, x: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str) -> Tensor:
-        """act(conv(x) + bias + residual) for contiguous x (batch, in, height, width). Checked by the caller."""
+    def convolve(
+        self, x: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, out: Tensor | None = None
+    ) -> Tensor:
+        """act(conv(x) + bias + residual) for contiguous x (batch, in, height, width). Checked by the caller.
+
+        out: where the result is written, contiguous; new memory where it is None.
+        """
         if isinstance(self._layout, Tensor):
-            return conv2d(x, self._layout, bias, residual, activation, self.window)
+            result = conv2d(x, self._layout, bias, residual, activation, self.window)
+            return result if out is None else out.copy_(result)
         batch, _, height, width = x.shape
         top, left = self.window.padding
-        out = torch.empty(self.out_shape(x.shape))
+        out = torch.empty(self.out_shape(x.shape)) if out is None else out
         self._layout.convolve(
             x.data_ptr(),
             (batch, height, width),
