@@ -164,7 +164,7 @@ void run_tile(const Call& call, std::size_t tile, int first, int last) {
 std::size_t runs_of(const Cut& cut, int threads, int parts) {
   const std::size_t workers = static_cast<std::size_t>(threads + parts - 1) / parts;
   for (std::size_t each = 4; each > 1; each /= 2)
-    if (cut.tiles >= each * workers * cut.across) return each * workers;
+    if (cut.tiles >= each * each * workers * cut.across) return each * workers;
   return std::min(cut.tiles, workers);
 }
 
