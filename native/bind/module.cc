@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "bind/block.h"
+#include "bind/decoder.h"
 #include "bind/packed.h"
 #include "core/features.h"
 #include "ops/csr.h"
@@ -106,4 +107,5 @@ NB_MODULE(_native, m) {
   m.def("csr_sample", &csr_sample, nb::call_guard<nb::gil_scoped_release>());
   m.def("add_layer_norm", &rarefy::add_layer_norm, nb::call_guard<nb::gil_scoped_release>());
   m.def("attention", &rarefy::attend, nb::call_guard<nb::gil_scoped_release>());
+  rarefy::bind_decoder(m);
 }

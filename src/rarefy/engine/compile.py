@@ -12,6 +12,8 @@ from rarefy.core.errors import DataError, EngineError
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.compiled import Compiled, Variant, threads
+from rarefy.engine.decoder.compile import try_decoder
+from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.explain import Explanation
 from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
@@ -27,20 +29,22 @@ def compile(
     example_inputs: Any,
     *,
     weights: str = "fp32",
+    activations: str = "fp32",
     threads: int | None = None,
-) -> Compiled:
+) -> Compiled | CompiledDecoder:
     """A model called like the original that runs its sparse layers with native kernels where they win.
 
     example_inputs: what the model is called with: a tensor, a tuple of positional or a dict of keyword arguments,
     or a list of such for several shapes; each layer's kernels are timed at these shapes. Other shapes run too.
-    weights: "fp32", the only stored type so far. threads: of the calls (None: torch's own number at the call).
+    weights, activations: the types to store ("fp32", "bf16", "int8", "int4") and to compute with; other than "fp32" for
+    decoders only so far. threads: of the calls (None: torch's own number at the call). A causal language model of a
+    known class becomes a `CompiledDecoder`, with `generate`.
 
     Where dense is faster a layer stays dense, where the whole compiled model is not faster the model runs as it
     was given, and `explain()` says so. A variant whose outputs differ from the model's by more than rounding is
     not used.
     """
-    if weights != "fp32":
-        raise EngineError(f"compile: weights={weights!r} is not there yet; this version stores 'fp32' only")
+    _require_types(weights, activations)
     if threads is not None and threads < 1:
         raise EngineError(f"compile: threads={threads} is not positive; give a count or None")
     examples = [as_example(e) for e in (example_inputs if isinstance(example_inputs, list) else [example_inputs])]
@@ -48,19 +52,40 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        return _compile(model, examples, threads)
+        decoder = try_decoder(model, examples, weights, activations, threads)
+        if isinstance(decoder, CompiledDecoder):
+            return decoder
+        if (weights, activations) != ("fp32", "fp32"):
+            why = "the model is no causal language model" if decoder is None else decoder
+            raise EngineError(
+                f"compile: weights={weights!r} and activations={activations!r} are there for decoders: {why}"
+            )
+        return _compile(model, examples, threads, decoder)
 
 
 _threads = threads  # `compile` has an argument of that name
 
 
-def _compile(model: nn.Module, examples: Sequence[Example], count: int | None) -> Compiled:
+def _require_types(weights: str, activations: str) -> None:
+    for name, given, known in (
+        ("weights", weights, ("fp32", "bf16", "int8", "int4")),
+        ("activations", activations, ("fp32", "bf16", "int8")),
+    ):
+        if given not in known:
+            raise EngineError(
+                f"compile: {name}={given!r} is not a type that is stored; choose one of {', '.join(known)}"
+            )
+
+
+def _compile(model: nn.Module, examples: Sequence[Example], count: int | None, no_decoder: str | None) -> Compiled:
     sites, _ = find_sites(model)
     tokens = [tokens_of(model, sites, partial(_call, model, example)) for example in examples]
     counts = {site.name: [t[site.name] for t in tokens if site.name in t] for site in sites}
     plans, rows = plans_of(sites, counts)
     layers = with_sparse_layers(model, plans) if plans else model
     variants, whole, notes = [], [], [] if why_not() is None else [f"note: {why_not()}"]
+    if no_decoder is not None:
+        notes.append(f"note: generate runs in torch, module by module: {no_decoder}")
     graphs: list[str] = []
     for example, seen in zip(examples, tokens, strict=True):
         graph, said = _graph(model, example, plans, seen) if plans else (None, "no layer is faster sparse")
