@@ -8,10 +8,11 @@ RAREFY_WHERE_avx2(extern const Kernel kernel_avx2;)
 RAREFY_WHERE_avx512(extern const Kernel kernel_avx512;)
 
 const Kernel& kernel(Isa isa) noexcept {
-  RAREFY_WHERE_avx512(if (isa >= Isa::avx512) return kernel_avx512;)
-  RAREFY_WHERE_avx2(if (isa >= Isa::avx2) return kernel_avx2;)
-  static_cast<void>(isa);
-  return kernel_scalar;
+  switch (isa) {
+    RAREFY_WHERE_avx512(case Isa::amx : case Isa::vnni : case Isa::avx512 : return kernel_avx512;)
+    RAREFY_WHERE_avx2(case Isa::avx2 : return kernel_avx2;)
+    default: return kernel_scalar;
+  }
 }
 
 }  // namespace rarefy::norm

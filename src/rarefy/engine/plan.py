@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rarefy.core.site import Site
+from rarefy.engine.cache import TimingCache
 from rarefy.engine.explain import LayerRow
+from rarefy.engine.times import Times, TimeTable
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedWeight, candidates, pack
 
@@ -77,11 +79,22 @@ def _why_dense(site: Site, sparsity: float) -> str | None:
 
 
 class Planner:
-    """Plans sites; layers of one shape, density and token count are timed once."""
+    """Plans sites; layers of one cell (`engine.cell`) are timed once a machine.
 
-    def __init__(self) -> None:
+    weights, activations: the stored and the computed type. measure: False chooses by the cost model alone.
+    """
+
+    def __init__(
+        self,
+        weights: str = "fp32",
+        activations: str = "fp32",
+        *,
+        measure: bool = True,
+        cache: TimingCache = TimingCache(),
+    ) -> None:
         self.rows: list[LayerRow] = []
-        self._timed: dict[tuple[tuple[int, int], int, int], tuple[str, dict[str, float]]] = {}
+        self._table = TimeTable(time_layer if measure else None, cache)
+        self._types = weights, activations
 
     def plan(self, site: Site, counts: Sequence[int]) -> LayerPlan | None:
         """The plan of one site, or None if it stays as it is at every token count."""
@@ -105,29 +118,35 @@ class Planner:
         return plan if plan.any_sparse else None
 
     def _choose(self, site: Site, weight: Tensor, sparsity: float, tokens: int) -> str:
-        key = (site.shape, round(sparsity * 50), tokens)
-        if key not in self._timed:
-            self._timed[key] = ("", time_layer(weight, _bias(site), tokens))
-        times = self._timed[key][1]
-        sparse = {name: ms for name, ms in times.items() if name != "dense"}
-        best = min(sparse, key=lambda name: sparse[name])
-        wins = sparse[best] * _MARGIN < times["dense"]
-        reason = f"{times['dense'] / sparse[best]:.2f}x faster than dense" if wins else "dense is as fast or faster"
-        chosen = best if wins else "dense"
-        self.rows.append(
-            LayerRow(
-                site.name, site.shape, sparsity, tokens, chosen, times["dense"], sparse[best], reason, dict(sparse)
-            )
-        )
+        found = self._table.times(weight, _bias(site), tokens, *self._types)
+        sparse = {name: ms for name, ms in found.ms.items() if name != "dense"}
+        best = min(sparse, key=lambda name: sparse[name], default=None)
+        chosen, reason = verdict(found, best)
+        sparse_ms = None if best is None else sparse[best]
+        times = found.ms["dense"], sparse_ms, reason, sparse, found.origin
+        self.rows.append(LayerRow(site.name, site.shape, sparsity, tokens, chosen, *times))
         return chosen
 
 
-def time_layer(weight: Tensor, bias: Tensor | None, tokens: int) -> dict[str, float]:
-    """Median milliseconds of the dense layer and of each candidate kernel, in interleaved rounds."""
+def verdict(found: Times, best: str | None) -> tuple[str, str]:
+    """(the kernel or "dense", why). A sparse kernel has to win by more than the noise of the timing."""
+    if best is None:
+        return "dense", "no kernel takes these types"
+    gain = found.ms["dense"] / found.ms[best]
+    word = "expected " if found.origin == "model" else ""
+    if gain > _MARGIN:
+        return best, f"{word}{gain:.2f}x faster than dense{found.left_out}"
+    return "dense", f"dense is {word}as fast or faster{found.left_out}"
+
+
+def time_layer(
+    weight: Tensor, bias: Tensor | None, tokens: int, names: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Median milliseconds of the dense layer and of each kernel (all candidates if None), in interleaved rounds."""
     x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
     bias = None if bias is None else bias.detach()
     calls: dict[str, Callable[[], Any]] = {"dense": lambda: F.linear(x, weight, bias)}
-    for name in candidates(weight, tokens):
+    for name in candidates(weight, tokens) if names is None else names:
         packed = pack(weight, name)
         calls[name] = partial(packed.multiply, x, bias, "none")
     with torch.inference_mode():
@@ -135,8 +154,10 @@ def time_layer(weight: Tensor, bias: Tensor | None, tokens: int) -> dict[str, fl
     return {name: rounds.median(name) for name in calls}
 
 
-def plans_of(sites: Sequence[Site], counts: Mapping[str, Sequence[int]]) -> tuple[dict[str, LayerPlan], list[LayerRow]]:
+def plans_of(
+    sites: Sequence[Site], counts: Mapping[str, Sequence[int]], *, measure: bool = True
+) -> tuple[dict[str, LayerPlan], list[LayerRow]]:
     """Plans by site name, and the rows that explain them."""
-    planner = Planner()
+    planner = Planner(measure=measure)
     plans = {site.name: planner.plan(site, counts.get(site.name, ())) for site in sites}
     return {name: plan for name, plan in plans.items() if plan is not None}, planner.rows

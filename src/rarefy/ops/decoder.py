@@ -69,7 +69,7 @@ def capacity_for(tokens: int) -> int:
 
 
 def empty_cache(layers: int, batch: int, sizes: Sizes, capacity: int) -> tuple[Tensor, Tensor]:
-    """Keys (layers, batch, kv_heads, capacity / 16, depth, 16) and values (layers, batch, kv_heads, capacity, depth)."""
+    """Keys (layers, batch, kv_heads, panels, depth, 16) and values (layers, batch, kv_heads, capacity, depth)."""
     keys = torch.empty(layers, batch, sizes.kv_heads, capacity // PANEL, sizes.depth, PANEL)
     return keys, torch.empty(layers, batch, sizes.kv_heads, capacity, sizes.depth)
 
@@ -89,8 +89,8 @@ def _linear(linear: Linear) -> tuple[list[tuple[int, Any]], int, int]:
 class NativeDecoder:
     """The native model. Everything it points to is held here; calls from several threads need a workspace each.
 
-    embedding (vocabulary, width) and positions (rows, width) or None are float32 and contiguous, as every norm and bias;
-    a position p adds row p + position_offset.
+    embedding (vocabulary, width) and positions (rows, width) or None are float32 and contiguous, as every norm and
+    bias; a position p adds row p + position_offset.
     """
 
     def __init__(

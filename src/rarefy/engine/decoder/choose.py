@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.core.errors import EngineError
-from rarefy.core.quantized import QuantizedWeight, quantize_weight
+from rarefy.engine.cache import TimingCache
 from rarefy.engine.decoder.structure import Merged, Structure
 from rarefy.engine.explain import LayerRow
+from rarefy.engine.precision import Precision
+from rarefy.engine.times import Times, TimeTable
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedWeight, available, candidates, pack
 from rarefy.ops.decoder import Linear
 
-BITS = {"int8": 8, "int4": 4}
-_GROUPS = (32, 16)  # inputs to a scale of 4-bit weights: the first that divides the layer
 _SECOND_LAYOUT = 1.25  # a second copy of a weight costs memory: it has to be so much faster than the first
 _FEW = 8  # token counts up to here are always served natively, so that a step is one call
 
@@ -44,110 +44,90 @@ class Chosen:
         return Linear(packed, self.bias, self.merged.activation)
 
     @property
+    def out_features(self) -> int:
+        return self.merged.out_features
+
+    @property
     def nbytes(self) -> int:
         return sum({id(p): p.nbytes for _, p in self.steps if p is not None}.values())
 
 
-Timer = Callable[[dict[str, Callable[[], Any]]], dict[str, float]]
-
-
-def measured(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median milliseconds of each call in interleaved rounds."""
-    with torch.inference_mode():
-        rounds = interleaved(calls, rounds=7, warmup=1, seconds=0.4)
-    return {name: rounds.median(name) for name in calls}
-
-
-def group_of(width: int) -> int | None:
-    """How many inputs share a 4-bit scale; None: the whole row."""
-    return next((group for group in _GROUPS if width % group == 0), None)
-
-
-def stored(weight: Tensor, weights: str) -> Tensor | QuantizedWeight:
-    """The weight (out, in) as it is to be stored."""
-    if weights in BITS:
-        return quantize_weight(weight, BITS[weights], group_of(weight.shape[1]) if weights == "int4" else None)
-    return weight
-
-
 class Chooser:
-    """Chooses for layers; those of one shape and density are timed once."""
+    """Chooses for layers at token counts; those of one cell (`engine.cell`) are timed once a machine.
 
-    def __init__(self, weights: str, activations: str, counts: Sequence[int], timer: Timer = measured) -> None:
-        self.weights, self.activations, self.timer = weights, activations, timer
-        self.counts = sorted(set(counts))
+    measure: False chooses by the cost model alone.
+    """
+
+    def __init__(
+        self, precision: Precision, counts: Sequence[int], *, measure: bool = True, cache: TimingCache | None = None
+    ) -> None:
+        self.precision, self.counts = precision, sorted(set(counts))
         self.rows: list[LayerRow] = []
-        self._timed: dict[Any, dict[int, dict[str, float]]] = {}
+        self._table = TimeTable(self._time if measure else None, cache or TimingCache())
 
     def choose(self, merged: Merged) -> Chosen:
-        """Packs the layer for what is fastest at each count."""
+        """Packs the layer for what is fastest at each count. Raises EngineError where no kernel has the types."""
         weight = merged.weight()
         if not available():
             return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
-        source = stored(weight, self.weights)
-        nonzeros = int((source.values if isinstance(source, QuantizedWeight) else source).count_nonzero())
-        sparsity = 1.0 - nonzeros / max(1, weight.numel())
-        key = (tuple(weight.shape), round(sparsity * 50))
-        if key not in self._timed:
-            self._timed[key] = self._times(source, merged)
-        names = self._names(self._timed[key])
+        sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
+        source, names = self.precision.stored(weight), self._names(merged, weight, sparsity)
         packs = {name: pack(source, name) for name in dict.fromkeys(names.values()) if name != "dense"}
-        for count, name in names.items():
-            self._explain(merged, tuple(weight.shape), sparsity, count, name, self._timed[key][count])
-        steps = tuple((count, packs.get(name)) for count, name in names.items())
-        return Chosen(merged, merged.bias(), steps)
+        return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
 
-    def _times(self, source: Tensor | QuantizedWeight, merged: Merged) -> dict[int, dict[str, float]]:
-        """Milliseconds by count and kernel."""
-        found: dict[int, dict[str, float]] = {}
-        packs: dict[str, PackedWeight] = {}
-        few: set[str] = set()
-        for count in self.counts:
-            fitting = candidates(source, count, self.weights, self.activations)
-            if not fitting and not few:
-                raise EngineError(
-                    f"compile: no kernel stores {self.weights} weights with {self.activations} activations for "
-                    f"{count} tokens on this CPU; choose other types"
-                )
-            few |= set(fitting) if count <= _FEW else set()
-            calls: dict[str, Callable[[], Any]] = {}
-            x = torch.randn(count, source.shape[1], generator=torch.Generator().manual_seed(0))
-            for name in dict.fromkeys([*fitting, *(few if count <= 4 * _FEW or not fitting else ())]):
-                if name not in packs:
-                    packs[name] = pack(source, name)
-                calls[name] = partial(packs[name].multiply, x, None, "none")
-            if count > _FEW and self.weights == "fp32" and self.activations == "fp32":
-                calls["dense"] = partial(_dense, x, merged)
-            found[count] = self.timer(calls)
-        return found
-
-    def _names(self, times: dict[int, dict[str, float]]) -> dict[int, str]:
-        """The choice at each count, with few different layouts."""
+    def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
+        """The choice at each count, with few different layouts: the first count takes the fastest kernel."""
         chosen: dict[int, str] = {}
         for count in self.counts:
-            at = times[count]
-            best = min(at, key=lambda name: at[name])
-            cheap = [name for name in at if name == "dense" or name in chosen.values()]
-            near = min(cheap, key=lambda name: at[name], default=best)
-            chosen[count] = near if at[near] <= _SECOND_LAYOUT * at[best] else best
+            found = self._table.times(weight, None, count, self.precision.weights, self.precision.activations)
+            own = candidates(weight, count, self.precision.weights, self.precision.activations)
+            at = {name: found.ms.get(name, float("inf")) for name in own}
+            if self.precision.exact and count > _FEW:
+                at["dense"] = found.ms["dense"]
+            chosen[count] = self._best(at, list(chosen.values()), count)
+            self._explain(merged, weight, sparsity, count, chosen[count], found)
         return chosen
 
-    def _explain(
-        self, merged: Merged, shape: tuple[int, ...], sparsity: float, count: int, name: str, times: dict[str, float]
-    ) -> None:
-        sparse = {kernel: ms for kernel, ms in times.items() if kernel != "dense"}
-        dense, best = times.get("dense"), min(sparse, key=lambda kernel: sparse[kernel])
-        reason = "fastest" if times[name] == min(times.values()) else f"{best} is faster but would be a second layout"
-        if dense is not None and name != "dense":
-            reason = f"{dense / times[name]:.2f}x faster than dense"
+    def _best(self, at: dict[str, float], before: list[str], count: int) -> str:
+        """The fastest, or what is there already where that is nearly as fast (torch's dense layers always are)."""
+        if not at and not before:
+            raise EngineError(
+                f"compile: no kernel has {self.precision} for {count} tokens on this CPU; choose other types"
+            )
+        if not at:
+            return before[-1]
+        best = min(at, key=lambda name: at[name])
+        cheap = [name for name in at if name == "dense" or name in before]
+        near = min(cheap, key=lambda name: at[name], default=best)
+        return near if at[near] <= _SECOND_LAYOUT * at[best] else best
+
+    def _time(self, weight: Tensor, bias: Tensor | None, tokens: int, names: Sequence[str]) -> dict[str, float]:
+        """Median milliseconds of the dense layer and of each kernel, in interleaved rounds."""
+        x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
+        source = self.precision.stored(weight)
+        calls: dict[str, Callable[[], Any]] = {"dense": partial(F.linear, x, weight)}
+        for name in names:
+            calls[name] = partial(pack(source, name).multiply, x, bias, "none")
+        with torch.inference_mode():
+            rounds = interleaved(calls, rounds=7, warmup=1, seconds=0.4)
+        return {name: rounds.median(name) for name in calls}
+
+    def _explain(self, merged: Merged, weight: Tensor, sparsity: float, count: int, name: str, found: Times) -> None:
+        packed = {kernel: ms for kernel, ms in found.ms.items() if kernel != "dense"}
+        dense, ms = found.ms.get("dense"), found.ms.get(name)
+        best = min(packed, key=lambda kernel: packed[kernel], default=name)
+        if ms is None:
+            reason = "the layout for fewer tokens: no kernel of these types is made for so many"
+        elif dense is not None and name != "dense":
+            reason = f"{dense / ms:.2f}x as fast as dense" + (
+                "" if name == best else f"; {best} is no second layout worth"
+            )
+        else:
+            reason = "dense is as fast or faster"
         label = merged.name if len(merged.parts) == 1 else f"{merged.name} and {len(merged.parts) - 1} more"
-        self.rows.append(
-            LayerRow(label, (shape[0], shape[1]), sparsity, count, name, dense, sparse[best], reason, dict(sparse))
-        )
-
-
-def _dense(x: Tensor, merged: Merged) -> Tensor:
-    return merged.dense(x)
+        shape = (weight.shape[0], weight.shape[1])
+        row = LayerRow(label, shape, sparsity, count, name, dense, packed.get(best), reason, packed, found.origin)
+        self.rows.append(row)
 
 
 @dataclass(frozen=True, eq=False)

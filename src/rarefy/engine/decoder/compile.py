@@ -16,6 +16,7 @@ from rarefy.engine.decoder.recognise import NotKnownError, recognise
 from rarefy.engine.decoder.runner import Runner
 from rarefy.engine.decoder.structure import Structure
 from rarefy.engine.explain import Explanation
+from rarefy.engine.precision import Precision
 from rarefy.engine.timing import interleaved
 from rarefy.ops import why_not
 
@@ -26,7 +27,7 @@ _TOLERANCE = {"fp32": 2e-4, "bf16": 5e-2, "int8": 0.25, "int4": 1.0}
 
 
 def try_decoder(
-    model: nn.Module, examples: Sequence[Example], weights: str, activations: str, count: int | None
+    model: nn.Module, examples: Sequence[Example], precision: Precision, count: int | None, measure: bool
 ) -> CompiledDecoder | str | None:
     """The compiled decoder; why a language model is not compiled as one; None for any other model."""
     if not callable(getattr(model, "generate", None)) or not callable(getattr(model, "get_output_embeddings", None)):
@@ -36,7 +37,7 @@ def try_decoder(
         structure = recognise(model)
         if any(rows is None for rows in ids):
             raise NotKnownError("the example inputs hold no input_ids")
-        return _compile(model, structure, [rows for rows in ids if rows is not None], weights, activations, count)
+        return _compile(model, structure, [rows for rows in ids if rows is not None], precision, count, measure)
     except NotKnownError as error:
         return str(error)
 
@@ -48,16 +49,21 @@ def _ids(model: nn.Module, example: Example) -> Tensor | None:
 
 
 def _compile(
-    model: nn.Module, structure: Structure, ids: Sequence[Tensor], weights: str, activations: str, count: int | None
+    model: nn.Module,
+    structure: Structure,
+    ids: Sequence[Tensor],
+    precision: Precision,
+    count: int | None,
+    measure: bool,
 ) -> CompiledDecoder:
     rows = [min(_MOST_ROWS, example.numel()) for example in ids] + [example.shape[0] for example in ids]
-    chooser = Chooser(weights, activations, [*_COUNTS, *(n for n in rows if n > 0)])
+    chooser = Chooser(precision, [*_COUNTS, *(n for n in rows if n > 0)], measure=measure)
     with torch.inference_mode():
         plan = plan_of(structure, chooser)
         runner = Runner(structure, plan)
-        output = _agree(model, runner, ids, weights)
-        whole = tuple(_times(model, runner, example) for example in ids)
-        notes = _notes(structure, plan, runner)
+        output = _agree(model, runner, ids, precision)
+        whole = tuple(_times(model, runner, example) for example in ids) if measure else ()
+        notes = _notes(structure, plan, runner, measure)
     explanation = Explanation(
         tuple(chooser.rows), _graph(structure, plan), whole, notes, count or torch.get_num_threads()
     )
@@ -69,7 +75,11 @@ def _logits(runner: Runner, ids: Tensor) -> Tensor:
     return runner.run(ids.long().contiguous(), positions_of(None, *ids.shape), cache, last_only=False)
 
 
-def _agree(model: nn.Module, runner: Runner, ids: Sequence[Tensor], weights: str) -> type:
+def _tolerance(precision: Precision) -> float:
+    return max(_TOLERANCE[precision.weights], 0.25 if precision.activations == "int8" else 0.0)
+
+
+def _agree(model: nn.Module, runner: Runner, ids: Sequence[Tensor], precision: Precision) -> type:
     """The class of the model's outputs. Raises NotKnownError where the runtime's logits are not the model's."""
     kind: type = type(None)
     for example in ids:
@@ -77,7 +87,7 @@ def _agree(model: nn.Module, runner: Runner, ids: Sequence[Tensor], weights: str
         kind, theirs, mine = type(output), output.logits, _logits(runner, example)
         spread = (theirs - theirs.mean(-1, keepdim=True)).abs().amax().clamp_min(1e-6)
         far = float((mine - theirs).abs().amax() / spread)
-        if not far <= _TOLERANCE[weights]:
+        if not far <= _tolerance(precision):
             raise NotKnownError(f"the runtime's logits differ by {far:.1e} of their spread from the model's own")
     return kind
 
@@ -101,9 +111,11 @@ def _graph(structure: Structure, plan: Plan) -> str:
     return f"decoder runtime for {structure.kind}: {len(structure.layers)} layers, {native}"
 
 
-def _notes(structure: Structure, plan: Plan, runner: Runner) -> tuple[str, ...]:
+def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> tuple[str, ...]:
     packed = sum({id(chosen): chosen.nbytes for chosen in plan.all()}.values())
-    parts = parts_of_a_token(runner, past=min(128, structure.most_positions - 1), steps=5)
-    shown = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(parts.items(), key=lambda pair: -pair[1]) if ms > 0)
-    notes = [f"packed weights: {packed / 2**20:.1f} MiB", f"one token behind 128, ms: {shown}"]
+    notes = [f"packed weights: {packed / 2**20:.1f} MiB"]
+    if measure:
+        parts = parts_of_a_token(runner, past=min(128, structure.most_positions - 1), steps=5)
+        shown = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(parts.items(), key=lambda pair: -pair[1]) if ms > 0)
+        notes.append(f"one token behind 128, ms: {shown}")
     return tuple(notes + ([] if why_not() is None else [f"note: {why_not()}"]))

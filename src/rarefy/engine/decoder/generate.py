@@ -42,7 +42,7 @@ class Timings:
 
 
 def positions_of(mask: Tensor | None, batch: int, tokens: int, past: int = 0) -> Tensor:
-    """int64 (batch, tokens): the slot numbers, or with a mask (batch, past + tokens) how many kept tokens stand before."""
+    """int64 (batch, tokens): slot numbers, or with a mask (batch, past + tokens) how many kept tokens stand before."""
     if mask is None:
         return torch.arange(past, past + tokens).expand(batch, tokens).contiguous()
     return (mask.long().cumsum(1) - 1).clamp_min(0)[:, past:].contiguous()

@@ -108,7 +108,7 @@ class CompiledDecoder(nn.Module):
     def _positions(self, ids: Tensor, mask: Tensor | None, given: Tensor | None, past: int) -> Tensor:
         if given is None:
             from_mask = mask if self._runner.structure.positions_from_mask else None
-            return positions_of(from_mask, *ids.shape, past)
+            return positions_of(from_mask, ids.shape[0], ids.shape[1], past)
         if given.dtype not in (torch.int64, torch.int32):
             raise DTypeError(f"forward: position_ids is {given.dtype}; positions are int64 (or int32)")
         if given.dim() != 2 or given.shape[1] != ids.shape[1] or given.shape[0] not in (1, ids.shape[0]):

@@ -55,7 +55,7 @@ def _floats(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous()
 
 
-def _norm(module: nn.Module) -> Norm:
+def _norm(module: Any) -> Norm:
     if type(module) is nn.LayerNorm and module.weight is not None:
         bias = None if module.bias is None else _floats(module.bias)
         return Norm(False, _floats(module.weight), bias, module.eps)

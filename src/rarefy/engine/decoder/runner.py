@@ -134,7 +134,7 @@ class Runner:
             if out is not None:
                 logits = out.copy_(logits)
         else:
-            shape = (batch, 1 if last_only else tokens, self.structure.head.parts[0].out_features)
+            shape = (batch, 1 if last_only else tokens, self.plan.head.out_features)
             logits = torch.empty(shape) if out is None else out
             self._native.step(
                 self._workspace(),

@@ -28,6 +28,10 @@ class Merged:
         rows = [_rows(part) for part in self.parts]
         return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
 
+    @property
+    def out_features(self) -> int:
+        return sum(_rows(part).shape[0] for part in self.parts)
+
     def bias(self) -> Tensor | None:
         """(out), zeros for a part without one; None where no part has any."""
         found = [part.bias if isinstance(part.bias, Tensor) else None for part in self.parts]
