@@ -58,8 +58,8 @@ def _compile(
 ) -> CompiledDecoder:
     rows = [min(_MOST_ROWS, example.numel()) for example in ids] + [example.shape[0] for example in ids]
     chooser = Chooser(precision, [*_COUNTS, *(n for n in rows if n > 0)], measure=measure)
+    plan = plan_of(structure, chooser)
     with torch.inference_mode():
-        plan = plan_of(structure, chooser)
         runner = Runner(structure, plan)
         output = _agree(model, runner, ids, precision)
         whole = tuple(_times(model, runner, example) for example in ids) if measure else ()
