@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bind/packed.h"
+#include "core/denormals.h"
 #include "kernels/decode_attention/contract.h"
 #include "kernels/gate/contract.h"
 #include "kernels/rms/contract.h"
@@ -131,6 +132,7 @@ void gate_multiply(std::uintptr_t from, std::int64_t rows, int features, int act
 // One group: q and y (queries, share, depth), keys and values of one head as in the cache.
 void decode_attention_group(std::uintptr_t q, std::uintptr_t keys, std::uintptr_t values, std::uintptr_t allowed, std::uintptr_t y,
                       int queries, int share, int depth, int first, int past, float scale) {
+  const FlushDenormals flush;  // as in a step: the softmax relies on it
   const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(share) * depth;
   Scratch scratch;
   decode_attention::kernel(allowed_isa())

@@ -1,6 +1,6 @@
 // Attention over a cache, written once over the simd operations and compiled for each instruction set.
 
-// 2^x for x <= 0; exactly 0 where x is -infinity (2^-127 is flushed or read as zero by what follows).
+// 2^x for x <= 0; exactly 0 where x is -infinity: 2^-127 is a denormal, and those are flushed (core/denormals.h).
 inline Vec power_of_score(Vec x) { return exp2_of(max(set1(-127.0f), x)); }
 
 // One tile of rows: where its queries, scores and outputs are.

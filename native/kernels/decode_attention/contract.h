@@ -36,6 +36,7 @@ constexpr std::size_t scratch_floats(int keys, int depth) {
   return static_cast<std::size_t>(most_rows) * (round_up(keys, 4 * block_keys) + round_up(depth, block_keys));
 }
 
+// Denormals must be flushed while it runs.
 struct Kernel {
   Isa isa;
   void (*attend)(const Group&, float* scratch) noexcept;

@@ -9,7 +9,8 @@ from rarefy.core.errors import EngineError
 from rarefy.engine.decoder.generate import Request
 from rarefy.engine.decoder.sampling import Sampling
 
-_DEFAULTS: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "max_length": 20}
+_DEFAULTS: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
+_NEW_TOKENS = 20  # where nothing says how many
 _OURS = {
     "max_new_tokens",
     "max_length",
@@ -105,10 +106,12 @@ def _new_tokens(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> int:
         new = _setting(model, kwargs, "max_new_tokens")
     if new is not None:
         return int(new)
-    length = int(_setting(model, kwargs, "max_length"))
+    length = _setting(model, kwargs, "max_length")
+    if length is None:
+        return _NEW_TOKENS
     if length <= prompt:
         raise EngineError(f"generate: max_length={length} leaves no room behind a prompt of {prompt} tokens")
-    return length - prompt
+    return int(length) - prompt
 
 
 def request_of(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> Request:

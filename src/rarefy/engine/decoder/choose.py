@@ -20,6 +20,7 @@ from rarefy.ops import PackedWeight, available, candidates, pack
 from rarefy.ops.decoder import Linear
 
 _SECOND_LAYOUT = 1.25  # a second copy of a weight costs memory: it has to be so much faster than the first
+_WALK_MS = 0.03  # what a dense layer costs beside its product: the step is then no native call, but goes through Python
 _FEW = 8  # token counts up to here are always served natively, so that a step is one call
 
 
@@ -83,7 +84,7 @@ class Chooser:
             own = candidates(weight, count, self.precision.weights, self.precision.activations)
             at = {name: found.ms.get(name, float("inf")) for name in own}
             if self.precision.exact and count > _FEW:
-                at["dense"] = found.ms["dense"]
+                at["dense"] = found.ms["dense"] + _WALK_MS
             chosen[count] = self._best(at, list(chosen.values()), count)
             self._explain(merged, weight, sparsity, count, chosen[count], found)
         return chosen

@@ -75,6 +75,19 @@ def _logits(runner: Runner, ids: Tensor) -> Tensor:
     return runner.run(ids.long().contiguous(), positions_of(None, *ids.shape), cache, last_only=False)
 
 
+def _prompt_and_token(runner: Runner, ids: Tensor) -> Tensor:
+    """Logits of all tokens, the last of them by a step of its own: prompts and single tokens run differently."""
+    ids, positions = ids.long(), positions_of(None, *ids.shape)
+    cache = runner.cache(*ids.shape)
+    at = ids.shape[1] - 1
+    pieces = [
+        runner.run(ids[:, part].contiguous(), positions[:, part].contiguous(), cache, last_only=False)
+        for part in (slice(0, at), slice(at, at + 1))
+        if ids[:, part].numel()
+    ]
+    return torch.cat(pieces, dim=1)
+
+
 def _tolerance(precision: Precision) -> float:
     return max(_TOLERANCE[precision.weights], 0.25 if precision.activations == "int8" else 0.0)
 
@@ -84,7 +97,7 @@ def _agree(model: nn.Module, runner: Runner, ids: Sequence[Tensor], precision: P
     kind: type = type(None)
     for example in ids:
         output = model(input_ids=example)
-        kind, theirs, mine = type(output), output.logits, _logits(runner, example)
+        kind, theirs, mine = type(output), output.logits, _prompt_and_token(runner, example)
         spread = (theirs - theirs.mean(-1, keepdim=True)).abs().amax().clamp_min(1e-6)
         far = float((mine - theirs).abs().amax() / spread)
         if not far <= _tolerance(precision):

@@ -80,7 +80,7 @@ class CompiledDecoder(nn.Module):
 
     def _forward(
         self,
-        input_ids: Tensor,
+        input_ids: Any,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: DecoderCache | None = None,
