@@ -11,6 +11,7 @@
 
 #include "bind/block.h"
 #include "bind/conv.h"
+#include "bind/decoder.h"
 #include "bind/packed.h"
 #include "bind/program.h"
 #include "core/features.h"
@@ -126,4 +127,5 @@ NB_MODULE(_native, m) {
   m.def("add_layer_norm", &rarefy::add_layer_norm, nb::call_guard<nb::gil_scoped_release>());
   m.def("attention", &rarefy::attend, nb::call_guard<nb::gil_scoped_release>());
   rarefy::bind_program(m);
+  rarefy::bind_decoder(m);
 }

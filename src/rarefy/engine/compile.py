@@ -14,6 +14,8 @@ from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.compiled import Compiled, Variant, threads
 from rarefy.engine.conv_plan import conv_plans_of, images_of
+from rarefy.engine.decoder.compile import try_decoder
+from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
 from rarefy.engine.fuse import describe, rewrite
@@ -38,7 +40,7 @@ def compile(
     data: Iterable[Any] | None = None,
     threads: int | None = None,
     measure: bool = True,
-) -> Compiled:
+) -> Compiled | CompiledDecoder:
     """A model called like the original that runs its sparse layers with native kernels where they win.
 
     example_inputs: what the model is called with: a tensor, a tuple of positional or a dict of keyword arguments,
@@ -48,6 +50,7 @@ def compile(
     weights) or "int8" (with int8 or int4 weights). data: batches of model inputs (as for `rarefy.prune`) from which
     8-bit inputs get one scale a layer; without it each token gets its own at the call, which costs a little time and
     is more accurate. threads: of the calls (None: torch's own number at the call).
+    A causal language model of a known class becomes a `CompiledDecoder`, with `generate`.
     measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
     times are kept on disk a machine (`rarefy cache`), so that compiling again takes little.
 
@@ -65,7 +68,10 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        return _compile(model, examples, threads, measure, precision, data)
+        decoder = try_decoder(model, examples, precision, threads, measure)
+        if isinstance(decoder, CompiledDecoder):
+            return decoder
+        return _compile(model, examples, threads, measure, precision, data, decoder)
 
 
 _threads = threads  # `compile` has an argument of that name
@@ -78,6 +84,7 @@ def _compile(
     measure: bool,
     precision: Precision,
     data: Iterable[Any] | None,
+    no_decoder: str | None,
 ) -> Compiled:
     sites, _ = find_sites(model)
     convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
@@ -94,6 +101,8 @@ def _compile(
     key = model_key(model, [*rows, *conv_rows]) if measure else None
     pick = partial(_fastest, layers=layers, count=count, key=key, precision=precision)
     variants, whole, notes = [], [], [] if why_not() is None else [f"note: {why_not()}"]
+    if no_decoder is not None:
+        notes.append(f"note: generate runs in torch, module by module: {no_decoder}")
     graphs: list[str] = []
     for example, seen, image in zip(examples, tokens, images, strict=True):
         native = partial(fuse_convs, plans=conv_plans, images=image)
