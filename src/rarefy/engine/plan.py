@@ -65,7 +65,7 @@ def _bias(site: Site) -> Tensor | None:
     return bias if isinstance(bias, Tensor) else None
 
 
-def _why_dense(site: Site, sparsity: float) -> str | None:
+def why_dense(site: Site, sparsity: float) -> str | None:
     """The reason to leave a site alone without timing it, if there is one."""
     if isinstance(site.module, nn.Conv2d):
         return "convolution: no sparse kernel for it yet"
@@ -101,7 +101,7 @@ class Planner:
         weight = site.parameter.detach()
         weight = weight.t().contiguous() if site.transposed else weight
         sparsity = 1.0 - int(weight.count_nonzero()) / weight.numel()
-        why = _why_dense(site, sparsity)
+        why = why_dense(site, sparsity)
         if why is not None or not counts:
             why = why or "not reached by the example inputs"
             rows = counts or [0]
