@@ -30,6 +30,9 @@ def knapsack(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str
     spare = budget - sum(min(o.cost for o in choices) for choices in options.values())
     if spare < 0:
         return None
+    finest = {name: min(choices, key=lambda o: (o.loss, o.cost)) for name, choices in options.items()}
+    if sum(o.cost for o in finest.values()) <= budget:
+        return finest
     steps = max(_FEWEST_STEPS, _STEPS_A_SITE * len(options))
     best = torch.zeros(steps + 1, dtype=torch.float64)  # least loss by the number of steps that may be spent
     chosen: list[Tensor] = []

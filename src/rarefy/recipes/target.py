@@ -229,7 +229,7 @@ class _Search:
         raise SparsityError(
             f"target_speedup: {self.job.target:g}x cannot be reached here: with {1 - LEAST_DENSITY:.0%} zeros in each "
             f"layer that gains from them the model is {plan.speed.ratio:.2f}x faster, the best reachable with "
-            f"{torch.get_num_threads()} threads at these inputs; ask for less, or give larger inputs; nothing was changed"
+            f"{torch.get_num_threads()} threads at these inputs; ask for less, or give larger inputs; nothing changed"
         )
 
 
