@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rarefy.core.errors import EngineError
 from rarefy.engine.cache import TimingCache
+from rarefy.engine.cell import Types
 from rarefy.engine.decoder.structure import Merged, Structure
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.precision import Precision
@@ -80,7 +81,8 @@ class Chooser:
         """The choice at each count, with few different layouts: the first count takes the fastest kernel."""
         chosen: dict[int, str] = {}
         for count in self.counts:
-            found = self._table.times(weight, None, count, self.precision.weights, self.precision.activations)
+            types = Types(self.precision.weights, self.precision.activations)
+            found = self._table.times(weight, None, count, types)
             own = candidates(weight, count, self.precision.weights, self.precision.activations)
             at = {name: found.ms.get(name, float("inf")) for name in own}
             if self.precision.exact and count > _FEW:
