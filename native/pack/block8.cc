@@ -48,7 +48,8 @@ Row row_cells(const Tile& tile, int row, bool exact_pairs) {
 }
 
 // Rows of like length share a group, so that little filling is needed and the trip count of the loop changes seldom.
-std::vector<int> longest_first(const std::vector<Row>& rows) {
+template <class T>
+std::vector<int> longest_first(const std::vector<std::vector<T>>& rows) {
   std::vector<int> order(rows.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return rows[a].size() > rows[b].size(); });
@@ -62,7 +63,7 @@ void append_cell(Packed& packed, const Cell& cell) {
 
 std::size_t append_cells(Packed& packed, const Tile& tile, bool write_empty) {
   const int together = packed.kernel->rows;
-  std::vector<Row> rows((tile.used + 47) / 48 * 48);  // 48 is a multiple of every group size; rows beyond are empty
+  std::vector<Row> rows(band_rows);  // rows beyond the matrix are empty
   for (int r = 0; r < tile.used; ++r) rows[r] = row_cells(tile, r, packed.kernel->exact_pairs);
   const std::vector<int> order = longest_first(rows);
   std::size_t groups = 0;
@@ -114,10 +115,13 @@ int append_four(Packed& packed, const Tile& tile, int first, const std::array<in
 
 std::size_t append_strips(Packed& packed, const Tile& tile, bool write_empty) {
   const int together = packed.kernel->rows;
+  std::vector<std::vector<int>> used;
+  for (int first = 0; first < tile.used; first += together) used.push_back(columns_used(tile, first, together));
   std::size_t groups = 0;
-  for (int first = 0; first < tile.used; first += together) {
-    const std::vector<int> columns = columns_used(tile, first, together);
-    if (columns.empty() && !write_empty) continue;
+  for (const int strip : longest_first(used)) {
+    const int first = strip * together;
+    const std::vector<int>& columns = used[strip];
+    if (columns.empty() && !write_empty) break;
     const std::size_t count_at = packed.groups.size();
     packed.groups.push_back(0);
     for (int r = 0; r < together; ++r) packed.groups.push_back(static_cast<std::uint16_t>(first + r));
