@@ -49,12 +49,6 @@ inline void store_sums(const std::uint16_t* group, std::int32_t* acc, const Ints
   }
 }
 
-// The hardware stops looking ahead at every page: the weights of the next group are asked for during this one.
-inline void ask_ahead(const std::int8_t* values, std::size_t bytes, const std::uint16_t* offsets, std::size_t count) {
-  for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(values + bytes + i, 0, 2);
-  for (std::size_t i = 0; i < count; i += 32) __builtin_prefetch(offsets + count + i, 0, 2);
-}
-
 template <int rows, int tokens>
 void accumulate_cells(const block8::Segment& segment, const std::uint8_t* panel, std::int32_t* acc, bool first) noexcept {
   constexpr int vectors = tokens / width;
@@ -64,7 +58,6 @@ void accumulate_cells(const block8::Segment& segment, const std::uint8_t* panel,
   for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
     Ints sums[rows][vectors];
     load_sums<rows, tokens>(group, acc, first, sums);
-    ask_ahead(values, static_cast<std::size_t>(group[0]) * rows * 4, offsets, static_cast<std::size_t>(group[0]) * rows);
     for (int steps = group[0]; steps > 0; --steps, offsets += rows, values += 4 * rows) {
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
@@ -89,7 +82,6 @@ void accumulate_strips(const block8::Segment& segment, const std::uint8_t* panel
   for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
     Ints sums[rows][4];
     load_sums<rows, tokens>(group, acc, first, sums);
-    ask_ahead(values, static_cast<std::size_t>(group[0]) * rows * 4, offsets, static_cast<std::size_t>(group[0]) * 4);
     for (int steps = group[0]; steps > 0; --steps, offsets += 4, values += 4 * rows) {
       Ints x[4];
 #pragma GCC unroll 4
