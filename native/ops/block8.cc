@@ -81,6 +81,21 @@ void finish_band(const Call& call, const Tokens& tokens, int band, std::ptrdiff_
   weight.kernel->finish(sums, weight.rows_of(band), tile, valid, epilogue, to);
 }
 
+// Outputs of fewer bytes are likely still in a cache from the call before.
+constexpr std::ptrdiff_t cached_output = std::ptrdiff_t{1} << 20;
+
+// The outputs of a band, to be asked for while its last sums are made.
+Ahead outputs_of(const Call& call, int band, std::ptrdiff_t token, int valid, std::size_t groups) {
+  const Packed& weight = call.weight;
+  const bool floats = call.to.y != nullptr;
+  const std::ptrdiff_t size = floats ? 4 : 1;
+  if (call.x.tokens * weight.out * size < cached_output) return {nullptr, 0, 0, 0, 0};
+  const char* const y = floats ? reinterpret_cast<const char*>(call.to.y) : reinterpret_cast<const char*>(call.to.values);
+  const int each = (valid + static_cast<int>(groups)) / static_cast<int>(groups + 1);
+  return {y + (token * weight.out + band * band_rows) * size, weight.out * size, valid,
+          (weight.rows_of(band) * static_cast<int>(size) + 63) / 64, each};
+}
+
 void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int tile) {
   static thread_local Scratch scratch;  // counted in 32-bit words, as its floats are
   const Packed& weight = call.weight;
@@ -100,8 +115,11 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
     kernel.load_panel(call.x.values + token * call.x.stride + first, call.x.stride, valid, features, tile, panel);
     for (int b = bands.first; b < bands.last; ++b) {
       std::int32_t* const to = sums + (finish_at_once ? 0 : band_sums * (b - bands.first));
-      accumulate(weight.segment(b, t), panel, to, t == 0);
-      if (t + 1 == weight.tiles()) finish_band(call, tokens, b, token, tile, valid, to);
+      const Segment segment = weight.segment(b, t);
+      const bool last = t + 1 == weight.tiles();
+      Ahead ahead = last ? outputs_of(call, b, token, valid, segment.count) : Ahead{nullptr, 0, 0, 0, 0};
+      accumulate(segment, panel, to, t == 0, ahead);
+      if (last) finish_band(call, tokens, b, token, tile, valid, to);
     }
   }
 }

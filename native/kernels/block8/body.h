@@ -49,8 +49,14 @@ inline void store_sums(const std::uint16_t* group, std::int32_t* acc, const Ints
   }
 }
 
+inline void ask_ahead(block8::Ahead& ahead) {
+  for (int n = ahead.each; n > 0 && ahead.rows > 0; --n, --ahead.rows, ahead.at += ahead.stride)
+    for (int line = 0; line < ahead.lines; ++line) __builtin_prefetch(ahead.at + line * 64, 1, 3);
+}
+
 template <int rows, int tokens>
-void accumulate_cells(const block8::Segment& segment, const std::uint8_t* panel, std::int32_t* acc, bool first) noexcept {
+void accumulate_cells(const block8::Segment& segment, const std::uint8_t* panel, std::int32_t* acc, bool first,
+                      block8::Ahead& ahead) noexcept {
   constexpr int vectors = tokens / width;
   constexpr int scale = tokens * 4 / block8::offset_unit;
   const std::uint16_t *group = segment.groups, *offsets = segment.offsets;
@@ -58,6 +64,7 @@ void accumulate_cells(const block8::Segment& segment, const std::uint8_t* panel,
   for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
     Ints sums[rows][vectors];
     load_sums<rows, tokens>(group, acc, first, sums);
+    ask_ahead(ahead);
     for (int steps = group[0]; steps > 0; --steps, offsets += rows, values += 4 * rows) {
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
@@ -74,7 +81,8 @@ void accumulate_cells(const block8::Segment& segment, const std::uint8_t* panel,
 
 // Four vectors of tokens a step: bytes of 4 * width tokens fill one vector.
 template <int rows>
-void accumulate_strips(const block8::Segment& segment, const std::uint8_t* panel, std::int32_t* acc, bool first) noexcept {
+void accumulate_strips(const block8::Segment& segment, const std::uint8_t* panel, std::int32_t* acc, bool first,
+                      block8::Ahead& ahead) noexcept {
   constexpr int tokens = 4 * width;
   constexpr int scale = tokens / block8::offset_unit;
   const std::uint16_t *group = segment.groups, *offsets = segment.offsets;
@@ -82,6 +90,7 @@ void accumulate_strips(const block8::Segment& segment, const std::uint8_t* panel
   for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
     Ints sums[rows][4];
     load_sums<rows, tokens>(group, acc, first, sums);
+    ask_ahead(ahead);
     for (int steps = group[0]; steps > 0; --steps, offsets += 4, values += 4 * rows) {
       Ints x[4];
 #pragma GCC unroll 4

@@ -34,8 +34,16 @@ struct Segment {
   const std::int8_t* values;
 };
 
+// Memory that will be written when the sums are done, to be asked for meanwhile: `lines` cache lines from each of `rows`
+// rows that are `stride` bytes apart, `each` rows a group.
+struct Ahead {
+  const char* at;
+  std::ptrdiff_t stride;
+  int rows, lines, each;
+};
+
 // Adds W_tile * panel into acc (rows of the band, tokens), both on cache lines. first: acc is written, not added to.
-using Accumulate = void (*)(const Segment&, const std::uint8_t* panel, std::int32_t* acc, bool first) noexcept;
+using Accumulate = void (*)(const Segment&, const std::uint8_t* panel, std::int32_t* acc, bool first, Ahead&) noexcept;
 
 // The panel of x[t * stride + k] for t < valid, k < features; zero elsewhere up to `tokens` and a multiple of 4 inputs.
 using LoadPanel = void (*)(const std::uint8_t* x, std::ptrdiff_t stride, int valid, int features, int tokens,
