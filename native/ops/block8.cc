@@ -70,7 +70,7 @@ void fill(Tokens& tokens, const Rows8& x, std::ptrdiff_t token, int tile) {
   }
 }
 
-void finish_band(const Call& call, const Tokens& tokens, int band, std::ptrdiff_t token, int tile, int valid, const std::int32_t* sums) {
+void finish_band(const Call& call, const Tokens& tokens, int band, std::ptrdiff_t token, int valid, const std::int32_t* sums) {
   const Packed& weight = call.weight;
   const int row = band * band_rows;
   const std::ptrdiff_t at = token * weight.out + row;
@@ -78,7 +78,7 @@ void finish_band(const Call& call, const Tokens& tokens, int band, std::ptrdiff_
                           call.activation,           tokens.scale,             tokens.zero};
   const Destination to{call.to.y == nullptr ? nullptr : call.to.y + at, call.to.values == nullptr ? nullptr : call.to.values + at,
                        weight.out, call.to.y == nullptr ? 1.0f / call.to.scale : 0.0f, call.to.zero};
-  weight.kernel->finish(sums, weight.rows_of(band), tile, valid, epilogue, to);
+  weight.kernel->finish(sums, weight.rows_of(band), valid, epilogue, to);
 }
 
 // Outputs of fewer bytes are likely still in a cache from the call before.
@@ -102,7 +102,7 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
   const Kernel& kernel = *weight.kernel;
   const int valid = static_cast<int>(std::min<std::ptrdiff_t>(tile, call.x.tokens - token));
   const Accumulate accumulate = kernel.accumulate[which(tile)];
-  const std::size_t band_sums = static_cast<std::size_t>(band_rows) * tile;
+  const std::size_t band_sums = static_cast<std::size_t>(band_rows) * kernel.tokens;
   const std::size_t panel_words = static_cast<std::size_t>(kernel.depth) / 4 * tile;
   const bool finish_at_once = weight.tiles() == 1;  // then every band uses the same sums, which stay in the L1 cache
   float* const block = scratch.at_least(panel_words + band_sums * (finish_at_once ? 1 : bands.last - bands.first));
@@ -119,7 +119,7 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
       const bool last = t + 1 == weight.tiles();
       Ahead ahead = last ? outputs_of(call, b, token, valid, segment.count) : Ahead{nullptr, 0, 0, 0, 0};
       accumulate(segment, panel, to, t == 0, ahead);
-      if (last) finish_band(call, tokens, b, token, tile, valid, to);
+      if (last) finish_band(call, tokens, b, token, valid, to);
     }
   }
 }

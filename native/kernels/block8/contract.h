@@ -42,7 +42,8 @@ struct Ahead {
   int rows, lines, each;
 };
 
-// Adds W_tile * panel into acc (rows of the band, tokens), both on cache lines. first: acc is written, not added to.
+// Adds W_tile * panel into acc (rows of the band, a multiple of 16; tokens of the widest tile), both on cache lines.
+// first: acc is written, not added to.
 using Accumulate = void (*)(const Segment&, const std::uint8_t* panel, std::int32_t* acc, bool first, Ahead&) noexcept;
 
 // The panel of x[t * stride + k] for t < valid, k < features; zero elsewhere up to `tokens` and a multiple of 4 inputs.
@@ -70,8 +71,8 @@ struct Destination {
   std::int32_t zero;
 };
 
-// acc has a multiple of 16 rows and is on a cache line.
-using Finish = void (*)(const std::int32_t* acc, int rows, int tokens, int valid, const Epilogue&, const Destination&) noexcept;
+// acc as Accumulate wrote it.
+using Finish = void (*)(const std::int32_t* acc, int rows, int valid, const Epilogue&, const Destination&) noexcept;
 
 struct Kernel {
   const char* name;
