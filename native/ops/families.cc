@@ -2,7 +2,9 @@
 #include <stdexcept>
 
 #include "ops/block8.h"
+#include "ops/dense8.h"
 #include "ops/layout.h"
+#include "ops/matvec.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -14,9 +16,11 @@ void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, i
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all{
+      {dense8::entries, dense8::make},
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
       {block8::entries, block8::make},
+      {matvec::entries, matvec::make},
   };
   return all;
 }
