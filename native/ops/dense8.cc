@@ -62,36 +62,89 @@ const std::int8_t* lines_of(const Weight& w, int block, int count, std::uint8_t*
   return reinterpret_cast<const std::int8_t*>(scratch);
 }
 
-// Rows of 16 * blocks outputs from `block` on, for all tokens of x; `token` is the first one's number in the results.
-void multiply_blocks(const Weight& w, const Bytes& x, std::ptrdiff_t token, const std::int8_t* lines, int block, int blocks,
-                     std::int32_t* sums, const Results& results) {
-  const int row = block * block_rows, outputs = std::min(blocks * block_rows, w.lines.out - row);
-  const std::ptrdiff_t at = token * w.lines.out + row;
-  for (std::ptrdiff_t t = 0; t < x.tokens; t += w.kernel->tokens) {
-    const int tokens = static_cast<int>(std::min<std::ptrdiff_t>(w.kernel->tokens, x.tokens - t));
-    w.kernel->multiply({x.values + t * x.stride, x.stride, tokens, lines, w.block_bytes(), blocks, w.lines.lines(), sums,
-                        blocks * block_rows});
-    const std::ptrdiff_t to = at + t * w.lines.out;
-    w.kernel->finish({sums, blocks * block_rows, tokens, outputs, w.scale.data() + row, w.sums.data() + row,
-                      x.scale + t * x.step, x.zero + t * x.step, x.step,
-                      results.bias == nullptr ? nullptr : results.bias + row, results.activation,
-                      results.to.y == nullptr ? nullptr : results.to.y + to,
-                      results.to.values == nullptr ? nullptr : results.to.values + to, w.lines.out,
-                      results.to.values == nullptr ? 1.0f : 1.0f / results.to.scale, results.to.zero});
+// Lines of a Product and sums under way at once: products that are cut keep the sums of all tokens, else of two pieces.
+struct Cut {
+  int together;  // blocks
+  int depth, parts;
+  std::size_t piece(const Kernel& kernel) const { return static_cast<std::size_t>(kernel.tokens) * together * block_rows; }
+  std::size_t sums(const Kernel& kernel, std::ptrdiff_t tokens) const {
+    return piece(kernel) * (parts == 1 ? 2 : (tokens + kernel.tokens - 1) / kernel.tokens);
   }
+};
+
+// With few tokens more rows go side by side, and the weight is read once: cutting brings nothing. With many, the lines of
+// two blocks shall stay in the first-level cache.
+Cut cut_for(const Weight& w, std::ptrdiff_t tokens) {
+  const int lines = w.lines.lines(), depth = w.kernel->depth, together = tokens <= 16 ? max_blocks : 2;
+  if (depth == 0 || tokens <= 16 || lines <= depth * 4 / 3) return {together, lines, 1};
+  const int parts = (lines + depth - 1) / depth, steps = lines / w.kernel->lines;
+  const int each = (steps + parts - 1) / parts * w.kernel->lines;
+  return {together, each, (lines + each - 1) / each};
 }
 
-// With few tokens more rows go side by side; with many, the lines of two blocks shall stay in the first-level cache.
+// Some tokens and all inputs of a few blocks of rows, and where their results go.
+class Piece {
+ public:
+  Piece(const Weight& w, const Bytes& x, std::ptrdiff_t token, const Results& results)
+      : w_(w), x_(x), token_(token), results_(results) {}
+
+  Finish finish(std::ptrdiff_t t, int tokens, int block, int blocks, const std::int32_t* sums) const {
+    const int row = block * block_rows;
+    const std::ptrdiff_t at = (token_ + t) * w_.lines.out + row;
+    const Output8& to = results_.to;
+    return {sums, blocks * block_rows, tokens, std::min(blocks * block_rows, w_.lines.out - row), w_.scale.data() + row,
+            w_.sums.data() + row, x_.scale + t * x_.step, x_.zero + t * x_.step, x_.step,
+            results_.bias == nullptr ? nullptr : results_.bias + row, results_.activation,
+            to.values == nullptr ? to.y + at : nullptr, to.values == nullptr ? nullptr : to.values + at, w_.lines.out,
+            to.values == nullptr ? 1.0f : 1.0f / to.scale, to.zero};
+  }
+
+  void finish_now(Finish& behind) const {
+    w_.kernel->finish(behind);
+    behind.tokens = 0;
+  }
+
+  // All tokens of x; `lines` are the blocks'. Leaves the last results to `behind`.
+  void multiply(const std::int8_t* lines, int block, int blocks, const Cut& cut, std::int32_t* sums, Finish& behind,
+                int& turn) const {
+    const Kernel& kernel = *w_.kernel;
+    if (cut.parts > 1 && behind.tokens > 0) finish_now(behind);  // its sums are about to be written
+    for (int part = 0; part < cut.parts; ++part) {
+      const int first = part * cut.depth, depth = std::min(cut.depth, w_.lines.lines() - first);
+      for (std::ptrdiff_t t = 0; t < x_.tokens; t += kernel.tokens, ++turn) {
+        const int tokens = static_cast<int>(std::min<std::ptrdiff_t>(kernel.tokens, x_.tokens - t));
+        std::int32_t* const to = sums + cut.piece(kernel) * (cut.parts == 1 ? turn % 2 : t / kernel.tokens);
+        const Product product{x_.values + t * x_.stride + first * inputs_of_line, x_.stride, tokens,
+                              lines + static_cast<std::ptrdiff_t>(first) * line_bytes, w_.block_bytes(), blocks, depth, to,
+                              blocks * block_rows, part > 0};
+        kernel.multiply(product, behind.tokens > 0 ? &behind : nullptr);
+        if (behind.tokens > 0) finish_now(behind);
+        if (part + 1 == cut.parts) behind = finish(t, tokens, block, blocks, to);
+      }
+    }
+  }
+
+ private:
+  const Weight& w_;
+  const Bytes& x_;
+  std::ptrdiff_t token_;
+  const Results& results_;
+};
+
 void multiply_range(const Weight& w, const Bytes& x, std::ptrdiff_t token, int first, int last, const Results& results) {
   static thread_local Scratch scratch;
-  const int together = x.tokens <= 16 ? max_blocks : 2;
-  const std::size_t expanded = w.expand == nullptr ? 0 : static_cast<std::size_t>(together) * w.block_bytes() / sizeof(float);
-  float* const floats = scratch.at_least(expanded + static_cast<std::size_t>(w.kernel->tokens) * together * block_rows);
-  for (int block = first; block < last; block += together) {
-    const int blocks = std::min(together, last - block);
+  const Cut cut = cut_for(w, x.tokens);
+  const std::size_t expanded = w.expand == nullptr ? 0 : static_cast<std::size_t>(cut.together) * w.block_bytes() / sizeof(float);
+  float* const floats = scratch.at_least(expanded + cut.sums(*w.kernel, x.tokens));
+  const Piece piece(w, x, token, results);
+  Finish behind{};
+  int turn = 0;
+  for (int block = first; block < last; block += cut.together) {
+    const int blocks = std::min(cut.together, last - block);
     const std::int8_t* lines = lines_of(w, block, blocks, reinterpret_cast<std::uint8_t*>(floats));
-    multiply_blocks(w, x, token, lines, block, blocks, reinterpret_cast<std::int32_t*>(floats + expanded), results);
+    piece.multiply(lines, block, blocks, cut, reinterpret_cast<std::int32_t*>(floats + expanded), behind, turn);
   }
+  if (behind.tokens > 0) piece.finish_now(behind);
   if (w.kernel->end != nullptr) w.kernel->end();
 }
 

@@ -25,9 +25,10 @@ struct Product {
   const std::int8_t* weight;
   std::ptrdiff_t block_bytes;
   int blocks;  // at most max_blocks
-  int lines;   // of a block; a multiple of the kernel's
-  std::int32_t* sums;  // (tokens, sums_stride), written: 16 columns a block
+  int lines;   // to be multiplied; a multiple of the kernel's
+  std::int32_t* sums;  // (tokens, sums_stride), aligned: 16 columns a block
   std::ptrdiff_t sums_stride;
+  bool add;  // to the sums, which else are written
 };
 
 // What turns the sums of some tokens and outputs into results. Arrays over outputs hold a multiple of 16 but for bias.
@@ -60,7 +61,9 @@ struct Kernel {
   Isa isa;
   int tokens;  // most in one Product
   int lines;   // a block holds a multiple of so many
-  void (*multiply)(const Product&) noexcept;
+  int depth;   // most lines in one Product where several are better than one; 0: as many as there are
+  // behind: earlier sums, which may be finished meanwhile where that fills gaps; what is left then is the caller's.
+  void (*multiply)(const Product&, Finish* behind) noexcept;
   void (*finish)(const Finish&) noexcept;
   QuantiseRow quantise_row;
   RangeOfRow range_of_row;

@@ -32,85 +32,116 @@ inline void end() noexcept {
   configured = 0;
 }
 
-// 32 tokens (or 17 to 31) x 2 blocks.
-inline void two_by_two(const dense8::Product& p, const std::uint8_t* x, const std::int8_t* weight, std::int32_t* sums) {
-  const std::int8_t* const next = weight + p.block_bytes;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+// Finishes earlier sums a few tokens at a time between the tile instructions, which leave the vector units idle.
+struct Meanwhile {
+  dense8::Finish* behind;
+  int tokens;  // at a step
+
+  Meanwhile(dense8::Finish* f, int lines) : behind(f), tokens(0) {
+    const int steps = lines / lines_of_tile;
+    if (behind != nullptr && steps > 0) tokens = (behind->tokens + steps - 1) / steps;
+    if (tokens > 0 && tokens < 4) tokens = 4;
+  }
+  void step() const {
+    if (tokens > 0 && behind->tokens > 0) finish_some(*behind, tokens);
+  }
+};
+
+// Tiles (rows of 16 tokens, 16 columns) of the sums, numbered as in `configure`.
+struct Sums {
+  std::int32_t* at;
+  std::ptrdiff_t stride;
+
+  std::int32_t* tile(int down, int right) const { return at + down * tile_rows * stride + right * dense8::block_rows; }
+  std::ptrdiff_t bytes() const { return stride * static_cast<std::ptrdiff_t>(sizeof *at); }
+};
+
+#define RAREFY_START_TILE(number, down, right) \
+  if (p.add) _tile_loadd(number, sums.tile(down, right), sums.bytes()); \
+  else _tile_zero(number)
+
+// 17 to 32 tokens x 2 blocks.
+inline void two_by_two(const dense8::Product& p, int block, const Meanwhile& meanwhile) {
+  const Sums sums{p.sums + block * dense8::block_rows, p.sums_stride};
+  const std::int8_t* const weight = p.weight + block * p.block_bytes;
+  RAREFY_START_TILE(0, 0, 0);
+  RAREFY_START_TILE(1, 0, 1);
+  RAREFY_START_TILE(2, 1, 0);
+  RAREFY_START_TILE(3, 1, 1);
   for (int l = 0; l < p.lines; l += lines_of_tile) {
-    const std::uint8_t* const from = x + l * dense8::inputs_of_line;
-    const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(l) * dense8::line_bytes;
-    _tile_loadd(6, weight + at, dense8::line_bytes);
+    const std::uint8_t* const from = p.x + l * dense8::inputs_of_line;
+    const std::int8_t* const line = weight + static_cast<std::ptrdiff_t>(l) * dense8::line_bytes;
+    _tile_loadd(6, line, dense8::line_bytes);
     _tile_loadd(4, from, p.stride);
     _tile_dpbusd(0, 4, 6);
-    _tile_loadd(7, next + at, dense8::line_bytes);
+    _tile_loadd(7, line + p.block_bytes, dense8::line_bytes);
     _tile_dpbusd(1, 4, 7);
     _tile_loadd(5, from + tile_rows * p.stride, p.stride);
     _tile_dpbusd(2, 5, 6);
     _tile_dpbusd(3, 5, 7);
+    meanwhile.step();
   }
-  const std::ptrdiff_t row = p.sums_stride * static_cast<std::ptrdiff_t>(sizeof *sums);
-  _tile_stored(0, sums, row);
-  _tile_stored(1, sums + dense8::block_rows, row);
-  _tile_stored(2, sums + tile_rows * p.sums_stride, row);
-  _tile_stored(3, sums + tile_rows * p.sums_stride + dense8::block_rows, row);
+  _tile_stored(0, sums.tile(0, 0), sums.bytes());
+  _tile_stored(1, sums.tile(0, 1), sums.bytes());
+  _tile_stored(2, sums.tile(1, 0), sums.bytes());
+  _tile_stored(3, sums.tile(1, 1), sums.bytes());
 }
 
 // 17 to 32 tokens x 1 block.
-inline void two_by_one(const dense8::Product& p, const std::uint8_t* x, const std::int8_t* weight, std::int32_t* sums) {
-  _tile_zero(0);
-  _tile_zero(2);
+inline void two_by_one(const dense8::Product& p, int block, const Meanwhile& meanwhile) {
+  const Sums sums{p.sums + block * dense8::block_rows, p.sums_stride};
+  const std::int8_t* const weight = p.weight + block * p.block_bytes;
+  RAREFY_START_TILE(0, 0, 0);
+  RAREFY_START_TILE(2, 1, 0);
   for (int l = 0; l < p.lines; l += lines_of_tile) {
-    const std::uint8_t* const from = x + l * dense8::inputs_of_line;
+    const std::uint8_t* const from = p.x + l * dense8::inputs_of_line;
     _tile_loadd(6, weight + static_cast<std::ptrdiff_t>(l) * dense8::line_bytes, dense8::line_bytes);
     _tile_loadd(4, from, p.stride);
     _tile_dpbusd(0, 4, 6);
     _tile_loadd(5, from + tile_rows * p.stride, p.stride);
     _tile_dpbusd(2, 5, 6);
+    meanwhile.step();
   }
-  const std::ptrdiff_t row = p.sums_stride * static_cast<std::ptrdiff_t>(sizeof *sums);
-  _tile_stored(0, sums, row);
-  _tile_stored(2, sums + tile_rows * p.sums_stride, row);
+  _tile_stored(0, sums.tile(0, 0), sums.bytes());
+  _tile_stored(2, sums.tile(1, 0), sums.bytes());
 }
 
-// Up to 16 tokens x 4 blocks (blocks below 4: the last ones are computed again, and stored once).
-inline void one_by_four(const dense8::Product& p, const std::uint8_t* x, const std::int8_t* weight, std::int32_t* sums) {
+// Up to 16 tokens x 4 blocks: four sums are under way, to hide the latency. Of fewer blocks the last is repeated.
+inline void one_by_four(const dense8::Product& p, const Meanwhile& meanwhile) {
+  const Sums sums{p.sums, p.sums_stride};
   const int last = p.blocks - 1;
-  const std::int8_t* const w0 = weight;
-  const std::int8_t* const w1 = weight + (last < 1 ? last : 1) * p.block_bytes;
-  const std::int8_t* const w2 = weight + (last < 2 ? last : 2) * p.block_bytes;
-  const std::int8_t* const w3 = weight + (last < 3 ? last : 3) * p.block_bytes;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  const std::ptrdiff_t second = (last < 1 ? last : 1) * p.block_bytes, third = (last < 2 ? last : 2) * p.block_bytes,
+                       fourth = last * p.block_bytes;
+  RAREFY_START_TILE(0, 0, 0);
+  RAREFY_START_TILE(1, 0, last < 1 ? last : 1);
+  RAREFY_START_TILE(2, 0, last < 2 ? last : 2);
+  RAREFY_START_TILE(3, 0, last);
   for (int l = 0; l < p.lines; l += lines_of_tile) {
-    const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(l) * dense8::line_bytes;
-    _tile_loadd(4, x + l * dense8::inputs_of_line, p.stride);
-    _tile_loadd(6, w0 + at, dense8::line_bytes);
+    const std::int8_t* const line = p.weight + static_cast<std::ptrdiff_t>(l) * dense8::line_bytes;
+    _tile_loadd(4, p.x + l * dense8::inputs_of_line, p.stride);
+    _tile_loadd(6, line, dense8::line_bytes);
     _tile_dpbusd(0, 4, 6);
-    _tile_loadd(7, w1 + at, dense8::line_bytes);
+    _tile_loadd(7, line + second, dense8::line_bytes);
     _tile_dpbusd(1, 4, 7);
-    _tile_loadd(6, w2 + at, dense8::line_bytes);
+    _tile_loadd(6, line + third, dense8::line_bytes);
     _tile_dpbusd(2, 4, 6);
-    _tile_loadd(7, w3 + at, dense8::line_bytes);
+    _tile_loadd(7, line + fourth, dense8::line_bytes);
     _tile_dpbusd(3, 4, 7);
+    meanwhile.step();
   }
-  const std::ptrdiff_t row = p.sums_stride * static_cast<std::ptrdiff_t>(sizeof *sums);
-  _tile_stored(0, sums, row);
-  if (last >= 1) _tile_stored(1, sums + dense8::block_rows, row);
-  if (last >= 2) _tile_stored(2, sums + 2 * dense8::block_rows, row);
-  if (last >= 3) _tile_stored(3, sums + 3 * dense8::block_rows, row);
+  _tile_stored(0, sums.tile(0, 0), sums.bytes());
+  if (last >= 1) _tile_stored(1, sums.tile(0, 1), sums.bytes());
+  if (last >= 2) _tile_stored(2, sums.tile(0, 2), sums.bytes());
+  if (last >= 3) _tile_stored(3, sums.tile(0, 3), sums.bytes());
 }
+#undef RAREFY_START_TILE
 
-inline void multiply_tiles(const dense8::Product& p) noexcept {
-  if (p.tokens <= few_tokens) return multiply_dots(p);
+inline void multiply_tiles(const dense8::Product& p, dense8::Finish* behind) noexcept {
+  if (p.tokens <= few_tokens) return multiply_dots(p, behind);
   configure(p.tokens);
-  if (p.tokens <= tile_rows) return one_by_four(p, p.x, p.weight, p.sums);
+  const Meanwhile meanwhile(behind, p.lines);
+  if (p.tokens <= tile_rows) return one_by_four(p, meanwhile);
   int b = 0;
-  for (; b + 2 <= p.blocks; b += 2)
-    two_by_two(p, p.x, p.weight + b * p.block_bytes, p.sums + b * dense8::block_rows);
-  if (b < p.blocks) two_by_one(p, p.x, p.weight + b * p.block_bytes, p.sums + b * dense8::block_rows);
+  for (; b + 2 <= p.blocks; b += 2) two_by_two(p, b, meanwhile);
+  if (b < p.blocks) two_by_one(p, b, meanwhile);
 }

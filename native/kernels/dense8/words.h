@@ -8,7 +8,7 @@ void block_of_words(const dense8::Product& p, const std::uint8_t* x, const std::
 #pragma GCC unroll 16
   for (int t = 0; t < tokens; ++t)
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) acc[t][v] = zero_ints();
+    for (int v = 0; v < vectors; ++v) acc[t][v] = no_ints();
   for (int l = 0; l < p.lines; ++l, weight += dense8::line_bytes, x += dense8::inputs_of_line) {
     Ints four[tokens];
 #pragma GCC unroll 16
@@ -25,7 +25,7 @@ void block_of_words(const dense8::Product& p, const std::uint8_t* x, const std::
 }
 
 template <int tokens>
-void multiply_words(const dense8::Product& p) noexcept {
+void multiply_words(const dense8::Product& p, dense8::Finish*) noexcept {
   for (int b = 0; b < p.blocks; ++b) {
     const std::int8_t* weight = p.weight + b * p.block_bytes;
     std::int32_t* sums = p.sums + b * dense8::block_rows;
