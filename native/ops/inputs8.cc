@@ -14,11 +14,15 @@ Bytes from_floats(const Inputs8& inputs, const Kernel& kernel, int padded, std::
   float* const scale = scratch.at_least(static_cast<std::size_t>(tokens) * (2 + stride / sizeof(float)) + 16);
   auto* const zero = reinterpret_cast<std::int32_t*>(scale + tokens);
   auto* const values = reinterpret_cast<std::uint8_t*>(scale + (2 * tokens + 15) / 16 * 16);
+  const float* const rows = inputs.floats + first * inputs.in;
+  const auto find_range = [&](std::ptrdiff_t t) {
+    if (inputs.known == nullptr && t < tokens) kernel.range_of_row(rows + t * inputs.in, inputs.in, scale + t, zero + t);
+  };
+  find_range(0);
   for (std::ptrdiff_t t = 0; t < tokens; ++t) {
-    const float* row = inputs.floats + (first + t) * inputs.in;
-    if (inputs.known == nullptr) kernel.range_of_row(row, inputs.in, scale + t, zero + t);
+    find_range(t + 1);  // ahead: its long chain of dependent steps runs beside the next lines
     const Step step = inputs.known == nullptr ? Step{scale[t], zero[t]} : *inputs.known;
-    kernel.quantise_row(row, inputs.in, padded, step.scale, step.zero, values + t * stride);
+    kernel.quantise_row(rows + t * inputs.in, inputs.in, padded, step.scale, step.zero, values + t * stride);
   }
   if (inputs.known != nullptr) return {values, tokens, stride, &inputs.known->scale, &inputs.known->zero, 0};
   return {values, tokens, stride, scale, zero, 1};

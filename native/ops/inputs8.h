@@ -28,6 +28,10 @@ struct Bytes {
   const float* scale;
   const std::int32_t* zero;
   std::ptrdiff_t step;
+
+  Bytes from(std::ptrdiff_t t, std::ptrdiff_t count) const {
+    return {values + t * stride, count, stride, scale + t * step, zero + t * step, step};
+  }
 };
 
 // Tokens [first, first + tokens). What it points to lives until the scratch is used again, or as long as the inputs.

@@ -62,8 +62,8 @@ struct Kernel {
   int tokens;  // most in one Product
   int lines;   // a block holds a multiple of so many
   int depth;   // most lines in one Product where several are better than one; 0: as many as there are
-  // behind: earlier sums, which may be finished meanwhile where that fills gaps; what is left then is the caller's.
-  void (*multiply)(const Product&, Finish* behind) noexcept;
+  int resident;  // bytes of tokens that the first-level cache shall keep while weights pass by; 0: the weights are kept
+  void (*multiply)(const Product&) noexcept;
   void (*finish)(const Finish&) noexcept;
   QuantiseRow quantise_row;
   RangeOfRow range_of_row;

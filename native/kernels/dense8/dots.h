@@ -60,7 +60,7 @@ void dots_of(const dense8::Product& p, const std::uint8_t* x, std::int32_t* sums
 
 constexpr int most_dots = 12;  // tokens that share a pass: 12 x 2 sums, 2 lines and a token in 32 registers
 
-inline void multiply_dots(const dense8::Product& p, dense8::Finish*) noexcept {
+inline void multiply_dots(const dense8::Product& p) noexcept {
   using Of = void (*)(const dense8::Product&, const std::uint8_t*, std::int32_t*);
   static constexpr Of of[most_dots] = {dots_of<1>, dots_of<2>, dots_of<3>, dots_of<4>,  dots_of<5>,  dots_of<6>,
                                        dots_of<7>, dots_of<8>, dots_of<9>, dots_of<10>, dots_of<11>, dots_of<12>};

@@ -74,30 +74,17 @@ inline void finish(const dense8::Finish& f) noexcept {
   }
 }
 
-// Takes the first `tokens` off what is left to finish, and finishes them.
-inline void finish_some(dense8::Finish& f, int tokens) {
-  dense8::Finish part = f;
-  part.tokens = tokens < f.tokens ? tokens : f.tokens;
-  if (part.tokens == 0) return;
-  finish(part);
-  f.tokens -= part.tokens;
-  f.sums += part.tokens * f.sums_stride;
-  f.input_scale += part.tokens * f.step;
-  f.input_zero += part.tokens * f.step;
-  if (f.bytes != nullptr) f.bytes += part.tokens * f.y_stride;
-  else f.y += part.tokens * f.y_stride;
-}
-
 // x / scale is rounded as x * (1 / scale): the difference is a step where it lies within an ulp of a half.
 inline void quantise_row(const float* x, int features, int padded, float scale, std::int32_t zero,
                          std::uint8_t* to) noexcept {
-  const Vec per_step = set1(1.0f / scale);
+  const float steps = 1.0f / scale;
+  const Vec per_step = set1(steps);
   int k = 0;
   for (; k + 32 <= features; k += 32) {
     Vec values[32 / width];
 #pragma GCC unroll 8
     for (int v = 0; v < 32 / width; ++v) values[v] = loadu(x + k + v * width);
-    store_32_bytes(to + k, values, 1.0f / scale, zero);
+    store_32_bytes(to + k, values, steps, zero);
   }
   for (; k + width <= features; k += width) store_bytes(to + k, mul(loadu(x + k), per_step), zero, width);
   if (k < features) store_bytes(to + k, mul(load_n(x + k, features - k), per_step), zero, features - k);

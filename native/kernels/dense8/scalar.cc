@@ -8,7 +8,7 @@ namespace {
 #include "kernels/dense8/ints_scalar.h"
 #include "kernels/dense8/rows.h"
 
-void multiply(const dense8::Product& p, dense8::Finish*) noexcept {
+void multiply(const dense8::Product& p) noexcept {
   for (int t = 0; t < p.tokens; ++t)
     for (int b = 0; b < p.blocks; ++b) {
       std::int32_t sums[dense8::block_rows] = {};
@@ -25,6 +25,6 @@ void multiply(const dense8::Product& p, dense8::Finish*) noexcept {
 }  // namespace rarefy::scalar
 
 namespace rarefy::dense8 {
-extern const Kernel kernel_scalar = {"scalar", Isa::scalar, 16, 1, 0, scalar::multiply, scalar::finish,
+extern const Kernel kernel_scalar = {"scalar", Isa::scalar, 16, 1, 0, 0, scalar::multiply, scalar::finish,
                                      scalar::quantise_row, scalar::range_of_row, nullptr};
 }  // namespace rarefy::dense8

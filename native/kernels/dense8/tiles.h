@@ -32,21 +32,6 @@ inline void end() noexcept {
   configured = 0;
 }
 
-// Finishes earlier sums a few tokens at a time between the tile instructions, which leave the vector units idle.
-struct Meanwhile {
-  dense8::Finish* behind;
-  int tokens;  // at a step
-
-  Meanwhile(dense8::Finish* f, int lines) : behind(f), tokens(0) {
-    const int steps = lines / lines_of_tile;
-    if (behind != nullptr && steps > 0) tokens = (behind->tokens + steps - 1) / steps;
-    if (tokens > 0 && tokens < 4) tokens = 4;
-  }
-  void step() const {
-    if (tokens > 0 && behind->tokens > 0) finish_some(*behind, tokens);
-  }
-};
-
 // Tiles (rows of 16 tokens, 16 columns) of the sums, numbered as in `configure`.
 struct Sums {
   std::int32_t* at;
@@ -61,7 +46,7 @@ struct Sums {
   else _tile_zero(number)
 
 // 17 to 32 tokens x 2 blocks.
-inline void two_by_two(const dense8::Product& p, int block, const Meanwhile& meanwhile) {
+inline void two_by_two(const dense8::Product& p, int block) {
   const Sums sums{p.sums + block * dense8::block_rows, p.sums_stride};
   const std::int8_t* const weight = p.weight + block * p.block_bytes;
   RAREFY_START_TILE(0, 0, 0);
@@ -79,7 +64,6 @@ inline void two_by_two(const dense8::Product& p, int block, const Meanwhile& mea
     _tile_loadd(5, from + tile_rows * p.stride, p.stride);
     _tile_dpbusd(2, 5, 6);
     _tile_dpbusd(3, 5, 7);
-    meanwhile.step();
   }
   _tile_stored(0, sums.tile(0, 0), sums.bytes());
   _tile_stored(1, sums.tile(0, 1), sums.bytes());
@@ -88,7 +72,7 @@ inline void two_by_two(const dense8::Product& p, int block, const Meanwhile& mea
 }
 
 // 17 to 32 tokens x 1 block.
-inline void two_by_one(const dense8::Product& p, int block, const Meanwhile& meanwhile) {
+inline void two_by_one(const dense8::Product& p, int block) {
   const Sums sums{p.sums + block * dense8::block_rows, p.sums_stride};
   const std::int8_t* const weight = p.weight + block * p.block_bytes;
   RAREFY_START_TILE(0, 0, 0);
@@ -100,14 +84,13 @@ inline void two_by_one(const dense8::Product& p, int block, const Meanwhile& mea
     _tile_dpbusd(0, 4, 6);
     _tile_loadd(5, from + tile_rows * p.stride, p.stride);
     _tile_dpbusd(2, 5, 6);
-    meanwhile.step();
   }
   _tile_stored(0, sums.tile(0, 0), sums.bytes());
   _tile_stored(2, sums.tile(1, 0), sums.bytes());
 }
 
 // Up to 16 tokens x 4 blocks: four sums are under way, to hide the latency. Of fewer blocks the last is repeated.
-inline void one_by_four(const dense8::Product& p, const Meanwhile& meanwhile) {
+inline void one_by_four(const dense8::Product& p) {
   const Sums sums{p.sums, p.sums_stride};
   const int last = p.blocks - 1;
   const std::ptrdiff_t second = (last < 1 ? last : 1) * p.block_bytes, third = (last < 2 ? last : 2) * p.block_bytes,
@@ -127,7 +110,6 @@ inline void one_by_four(const dense8::Product& p, const Meanwhile& meanwhile) {
     _tile_dpbusd(2, 4, 6);
     _tile_loadd(7, line + fourth, dense8::line_bytes);
     _tile_dpbusd(3, 4, 7);
-    meanwhile.step();
   }
   _tile_stored(0, sums.tile(0, 0), sums.bytes());
   if (last >= 1) _tile_stored(1, sums.tile(0, 1), sums.bytes());
@@ -136,12 +118,11 @@ inline void one_by_four(const dense8::Product& p, const Meanwhile& meanwhile) {
 }
 #undef RAREFY_START_TILE
 
-inline void multiply_tiles(const dense8::Product& p, dense8::Finish* behind) noexcept {
-  if (p.tokens <= few_tokens) return multiply_dots(p, behind);
+inline void multiply_tiles(const dense8::Product& p) noexcept {
+  if (p.tokens <= few_tokens) return multiply_dots(p);
   configure(p.tokens);
-  const Meanwhile meanwhile(behind, p.lines);
-  if (p.tokens <= tile_rows) return one_by_four(p, meanwhile);
+  if (p.tokens <= tile_rows) return one_by_four(p);
   int b = 0;
-  for (; b + 2 <= p.blocks; b += 2) two_by_two(p, b, meanwhile);
-  if (b < p.blocks) two_by_one(p, b, meanwhile);
+  for (; b + 2 <= p.blocks; b += 2) two_by_two(p, b);
+  if (b < p.blocks) two_by_one(p, b);
 }

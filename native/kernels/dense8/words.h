@@ -25,7 +25,7 @@ void block_of_words(const dense8::Product& p, const std::uint8_t* x, const std::
 }
 
 template <int tokens>
-void multiply_words(const dense8::Product& p, dense8::Finish*) noexcept {
+void multiply_words(const dense8::Product& p) noexcept {
   for (int b = 0; b < p.blocks; ++b) {
     const std::int8_t* weight = p.weight + b * p.block_bytes;
     std::int32_t* sums = p.sums + b * dense8::block_rows;
