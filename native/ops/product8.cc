@@ -55,6 +55,14 @@ class Piece {
             to.values == nullptr ? 1.0f : 1.0f / to.scale, to.zero};
   }
 
+  // The cache lines that results will be written to: they are fetched while the product is computed.
+  static void ask_for(const Finish& f) {
+    const std::size_t item = f.bytes == nullptr ? sizeof(float) : 1;
+    const char* const to = f.bytes == nullptr ? reinterpret_cast<const char*>(f.y) : reinterpret_cast<const char*>(f.bytes);
+    for (int t = 0; t < f.tokens; ++t)
+      for (std::size_t byte = 0; byte < f.outputs * item; byte += 64) __builtin_prefetch(to + t * f.y_stride * item + byte, 1, 3);
+  }
+
   void finish_now(Finish& behind) const {
     w_.kernel->finish(behind);
     behind.tokens = 0;
@@ -71,6 +79,7 @@ class Piece {
       for (std::ptrdiff_t t = 0; t < x_.tokens; t += kernel.tokens, ++turn) {
         const int tokens = static_cast<int>(std::min<std::ptrdiff_t>(kernel.tokens, x_.tokens - t));
         std::int32_t* const to = sums + cut.piece(kernel) * (cut.parts == 1 ? turn % 2 : t / kernel.tokens);
+        if (part + 1 == cut.parts) ask_for(finish(t, tokens, block, blocks, to));
         const Product product{x_.values + t * x_.stride + first * inputs_of_line, x_.stride, tokens,
                               lines + static_cast<std::ptrdiff_t>(first) * line_bytes, w_.block_bytes(), blocks, depth, to,
                               blocks * block_rows, part > 0};

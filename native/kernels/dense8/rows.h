@@ -27,7 +27,8 @@ inline Vec value_of(const dense8::Finish& f, const Column& c, int t, int o) {
 }
 
 template <Activation activation, bool to_bytes, bool same>
-void finish_as(const dense8::Finish& f) {
+void finish_as(const dense8::Finish& given) {
+  const dense8::Finish f = given;  // a copy stays in registers: stores of results might change what a reference names
   constexpr int together = 32 / width;  // vectors: two blocks
   int o = 0;
   for (; o + 32 <= f.outputs; o += 32) {
