@@ -100,10 +100,9 @@ class Piece {
 // Some rows' weights stay in the second-level cache while all tokens pass by them.
 constexpr std::ptrdiff_t group_bytes = std::ptrdiff_t{1} << 18;
 
-// Tokens that pass by a group of blocks one after the other.
-std::ptrdiff_t tokens_at_once(const Weight& w, const Bytes& x) {
-  if (w.kernel->resident == 0 || w.expand != nullptr || x.stride > w.kernel->resident / 32) return x.tokens;
-  return w.kernel->resident / x.stride / 32 * 32;
+// Tokens that pass by a group of blocks one after the other. A bitmap is expanded for all.
+std::ptrdiff_t tokens_at_once(const Weight& w, std::ptrdiff_t tokens) {
+  return w.expand != nullptr ? tokens : std::min<std::ptrdiff_t>(w.kernel->at_once, tokens);
 }
 
 int blocks_at_once(const Weight& w, const Cut& cut) {
@@ -114,7 +113,7 @@ int blocks_at_once(const Weight& w, const Cut& cut) {
 // Blocks [first, last) for all tokens of x.
 void multiply_range(const Weight& w, const Bytes& x, std::ptrdiff_t token, int first, int last, const Results& results) {
   static thread_local Scratch scratch;
-  const std::ptrdiff_t at_once = tokens_at_once(w, x);
+  const std::ptrdiff_t at_once = tokens_at_once(w, x.tokens);
   const Cut cut = cut_for(w, at_once);
   const std::size_t expanded = w.expand == nullptr ? 0 : static_cast<std::size_t>(cut.together) * w.block_bytes() / sizeof(float);
   float* const floats = scratch.at_least(expanded + cut.sums(*w.kernel, at_once));
@@ -134,12 +133,10 @@ void multiply_range(const Weight& w, const Bytes& x, std::ptrdiff_t token, int f
   if (w.kernel->end != nullptr) w.kernel->end();
 }
 
-constexpr std::ptrdiff_t most_tokens = 512;
-
 // Tokens in a task: many, so that a group of weights is read, or a bitmap expanded, for many of them.
-std::ptrdiff_t tile_for(std::ptrdiff_t tokens, int threads) {
-  const std::ptrdiff_t share = (tokens + threads - 1) / threads;
-  return std::clamp<std::ptrdiff_t>((share + 31) / 32 * 32, 32, most_tokens);
+std::ptrdiff_t tile_for(const Weight& w, std::ptrdiff_t tokens, int threads) {
+  const std::ptrdiff_t most = w.expand != nullptr ? 512 : w.kernel->in_task, share = (tokens + threads - 1) / threads;
+  return std::clamp<std::ptrdiff_t>((share + 31) / 32 * 32, 32, most);
 }
 
 int threads_worth(const Weight& w, std::ptrdiff_t tokens, int threads) {
@@ -152,7 +149,7 @@ int threads_worth(const Weight& w, std::ptrdiff_t tokens, int threads) {
 void multiply(const Weight& w, const Inputs8& inputs, const Results& results, int threads) {
   if (inputs.tokens == 0 || w.lines.out == 0) return;
   threads = threads_worth(w, inputs.tokens, threads);
-  const std::ptrdiff_t tile = tile_for(inputs.tokens, threads), tiles = (inputs.tokens + tile - 1) / tile;
+  const std::ptrdiff_t tile = tile_for(w, inputs.tokens, threads), tiles = (inputs.tokens + tile - 1) / tile;
   const int padded = w.lines.lines() * inputs_of_line;
   if (tiles >= threads) {
     parallel_for(tiles, threads, [&](std::size_t task) {

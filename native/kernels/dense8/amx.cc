@@ -19,7 +19,7 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::dense8 {
-extern const Kernel kernel_amx = {"amx", Isa::amx, 32, amx::lines_of_tile, 192, 28 << 10, amx::multiply_tiles, amx::finish,
+extern const Kernel kernel_amx = {"amx", Isa::amx, 32, amx::lines_of_tile, 192, 64, 256, amx::multiply_tiles, amx::finish,
                                   amx::quantise_row, amx::range_of_row, amx::end};
 }  // namespace rarefy::dense8
 #endif

@@ -18,7 +18,7 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::dense8 {
-extern const Kernel kernel_avx2 = {"avx2", Isa::avx2, 16, 1, 0, 0, avx2::multiply_words<2>, avx2::finish,
+extern const Kernel kernel_avx2 = {"avx2", Isa::avx2, 16, 1, 0, 32, 192, avx2::multiply_words<2>, avx2::finish,
                                    avx2::quantise_row, avx2::range_of_row, nullptr};
 }  // namespace rarefy::dense8
 #endif

@@ -25,6 +25,6 @@ void multiply(const dense8::Product& p) noexcept {
 }  // namespace rarefy::scalar
 
 namespace rarefy::dense8 {
-extern const Kernel kernel_scalar = {"scalar", Isa::scalar, 16, 1, 0, 0, scalar::multiply, scalar::finish,
+extern const Kernel kernel_scalar = {"scalar", Isa::scalar, 16, 1, 0, 16, 128, scalar::multiply, scalar::finish,
                                      scalar::quantise_row, scalar::range_of_row, nullptr};
 }  // namespace rarefy::dense8

@@ -18,7 +18,7 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::dense8 {
-extern const Kernel kernel_vnni = {"vnni", Isa::vnni, 48, 1, 0, 0, vnni::multiply_dots, vnni::finish,
+extern const Kernel kernel_vnni = {"vnni", Isa::vnni, 48, 1, 0, 24, 192, vnni::multiply_dots, vnni::finish,
                                    vnni::quantise_row, vnni::range_of_row, nullptr};
 }  // namespace rarefy::dense8
 #endif
