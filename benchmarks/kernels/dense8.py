@@ -93,7 +93,12 @@ def row(out: int, width: int, tokens: int, times: dict[str, list[float]]) -> lis
     for name, mine in times.items():
         if name != "onednn":
             rate = out * width * tokens / min(mine) / 1e9
-            fields += [name, f"{1e6 * min(mine):.1f}", f"{min(base) / min(mine):.2f}x {verdict(mine, base)}", f"{rate:.0f}"]
+            fields += [
+                name,
+                f"{1e6 * min(mine):.1f}",
+                f"{min(base) / min(mine):.2f}x {verdict(mine, base)}",
+                f"{rate:.0f}",
+            ]
     return fields
 
 

@@ -1,7 +1,7 @@
 // Every family of kernels, one line each.
 #include <stdexcept>
 
-#include "ops/dense8.h"
+#include "ops/dense.h"
 #include "ops/layout.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
@@ -14,7 +14,7 @@ void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, i
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all{
-      {dense8::entries, dense8::make},
+      {dense::entries, dense::make},
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
   };

@@ -1,21 +1,21 @@
-#include "ops/product8.h"
+#include "ops/dense_run.h"
 
 #include <algorithm>
 
 #include "ops/parallel.h"
 #include "ops/split.h"
 
-namespace rarefy::dense8 {
+namespace rarefy::dense {
 namespace {
 
 // The lines of blocks [block, block + count), where they lie or expanded into scratch.
-const std::int8_t* lines_of(const Weight& w, int block, int count, std::uint8_t* scratch) {
-  if (w.expand == nullptr) return reinterpret_cast<const std::int8_t*>(w.lines.values.data()) + block * w.block_bytes();
+const std::uint8_t* lines_of(const Weight& w, int block, int count, std::uint8_t* scratch) {
+  if (w.expand == nullptr) return w.lines.values.data() + block * w.block_bytes();
   const std::ptrdiff_t mask_bytes = static_cast<std::ptrdiff_t>(w.lines.lines()) * w.lines.line_entries() / 8;
   for (int b = block; b < block + count; ++b)
     w.expand(w.lines.masks.data() + b * mask_bytes, w.lines.values.data() + w.lines.starts[b], w.lines.lines(),
              scratch + (b - block) * w.block_bytes());
-  return reinterpret_cast<const std::int8_t*>(scratch);
+  return scratch;
 }
 
 // Lines of a Product and sums under way at once: products that are cut keep the sums of all tokens, else of two pieces.
@@ -48,8 +48,10 @@ class Piece {
     const int row = block * block_rows;
     const std::ptrdiff_t at = (token_ + t) * w_.lines.out + row;
     const Output8& to = results_.to;
-    return {sums, blocks * block_rows, tokens, std::min(blocks * block_rows, w_.lines.out - row), w_.scale.data() + row,
-            w_.sums.data() + row, x_.scale + t * x_.step, x_.zero + t * x_.step, x_.step,
+    const bool scaled = w_.kernel->type == Type::int8;
+    return {sums, blocks * block_rows, tokens, std::min(blocks * block_rows, w_.lines.out - row),
+            scaled ? w_.scale.data() + row : nullptr, scaled ? w_.sums.data() + row : nullptr,
+            scaled ? x_.scale + t * x_.step : nullptr, scaled ? x_.zero + t * x_.step : nullptr, x_.step,
             results_.bias == nullptr ? nullptr : results_.bias + row, results_.activation,
             to.values == nullptr ? to.y + at : nullptr, to.values == nullptr ? nullptr : to.values + at, w_.lines.out,
             to.values == nullptr ? 1.0f : 1.0f / to.scale, to.zero};
@@ -70,7 +72,7 @@ class Piece {
 
   // All tokens of x; `lines` are the blocks'. Sums are finished one product later, when they have left the tile registers'
   // queue of stores: the last stay in `behind`.
-  void multiply(const std::int8_t* lines, int block, int blocks, const Cut& cut, std::int32_t* sums, Finish& behind,
+  void multiply(const std::uint8_t* lines, int block, int blocks, const Cut& cut, std::int32_t* sums, Finish& behind,
                 int& turn) const {
     const Kernel& kernel = *w_.kernel;
     if (cut.parts > 1 && behind.tokens > 0) finish_now(behind);  // its sums are about to be written
@@ -80,7 +82,7 @@ class Piece {
         const int tokens = static_cast<int>(std::min<std::ptrdiff_t>(kernel.tokens, x_.tokens - t));
         std::int32_t* const to = sums + cut.piece(kernel) * (cut.parts == 1 ? turn % 2 : t / kernel.tokens);
         if (part + 1 == cut.parts) ask_for(finish(t, tokens, block, blocks, to));
-        const Product product{x_.values + t * x_.stride + first * inputs_of_line, x_.stride, tokens,
+        const Product product{x_.values + t * x_.stride + first * token_bytes, x_.stride, tokens,
                               lines + static_cast<std::ptrdiff_t>(first) * line_bytes, w_.block_bytes(), blocks, depth, to,
                               blocks * block_rows, part > 0};
         kernel.multiply(product);
@@ -140,17 +142,18 @@ std::ptrdiff_t tile_for(const Weight& w, std::ptrdiff_t tokens, int threads) {
 }
 
 int threads_worth(const Weight& w, std::ptrdiff_t tokens, int threads) {
-  const double faster = w.kernel->isa == Isa::amx && tokens > 4 ? 32 : 8;  // than the float products that the rule is for
+  // than the float products that the rule is for
+  const double faster = w.kernel->type == Type::fp32 ? 2 : w.kernel->isa == Isa::amx && tokens > 4 ? 32 : 8;
   return threads_for(static_cast<double>(w.lines.out) * w.lines.in * static_cast<double>(tokens) / faster, threads);
 }
 
 }  // namespace
 
-void multiply(const Weight& w, const Inputs8& inputs, const Results& results, int threads) {
+void multiply(const Weight& w, const Inputs& inputs, const Results& results, int threads) {
   if (inputs.tokens == 0 || w.lines.out == 0) return;
   threads = threads_worth(w, inputs.tokens, threads);
   const std::ptrdiff_t tile = tile_for(w, inputs.tokens, threads), tiles = (inputs.tokens + tile - 1) / tile;
-  const int padded = w.lines.lines() * inputs_of_line;
+  const int padded = w.lines.lines() * token_bytes;
   if (tiles >= threads) {
     parallel_for(tiles, threads, [&](std::size_t task) {
       static thread_local Scratch scratch;
@@ -169,4 +172,4 @@ void multiply(const Weight& w, const Inputs8& inputs, const Results& results, in
   });
 }
 
-}  // namespace rarefy::dense8
+}  // namespace rarefy::dense

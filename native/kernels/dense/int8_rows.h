@@ -8,7 +8,7 @@ struct Column {
 
 // same: one scale and zero point for all tokens, so that both are multiplied in once.
 template <bool same>
-inline Column column_of(const dense8::Finish& f, int o, int used) {
+inline Column column_of(const dense::Finish& f, int o, int used) {
   Column c{load_ints(f.weight_sums + o), loadu(f.weight_scale + o),
            f.bias == nullptr ? zero() : used == width ? loadu(f.bias + o) : load_n(f.bias + o, used)};
   if constexpr (same) {
@@ -19,7 +19,7 @@ inline Column column_of(const dense8::Finish& f, int o, int used) {
 }
 
 template <bool same>
-inline Vec value_of(const dense8::Finish& f, const Column& c, int t, int o) {
+inline Vec value_of(const dense::Finish& f, const Column& c, int t, int o) {
   const Ints sums = load_ints(f.sums + t * f.sums_stride + o);
   if constexpr (same) return fma(to_floats(add_ints(sums, c.sums)), c.scale, c.shift);
   const Vec exact = to_floats(subtract_product(sums, c.sums, f.input_zero[t * f.step]));
@@ -27,8 +27,8 @@ inline Vec value_of(const dense8::Finish& f, const Column& c, int t, int o) {
 }
 
 template <Activation activation, bool to_bytes, bool same>
-void finish_as(const dense8::Finish& given) {
-  const dense8::Finish f = given;  // a copy stays in registers: stores of results might change what a reference names
+void finish_as(const dense::Finish& given) {
+  const dense::Finish f = given;  // a copy stays in registers: stores of results might change what a reference names
   constexpr int together = 32 / width;  // vectors: two blocks
   int o = 0;
   for (; o + 32 <= f.outputs; o += 32) {
@@ -60,12 +60,12 @@ void finish_as(const dense8::Finish& given) {
 }
 
 template <Activation activation>
-void finish_with(const dense8::Finish& f) {
+void finish_with(const dense::Finish& f) {
   if (f.bytes != nullptr) return f.step == 0 ? finish_as<activation, true, true>(f) : finish_as<activation, true, false>(f);
   f.step == 0 ? finish_as<activation, false, true>(f) : finish_as<activation, false, false>(f);
 }
 
-inline void finish(const dense8::Finish& f) noexcept {
+inline void finish(const dense::Finish& f) noexcept {
   switch (f.activation) {
     case Activation::none: return finish_with<Activation::none>(f);
     case Activation::relu: return finish_with<Activation::relu>(f);

@@ -1,7 +1,6 @@
-// The product with AMX tiles. Included inside a target region, after dots.h.
+// The product with AMX tiles. Included inside a target region, after RAREFY_TILE_DOT(sums, tokens, weights) was defined.
 
 constexpr int tile_rows = 16, lines_of_tile = 16;
-constexpr int few_tokens = 4;  // up to so many the vector instructions are faster: a tile of few rows costs nearly as much
 
 struct TileShape {  // the operand of ldtilecfg
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -37,7 +36,7 @@ struct Sums {
   std::int32_t* at;
   std::ptrdiff_t stride;
 
-  std::int32_t* tile(int down, int right) const { return at + down * tile_rows * stride + right * dense8::block_rows; }
+  std::int32_t* tile(int down, int right) const { return at + down * tile_rows * stride + right * dense::block_rows; }
   std::ptrdiff_t bytes() const { return stride * static_cast<std::ptrdiff_t>(sizeof *at); }
 };
 
@@ -46,24 +45,24 @@ struct Sums {
   else _tile_zero(number)
 
 // 17 to 32 tokens x 2 blocks.
-inline void two_by_two(const dense8::Product& p, int block) {
-  const Sums sums{p.sums + block * dense8::block_rows, p.sums_stride};
-  const std::int8_t* const weight = p.weight + block * p.block_bytes;
+inline void two_by_two(const dense::Product& p, int block) {
+  const Sums sums{p.sums + block * dense::block_rows, p.sums_stride};
+  const std::uint8_t* const weight = p.weight + block * p.block_bytes;
   RAREFY_START_TILE(0, 0, 0);
   RAREFY_START_TILE(1, 0, 1);
   RAREFY_START_TILE(2, 1, 0);
   RAREFY_START_TILE(3, 1, 1);
   for (int l = 0; l < p.lines; l += lines_of_tile) {
-    const std::uint8_t* const from = p.x + l * dense8::inputs_of_line;
-    const std::int8_t* const line = weight + static_cast<std::ptrdiff_t>(l) * dense8::line_bytes;
-    _tile_loadd(6, line, dense8::line_bytes);
+    const std::uint8_t* const from = p.x + l * dense::token_bytes;
+    const std::uint8_t* const line = weight + static_cast<std::ptrdiff_t>(l) * dense::line_bytes;
+    _tile_loadd(6, line, dense::line_bytes);
     _tile_loadd(4, from, p.stride);
-    _tile_dpbusd(0, 4, 6);
-    _tile_loadd(7, line + p.block_bytes, dense8::line_bytes);
-    _tile_dpbusd(1, 4, 7);
+    RAREFY_TILE_DOT(0, 4, 6);
+    _tile_loadd(7, line + p.block_bytes, dense::line_bytes);
+    RAREFY_TILE_DOT(1, 4, 7);
     _tile_loadd(5, from + tile_rows * p.stride, p.stride);
-    _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
+    RAREFY_TILE_DOT(2, 5, 6);
+    RAREFY_TILE_DOT(3, 5, 7);
   }
   _tile_stored(0, sums.tile(0, 0), sums.bytes());
   _tile_stored(1, sums.tile(0, 1), sums.bytes());
@@ -72,25 +71,25 @@ inline void two_by_two(const dense8::Product& p, int block) {
 }
 
 // 17 to 32 tokens x 1 block.
-inline void two_by_one(const dense8::Product& p, int block) {
-  const Sums sums{p.sums + block * dense8::block_rows, p.sums_stride};
-  const std::int8_t* const weight = p.weight + block * p.block_bytes;
+inline void two_by_one(const dense::Product& p, int block) {
+  const Sums sums{p.sums + block * dense::block_rows, p.sums_stride};
+  const std::uint8_t* const weight = p.weight + block * p.block_bytes;
   RAREFY_START_TILE(0, 0, 0);
   RAREFY_START_TILE(2, 1, 0);
   for (int l = 0; l < p.lines; l += lines_of_tile) {
-    const std::uint8_t* const from = p.x + l * dense8::inputs_of_line;
-    _tile_loadd(6, weight + static_cast<std::ptrdiff_t>(l) * dense8::line_bytes, dense8::line_bytes);
+    const std::uint8_t* const from = p.x + l * dense::token_bytes;
+    _tile_loadd(6, weight + static_cast<std::ptrdiff_t>(l) * dense::line_bytes, dense::line_bytes);
     _tile_loadd(4, from, p.stride);
-    _tile_dpbusd(0, 4, 6);
+    RAREFY_TILE_DOT(0, 4, 6);
     _tile_loadd(5, from + tile_rows * p.stride, p.stride);
-    _tile_dpbusd(2, 5, 6);
+    RAREFY_TILE_DOT(2, 5, 6);
   }
   _tile_stored(0, sums.tile(0, 0), sums.bytes());
   _tile_stored(2, sums.tile(1, 0), sums.bytes());
 }
 
 // Up to 16 tokens x 4 blocks: four sums are under way, to hide the latency. Of fewer blocks the last is repeated.
-inline void one_by_four(const dense8::Product& p) {
+inline void one_by_four(const dense::Product& p) {
   const Sums sums{p.sums, p.sums_stride};
   const int last = p.blocks - 1;
   const std::ptrdiff_t second = (last < 1 ? last : 1) * p.block_bytes, third = (last < 2 ? last : 2) * p.block_bytes,
@@ -100,16 +99,16 @@ inline void one_by_four(const dense8::Product& p) {
   RAREFY_START_TILE(2, 0, last < 2 ? last : 2);
   RAREFY_START_TILE(3, 0, last);
   for (int l = 0; l < p.lines; l += lines_of_tile) {
-    const std::int8_t* const line = p.weight + static_cast<std::ptrdiff_t>(l) * dense8::line_bytes;
-    _tile_loadd(4, p.x + l * dense8::inputs_of_line, p.stride);
-    _tile_loadd(6, line, dense8::line_bytes);
-    _tile_dpbusd(0, 4, 6);
-    _tile_loadd(7, line + second, dense8::line_bytes);
-    _tile_dpbusd(1, 4, 7);
-    _tile_loadd(6, line + third, dense8::line_bytes);
-    _tile_dpbusd(2, 4, 6);
-    _tile_loadd(7, line + fourth, dense8::line_bytes);
-    _tile_dpbusd(3, 4, 7);
+    const std::uint8_t* const line = p.weight + static_cast<std::ptrdiff_t>(l) * dense::line_bytes;
+    _tile_loadd(4, p.x + l * dense::token_bytes, p.stride);
+    _tile_loadd(6, line, dense::line_bytes);
+    RAREFY_TILE_DOT(0, 4, 6);
+    _tile_loadd(7, line + second, dense::line_bytes);
+    RAREFY_TILE_DOT(1, 4, 7);
+    _tile_loadd(6, line + third, dense::line_bytes);
+    RAREFY_TILE_DOT(2, 4, 6);
+    _tile_loadd(7, line + fourth, dense::line_bytes);
+    RAREFY_TILE_DOT(3, 4, 7);
   }
   _tile_stored(0, sums.tile(0, 0), sums.bytes());
   if (last >= 1) _tile_stored(1, sums.tile(0, 1), sums.bytes());
@@ -118,8 +117,7 @@ inline void one_by_four(const dense8::Product& p) {
 }
 #undef RAREFY_START_TILE
 
-inline void multiply_tiles(const dense8::Product& p) noexcept {
-  if (p.tokens <= few_tokens) return multiply_dots(p);
+inline void multiply_tiles(const dense::Product& p) noexcept {
   configure(p.tokens);
   if (p.tokens <= tile_rows) return one_by_four(p);
   int b = 0;

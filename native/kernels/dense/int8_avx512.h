@@ -31,7 +31,7 @@ inline void store_32_bytes(std::uint8_t* p, const Vec (&v)[2], float per_step, s
 
 // Exact products of bytes by way of 16 bits: 32 signed bytes widened; one token's 4 bytes, widened, in every 64 bits.
 constexpr int words_per_vector = 32;
-inline Ints widen(const std::int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(p))); }
+inline Ints widen(const std::uint8_t* p) { return _mm512_cvtepi8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(p))); }
 inline Ints four_of_token(const std::uint8_t* p) {
   int four;
   __builtin_memcpy(&four, p, sizeof four);

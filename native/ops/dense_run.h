@@ -1,14 +1,14 @@
-// The 8-bit product of a whole weight: shares tokens and blocks of rows out among threads and caches.
+// The product with a whole weight in lines: shares tokens and blocks of rows out among threads and caches.
 #pragma once
 
 #include "core/aligned.h"
-#include "kernels/dense8/contract.h"
+#include "kernels/dense/contract.h"
 #include "kernels/expand/contract.h"
-#include "ops/inputs8.h"
+#include "ops/dense_inputs.h"
 #include "ops/layout.h"
 #include "pack/lines.h"
 
-namespace rarefy::dense8 {
+namespace rarefy::dense {
 
 struct Weight {
   lines::Lines lines;
@@ -27,6 +27,6 @@ struct Results {
 };
 
 // y = act(x W^T + bias), to floats or bytes.
-void multiply(const Weight& w, const Inputs8& inputs, const Results& results, int threads);
+void multiply(const Weight& w, const Inputs& inputs, const Results& results, int threads);
 
-}  // namespace rarefy::dense8
+}  // namespace rarefy::dense

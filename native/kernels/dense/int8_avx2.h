@@ -35,7 +35,7 @@ inline void store_32_bytes(std::uint8_t* p, const Vec (&v)[4], float per_step, s
 
 // Exact products of bytes by way of 16 bits: 16 signed bytes widened; one token's 4 bytes, widened, in every 64 bits.
 constexpr int words_per_vector = 16;
-inline Ints widen(const std::int8_t* p) { return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
+inline Ints widen(const std::uint8_t* p) { return _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(p))); }
 inline Ints four_of_token(const std::uint8_t* p) {
   int four;
   __builtin_memcpy(&four, p, sizeof four);
