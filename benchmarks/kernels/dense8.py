@@ -112,8 +112,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lines = [
-        f"`python {' '.join(sys.argv)}`, {cpu()}, {options.threads} threads, {options.rounds} interleaved rounds, torch "
-        f"{torch.__version__}, instruction set {ops.features()['isa']}. Microseconds; GMAC/s of the dense product.",
+        f"`python {' '.join(sys.argv)}`, {cpu()}, {options.threads} threads, {options.rounds} interleaved rounds, "
+        f"torch {torch.__version__}, instruction set {ops.features()['isa']}. Microseconds; GMAC/s of the dense product.",
         "",
         "| layer (out x in) | tokens | oneDNN | ours | us | against oneDNN | GMAC/s | ... |",
         "|---|---|---|---|---|---|---|---|",

@@ -8,31 +8,66 @@
 namespace rarefy::dense {
 namespace {
 
-// The lines of blocks [block, block + count), where they lie or expanded into scratch.
-const std::uint8_t* lines_of(const Weight& w, int block, int count, std::uint8_t* scratch) {
-  if (w.expand == nullptr) return w.lines.values.data() + block * w.block_bytes();
-  const std::ptrdiff_t mask_bytes = static_cast<std::ptrdiff_t>(w.lines.lines()) * w.lines.line_entries() / 8;
-  for (int b = block; b < block + count; ++b)
-    w.expand(w.lines.masks.data() + b * mask_bytes, w.lines.values.data() + w.lines.starts[b], w.lines.lines(),
-             scratch + (b - block) * w.block_bytes());
-  return scratch;
-}
+// Lines of a few blocks: where they lie, or expanded a part at a time. A part is expanded while its forerunner has not been
+// used yet: its values are fetched meanwhile, and tiles are not loaded from lines that are still on their way to the cache.
+class Source {
+ public:
+  Source(const Weight& w, int block, int blocks, int depth, std::uint8_t* scratch)
+      : w_(w), block_(block), blocks_(blocks), depth_(depth), scratch_(scratch) {
+    if (w.expand == nullptr) return;
+    for (int b = 0; b < blocks; ++b) next_[b] = w.lines.values.data() + w.lines.starts[block + b];
+    expand(0);
+  }
+
+  // Lines of part `number`, each block's `stride()` bytes behind the one before. Parts are asked for in order.
+  const std::uint8_t* part(int number) {
+    if (w_.expand == nullptr) return w_.lines.values.data() + block_ * stride() + static_cast<std::ptrdiff_t>(number) * depth_ * line_bytes;
+    expand(number + 1);
+    return half(number);
+  }
+  std::ptrdiff_t stride() const {
+    return w_.expand == nullptr ? w_.block_bytes() : static_cast<std::ptrdiff_t>(depth_) * line_bytes;
+  }
+
+ private:
+  std::uint8_t* half(int number) const { return scratch_ + number % 2 * blocks_ * stride(); }
+
+  void expand(int number) {
+    const std::ptrdiff_t mask_bytes = w_.lines.line_entries() / 8, lines = w_.lines.lines(), first = static_cast<std::ptrdiff_t>(number) * depth_;
+    const int count = static_cast<int>(std::min<std::ptrdiff_t>(depth_, lines - first));
+    const std::uint8_t* masks = w_.lines.masks.data() + (block_ * lines + first) * mask_bytes;
+    for (int b = 0; count > 0 && b < blocks_; ++b, masks += lines * mask_bytes)
+      next_[b] = w_.expand(masks, next_[b], count, half(number) + b * stride());
+  }
+
+  const Weight& w_;
+  int block_, blocks_, depth_;
+  std::uint8_t* scratch_;
+  const std::uint8_t* next_[max_blocks] = {};
+};
 
 // Lines of a Product and sums under way at once: products that are cut keep the sums of all tokens, else of two pieces.
 struct Cut {
   int together;  // blocks
   int depth, parts;
   std::size_t piece(const Kernel& kernel) const { return static_cast<std::size_t>(kernel.tokens) * together * block_rows; }
+  std::size_t expanded() const {  // bytes: of two parts
+    return static_cast<std::size_t>(std::min(parts, 2)) * together * depth * line_bytes;
+  }
   std::size_t sums(const Kernel& kernel, std::ptrdiff_t tokens) const {
     return piece(kernel) * (parts == 1 ? 2 : (tokens + kernel.tokens - 1) / kernel.tokens);
   }
 };
 
-// With few tokens more rows go side by side, and the weight is read once: cutting brings nothing. With many, the lines of
-// two blocks shall stay in the first-level cache.
+constexpr int expanded_lines = 16;  // of a block for few tokens; 64 and more were up to 1.8 times slower (4096x4096, AMX)
+
+// With few tokens more rows go side by side, and a weight stored whole is read once: cutting brings nothing. With many, the
+// lines of two blocks shall stay in the first-level cache.
 Cut cut_for(const Weight& w, std::ptrdiff_t tokens) {
-  const int lines = w.lines.lines(), depth = w.kernel->depth, together = tokens <= 16 ? max_blocks : 2;
-  if (depth == 0 || tokens <= 16 || lines <= depth * 4 / 3) return {together, lines, 1};
+  const bool few = tokens <= 16, expanded = w.expand != nullptr;
+  const int lines = w.lines.lines(), together = few ? max_blocks : 2;
+  const int depth = few && expanded ? expanded_lines : few ? 0 : w.kernel->depth;
+  if (depth == 0 || lines <= depth * 4 / 3) return {together, lines, 1};
   const int parts = (lines + depth - 1) / depth, steps = lines / w.kernel->lines;
   const int each = (steps + parts - 1) / parts * w.kernel->lines;
   return {together, each, (lines + each - 1) / each};
@@ -70,20 +105,20 @@ class Piece {
     behind.tokens = 0;
   }
 
-  // All tokens of x; `lines` are the blocks'. Sums are finished one product later, when they have left the tile registers'
+  // All tokens of x; `source` has the blocks' lines. Sums are finished one product later, when they have left the tile registers'
   // queue of stores: the last stay in `behind`.
-  void multiply(const std::uint8_t* lines, int block, int blocks, const Cut& cut, std::int32_t* sums, Finish& behind,
-                int& turn) const {
+  void multiply(Source source, int block, int blocks, const Cut& cut, std::int32_t* sums, Finish& behind, int& turn) const {
     const Kernel& kernel = *w_.kernel;
     if (cut.parts > 1 && behind.tokens > 0) finish_now(behind);  // its sums are about to be written
     for (int part = 0; part < cut.parts; ++part) {
       const int first = part * cut.depth, depth = std::min(cut.depth, w_.lines.lines() - first);
+      const std::uint8_t* const lines = source.part(part);
       for (std::ptrdiff_t t = 0; t < x_.tokens; t += kernel.tokens, ++turn) {
         const int tokens = static_cast<int>(std::min<std::ptrdiff_t>(kernel.tokens, x_.tokens - t));
         std::int32_t* const to = sums + cut.piece(kernel) * (cut.parts == 1 ? turn % 2 : t / kernel.tokens);
         if (part + 1 == cut.parts) ask_for(finish(t, tokens, block, blocks, to));
         const Product product{x_.values + t * x_.stride + first * token_bytes, x_.stride, tokens,
-                              lines + static_cast<std::ptrdiff_t>(first) * line_bytes, w_.block_bytes(), blocks, depth, to,
+                              lines, source.stride(), blocks, depth, to,
                               blocks * block_rows, part > 0};
         kernel.multiply(product);
         if (behind.tokens > 0) finish_now(behind);
@@ -117,7 +152,7 @@ void multiply_range(const Weight& w, const Bytes& x, std::ptrdiff_t token, int f
   static thread_local Scratch scratch;
   const std::ptrdiff_t at_once = tokens_at_once(w, x.tokens);
   const Cut cut = cut_for(w, at_once);
-  const std::size_t expanded = w.expand == nullptr ? 0 : static_cast<std::size_t>(cut.together) * w.block_bytes() / sizeof(float);
+  const std::size_t expanded = w.expand == nullptr ? 0 : cut.expanded() / sizeof(float);
   float* const floats = scratch.at_least(expanded + cut.sums(*w.kernel, at_once));
   auto* const sums = reinterpret_cast<std::int32_t*>(floats + expanded);
   Finish behind{};
@@ -128,7 +163,7 @@ void multiply_range(const Weight& w, const Bytes& x, std::ptrdiff_t token, int f
       const Piece piece(w, x.from(t, std::min(at_once, x.tokens - t)), token + t, results);
       for (int block = start; block < std::min(start + group, last); block += cut.together) {
         const int blocks = std::min(cut.together, last - block);
-        piece.multiply(lines_of(w, block, blocks, reinterpret_cast<std::uint8_t*>(floats)), block, blocks, cut, sums, behind, turn);
+        piece.multiply(Source(w, block, blocks, cut.depth, reinterpret_cast<std::uint8_t*>(floats)), block, blocks, cut, sums, behind, turn);
       }
     }
   if (behind.tokens > 0) w.kernel->finish(behind);

@@ -42,10 +42,10 @@ inline Ints four_of_token(const std::uint8_t* p) {
   return _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
 }
 inline Ints add_pairs(Ints sums, Ints a, Ints b) { return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b)); }
-// Adds neighbouring lanes of the sums of 16 rows (4 vectors of 4 rows x 2 halves) and stores 16 integers.
-inline void store_sums(std::int32_t* to, const Ints (&v)[4]) {
-  for (int i = 0; i < 2; ++i) {
-    const __m256i pairs = _mm256_hadd_epi32(v[2 * i], v[2 * i + 1]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8 * i), _mm256_permute4x64_epi64(pairs, _MM_SHUFFLE(3, 1, 2, 0)));
+// Adds neighbouring lanes of the sums of 16 rows (4 vectors of 4 rows x 2 halves) and stores 16 integers, or adds to them.
+inline void store_sums(std::int32_t* to, const Ints (&v)[4], bool more) {
+  for (int i = 0; i < 2; ++i, to += 8) {
+    const __m256i pairs = _mm256_permute4x64_epi64(_mm256_hadd_epi32(v[2 * i], v[2 * i + 1]), _MM_SHUFFLE(3, 1, 2, 0));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), more ? add_ints(pairs, load_ints(to)) : pairs);
   }
 }

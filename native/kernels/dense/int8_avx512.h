@@ -38,10 +38,10 @@ inline Ints four_of_token(const std::uint8_t* p) {
   return _mm512_cvtepu8_epi16(_mm256_set1_epi32(four));
 }
 inline Ints add_pairs(Ints sums, Ints a, Ints b) { return _mm512_add_epi32(sums, _mm512_madd_epi16(a, b)); }
-// Adds neighbouring lanes of the sums of 16 rows (2 vectors of 8 rows x 2 halves) and stores 16 integers.
-inline void store_sums(std::int32_t* to, const Ints (&v)[2]) {
+// Adds neighbouring lanes of the sums of 16 rows (2 vectors of 8 rows x 2 halves) and stores 16 integers, or adds to them.
+inline void store_sums(std::int32_t* to, const Ints (&v)[2], bool more) {
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-  _mm512_storeu_si512(to, _mm512_add_epi32(_mm512_permutex2var_epi32(v[0], even, v[1]),
-                                           _mm512_permutex2var_epi32(v[0], odd, v[1])));
+  const Ints sums = add_ints(_mm512_permutex2var_epi32(v[0], even, v[1]), _mm512_permutex2var_epi32(v[0], odd, v[1]));
+  _mm512_storeu_si512(to, more ? add_ints(sums, load_ints(to)) : sums);
 }

@@ -12,6 +12,7 @@ void multiply(const dense::Product& p) noexcept {
   for (int t = 0; t < p.tokens; ++t)
     for (int b = 0; b < p.blocks; ++b) {
       std::int32_t sums[dense::block_rows] = {};
+      if (p.add) __builtin_memcpy(sums, p.sums + t * p.sums_stride + b * dense::block_rows, sizeof sums);
       const std::uint8_t* x = p.x + t * p.stride;
       const std::uint8_t* weight = p.weight + b * p.block_bytes;
       for (int l = 0; l < p.lines; ++l, x += dense::token_bytes)

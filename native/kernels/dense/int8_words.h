@@ -21,7 +21,7 @@ void block_of_words(const dense::Product& p, const std::uint8_t* x, const std::u
     }
   }
 #pragma GCC unroll 16
-  for (int t = 0; t < tokens; ++t) store_sums(sums + t * p.sums_stride, acc[t]);
+  for (int t = 0; t < tokens; ++t) store_sums(sums + t * p.sums_stride, acc[t], p.add);
 }
 
 template <int tokens>
