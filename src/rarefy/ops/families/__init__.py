@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import block8, dense8, expand8, matvec, spmm, spmv
+from rarefy.ops.families import block8, dense8, dense16, expand8, expand16, expand32, matvec, spmm, spmv
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
@@ -22,6 +22,9 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
     "block8": block8.worth,
     "dense8": dense8.worth,
     "expand8": expand8.worth,
+    "dense16": dense16.worth,
+    "expand16": expand16.worth,
+    "expand32": expand32.worth,
 }
 
 

@@ -1,11 +1,11 @@
-// The 8-bit inputs of a product, made from floats, or copied where the kernel reads farther than the rows go.
+// The inputs of a product in the kernel's type, made from floats, or copied where the kernel reads farther than rows go.
 #pragma once
 
 #include "core/aligned.h"
-#include "kernels/dense8/contract.h"
+#include "kernels/dense/contract.h"
 #include "ops/layout.h"
 
-namespace rarefy::dense8 {
+namespace rarefy::dense {
 
 struct Step {
   float scale;
@@ -13,7 +13,7 @@ struct Step {
 };
 
 // Floats (tokens, in), or 8-bit rows where `floats` is null.
-struct Inputs8 {
+struct Inputs {
   std::ptrdiff_t tokens;
   int in;
   const float* floats;
@@ -28,10 +28,14 @@ struct Bytes {
   const float* scale;
   const std::int32_t* zero;
   std::ptrdiff_t step;
+
+  Bytes from(std::ptrdiff_t t, std::ptrdiff_t count) const {
+    return {values + t * stride, count, stride, scale + t * step, zero + t * step, step};
+  }
 };
 
 // Tokens [first, first + tokens). What it points to lives until the scratch is used again, or as long as the inputs.
-Bytes bytes_of(const Inputs8& inputs, const Kernel& kernel, int padded, std::ptrdiff_t first, std::ptrdiff_t tokens,
+Bytes bytes_of(const Inputs& inputs, const Kernel& kernel, int padded, std::ptrdiff_t first, std::ptrdiff_t tokens,
                Scratch& scratch);
 
-}  // namespace rarefy::dense8
+}  // namespace rarefy::dense
