@@ -23,7 +23,9 @@ template <Stored stored, Format format, int tokens>
 inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, const float* const (&x)[tokens], std::ptrdiff_t column,
                                       Vec (&partial)[tokens]) {
   constexpr int size = size_of(stored), parts = matvec::unit_columns / width;
-  if constexpr (format == Format::dense) {
+  if constexpr (format == Format::bitmask && interleaved) {
+    return add_interleaved<stored, tokens>(at, x, column, partial);
+  } else if constexpr (format == Format::dense) {
 #pragma GCC unroll 16
     for (int part = 0; part < matvec::chunk_columns / width; ++part) {
       const Vec w = load_stored<stored>(at + part * width * size);
@@ -43,9 +45,10 @@ inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, con
         const unsigned bits = static_cast<unsigned>(mask >> first) & ((1u << width) - 1u);
         const Lanes keep = lanes(bits);
         const Vec w = expand_stored<stored>(keep, bits, from);
+        const Used used = used_lanes(keep, w);
         if (format == Format::bitmask || part + 1 < parts) from += __builtin_popcount(bits) * size;
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; ++t) partial[t] = fma(w, load_lanes(keep, x[t] + column + first), partial[t]);
+        for (int t = 0; t < tokens; ++t) partial[t] = fma(w, load_used(used, x[t] + column + first), partial[t]);
       }
       at = format == Format::bitmask ? from : at + per_unit * size;
     }
