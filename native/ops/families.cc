@@ -3,6 +3,7 @@
 
 #include "ops/layout.h"
 #include "ops/matvec.h"
+#include "ops/matvec4.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -17,6 +18,7 @@ const std::vector<Family>& families() {
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
       {matvec::entries, matvec::make},
+      {matvec4::entries, matvec4::make},
   };
   return all;
 }
