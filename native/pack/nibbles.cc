@@ -19,7 +19,7 @@ void require(const WeightSource& weight, const Kernel& kernel) {
   if (weight.groups > 1 && width % least != 0)
     throw std::invalid_argument(who + " takes a scale for every " + std::to_string(least) + " inputs or a multiple of them, got one for every " +
                                 std::to_string(width) + "; quantize_weight(..., group=" + std::to_string(least) + ") gives such scales");
-  if (kernel.format == Format::groups && weight.in > widest)
+  if (weight.in > widest)
     throw std::invalid_argument(who + " takes up to 65536 inputs, got " + std::to_string(weight.in));
 }
 

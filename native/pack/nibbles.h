@@ -30,7 +30,7 @@ struct Packed {
 };
 
 // Throws std::invalid_argument for scales of fewer inputs than a group (`wide`: than two) or that a group would straddle,
-// and for more than 65536 inputs where groups may be missing.
+// and for more than 65536 inputs.
 Packed pack(const WeightSource& weight, const Kernel& kernel);
 
 // The inverse: writes every entry of (out, in), as stored.

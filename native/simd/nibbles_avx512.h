@@ -3,6 +3,18 @@
 constexpr int at_once = 4;
 using Nibbles = __m512i;
 
+// The first inputs of the groups whose bits are set, without a branch; `behind` zeros follow.
+inline void list_groups(const unsigned char* mask, int bytes, std::uint32_t* to) {
+  __m512i inputs = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+  for (int i = 0; i < bytes; i += 2) {
+    const unsigned bits = mask[i] | (i + 1 < bytes ? mask[i + 1] << 8 : 0);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), inputs));
+    to += __builtin_popcount(bits);
+    inputs = _mm512_add_epi32(inputs, _mm512_set1_epi32(256));
+  }
+  for (int i = 0; i < matvec4::behind; i += 16) _mm512_storeu_si512(to + i, _mm512_setzero_si512());
+}
+
 // Values [16 part, 16 part + 16) of a group, that is all of them.
 inline Vec nibbles_to_floats(const unsigned char* p, int) {
   std::int32_t low, high;
@@ -25,24 +37,30 @@ inline Vec dot_inputs(Nibbles w, __m512i x) { return _mm512_cvtepi32_ps(dot_vect
 
 inline Vec dot_neighbours(Nibbles w, const std::uint8_t* x) { return dot_inputs(w, _mm512_loadu_si512(x)); }
 
-inline Vec dot_groups(Nibbles w, const std::uint8_t* x, const std::uint16_t* at) {
-  const auto group = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + std::size_t{16} * at[i])); };
+inline Vec dot_groups(Nibbles w, const std::uint8_t* x, const std::uint32_t* at) {
+  const auto group = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + at[i])); };
   __m512i inputs = _mm512_castsi128_si512(group(0));
   inputs = _mm512_inserti32x4(inputs, group(1), 1);
   inputs = _mm512_inserti32x4(inputs, group(2), 2);
   return dot_inputs(w, _mm512_inserti32x4(inputs, group(3), 3));
 }
 
-// The scales of groups i to i + 3, each in the four lanes where its group's products are; 0 for those not `left`.
+// The scales of `groups` groups as floats, and 0 for those behind; `wide`: one stands for two.
 template <bool wide>
-inline Vec spread_scales(const unsigned char* p, int i, int left) {
-  long long four;
-  __builtin_memcpy(&four, p + (wide ? i : 2 * i), 8);
-  const int known = wide ? (left + 1) / 2 : left;
-  if (known < 4) four &= (1ll << (16 * known)) - 1;
-  // Byte shuffle: 16 bits from the place of the lane's scale, and two zero bytes (0x80).
-  const auto from = [](int place) { return static_cast<int>(0x80800000u | (2u * place + 1) << 8 | 2u * place); };
-  const int a = from(0), b = from(wide ? 0 : 1), c = from(wide ? 1 : 2), d = from(wide ? 1 : 3);
-  const __m512i place = _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
-  return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(_mm512_set1_epi64(four), place));
+inline void list_scales(const unsigned char* p, int groups, float* to) {
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  int i = 0;
+  for (; i < groups; i += 16) {
+    __m512i scales = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + (wide ? i : 2 * i))));
+    if (wide) scales = _mm512_permutexvar_epi32(twice, scales);
+    const int left = groups - i;
+    _mm512_store_ps(to + i, _mm512_maskz_cvtepi32_ps(left < 16 ? first_lanes(left) : static_cast<__mmask16>(0xffff), scales));
+  }
+  for (; i < groups + matvec4::behind; i += 16) _mm512_store_ps(to + i, zero());
+}
+
+// The scales of four groups, each in the four lanes where its group's products are.
+inline Vec spread_scales(const float* p) {
+  const __m512i place = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(p)), place);
 }

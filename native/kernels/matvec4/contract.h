@@ -21,8 +21,9 @@ namespace rarefy::matvec4 {
 enum class Format : int { groups = 0, dense = 1, wide = 2 };
 
 inline constexpr int group_inputs = 16, group_bytes = 8, scale_bytes = 2;
-inline constexpr int widest = 65536;   // inputs where groups may be missing
+inline constexpr int widest = 65536;   // inputs
 inline constexpr int overread = 256;   // bytes that may be read (not used) behind the end of the streams
+inline constexpr int behind = 32;      // groups behind a row's last for which lists have entries (scale 0, input 0)
 inline constexpr int most_tokens = 8;  // in one pass over a row
 
 struct Rows {

@@ -3,7 +3,6 @@
 #include "kernels/matvec/contract.h"
 #include "kernels/matvec4/contract.h"
 #include "kernels/matvec4/names.h"
-#include "kernels/matvec4/places.h"
 
 namespace rarefy::scalar {
 namespace {

@@ -6,7 +6,6 @@
 #include "kernels/matvec/contract.h"
 #include "kernels/matvec4/contract.h"
 #include "kernels/matvec4/names.h"
-#include "kernels/matvec4/places.h"
 
 #define RAREFY_DOT_BYTES 1
 #define RAREFY_EXPAND_BYTES 0
