@@ -1,6 +1,7 @@
 // Every family of kernels, one line each.
 #include <stdexcept>
 
+#include "ops/fanin.h"
 #include "ops/layout.h"
 #include "ops/matvec.h"
 #include "ops/matvec4.h"
@@ -19,6 +20,7 @@ const std::vector<Family>& families() {
       {spmv::entries, spmv::make},
       {matvec::entries, matvec::make},
       {matvec4::entries, matvec4::make},
+      {fanin::entries, fanin::make},
   };
   return all;
 }
