@@ -12,16 +12,15 @@ namespace {
 
 void require(const WeightSource& weight, const Kernel& kernel) {
   const std::string who = std::string("pack: kernel ") + kernel.name;
-  if (weight.in > widest) throw std::invalid_argument(who + " holds 16-bit columns, got " + std::to_string(weight.in) + " inputs");
   if (kernel.stored == Stored::int8 && weight.groups != 1)
     throw std::invalid_argument(who + " takes one scale a row, got " + std::to_string(weight.groups));
 }
 
-std::vector<std::uint16_t> columns_of(const WeightSource& weight, int row) {
-  std::vector<std::uint16_t> out;
+std::vector<std::uint32_t> columns_of(const WeightSource& weight, int row) {
+  std::vector<std::uint32_t> out;
   const std::size_t start = static_cast<std::size_t>(row) * weight.in;
   for (int k = 0; k < weight.in; ++k)
-    if (weight.codes != nullptr ? weight.codes[start + k] != 0 : kept(weight.values[start + k])) out.push_back(static_cast<std::uint16_t>(k));
+    if (weight.codes != nullptr ? weight.codes[start + k] != 0 : kept(weight.values[start + k])) out.push_back(static_cast<std::uint32_t>(k));
   return out;
 }
 
@@ -30,8 +29,8 @@ struct Place {
   std::size_t column, value;
 };
 Place place(const Packed& p, int row, int step) {
-  const std::size_t at = (static_cast<std::size_t>(row / band) * p.steps + step) * step_bytes(p.kernel->stored);
-  return {at + 2 * (row % band), at + 2 * band + matvec::size_of(p.kernel->stored) * (row % band)};
+  const std::size_t at = (static_cast<std::size_t>(row / band) * p.steps + step) * step_bytes(p.kernel->stored, p.index);
+  return {at + p.index * (row % band), at + p.index * band + matvec::size_of(p.kernel->stored) * (row % band)};
 }
 
 }  // namespace
@@ -42,14 +41,15 @@ Packed pack(const WeightSource& weight, const Kernel& kernel) {
   p.out = weight.out;
   p.in = weight.in;
   p.kernel = &kernel;
-  std::vector<std::vector<std::uint16_t>> columns;
+  p.index = weight.in <= widest_for_16_bits ? 2 : 4;
+  std::vector<std::vector<std::uint32_t>> columns;
   for (int row = 0; row < weight.out; ++row) {
     columns.push_back(columns_of(weight, row));
     p.nnz += columns.back().size();
     p.steps = std::max(p.steps, static_cast<int>(columns.back().size()));
   }
   const int rows = (weight.out + band - 1) / band * band;
-  p.bytes.resize(static_cast<std::size_t>(rows / band) * p.steps * step_bytes(kernel.stored) + overread);
+  p.bytes.resize(static_cast<std::size_t>(rows / band) * p.steps * step_bytes(kernel.stored, p.index) + overread);
   if (kernel.stored == Stored::int8) {
     p.scales.assign(rows, 1.0f);
     std::copy(weight.scales, weight.scales + weight.out, p.scales.begin());
@@ -58,8 +58,8 @@ Packed pack(const WeightSource& weight, const Kernel& kernel) {
     for (int step = 0; step < p.steps; ++step) {
       const Place to = place(p, row, step);
       const bool there = row < weight.out && step < static_cast<int>(columns[row].size());
-      const auto column = static_cast<std::uint16_t>(there ? columns[row][step] : weight.in);
-      std::memcpy(p.bytes.data() + to.column, &column, 2);
+      const auto column = static_cast<std::uint32_t>(there ? columns[row][step] : weight.in);
+      std::memcpy(p.bytes.data() + to.column, &column, p.index);  // little-endian
       if (!there) continue;
       const std::size_t from = static_cast<std::size_t>(row) * weight.in + column;
       if (kernel.stored == Stored::int8) std::memcpy(p.bytes.data() + to.value, weight.codes + from, 1);
@@ -73,9 +73,9 @@ void unpack(const Packed& p, float* weight) {
   for (int row = 0; row < p.out; ++row)
     for (int step = 0; step < p.steps; ++step) {
       const Place from = place(p, row, step);
-      std::uint16_t column;
-      std::memcpy(&column, p.bytes.data() + from.column, 2);
-      if (column >= p.in) continue;
+      std::uint32_t column = 0;
+      std::memcpy(&column, p.bytes.data() + from.column, p.index);
+      if (static_cast<int>(column) >= p.in) continue;
       float value;
       if (p.kernel->stored == Stored::int8) value = p.scales[row] * static_cast<float>(static_cast<std::int8_t>(p.bytes[from.value]));
       else std::memcpy(&value, p.bytes.data() + from.value, 4);

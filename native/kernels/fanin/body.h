@@ -2,15 +2,22 @@
 
 inline constexpr int ahead = 4096;  // bytes fetched in advance
 
-inline int column_of(const unsigned char* columns, int row) {
-  std::uint16_t column;
-  __builtin_memcpy(&column, columns + 2 * row, 2);
+template <int index>
+inline std::size_t column_of(const unsigned char* columns, int row) {
+  std::uint32_t column = 0;
+  __builtin_memcpy(&column, columns + index * row, index);  // little-endian
   return column;
 }
 
-template <Stored stored>
-void one(const fanin::Bands& w, int first, int last, const float* x, const RowOutput& output) noexcept {
-  constexpr int parts = fanin::band / width, bytes = fanin::step_bytes(stored), size = matvec::size_of(stored);
+template <int index>
+inline Vec gather_by(const float* x, const unsigned char* columns) {
+  if constexpr (index == 2) return gather_at(x, columns);
+  else return gather(x, reinterpret_cast<const unsigned*>(columns));
+}
+
+template <Stored stored, int index>
+inline void one_by(const fanin::Bands& w, int first, int last, const float* x, const RowOutput& output) {
+  constexpr int parts = fanin::band / width, bytes = fanin::step_bytes(stored, index), size = matvec::size_of(stored);
   const unsigned char* at = w.bytes + static_cast<std::size_t>(first / fanin::band) * w.steps * bytes;
   for (int row = first; row < last; row += fanin::band) {
     Vec sums[parts];
@@ -19,8 +26,8 @@ void one(const fanin::Bands& w, int first, int last, const float* x, const RowOu
       for (int line = 0; line < bytes; line += 64) __builtin_prefetch(at + ahead + line);
 #pragma GCC unroll 4
       for (int p = 0; p < parts; ++p) {
-        const Vec v = load_stored<stored>(at + 2 * fanin::band + p * width * size);
-        sums[p] = fma(v, gather_at(x, at + 2 * p * width), sums[p]);
+        const Vec v = load_stored<stored>(at + index * fanin::band + p * width * size);
+        sums[p] = fma(v, gather_by<index>(x, at + index * p * width), sums[p]);
       }
     }
     for (int p = 0; p < parts; ++p) {
@@ -41,9 +48,9 @@ inline float value_at(const unsigned char* values, int row) {
   return value;
 }
 
-template <Stored stored>
-void some(const fanin::Bands& w, int first, int last, const float* x, int tokens, const RowOutput& output) noexcept {
-  constexpr int bytes = fanin::step_bytes(stored), at_once = 8;  // rows whose sums stay in registers
+template <Stored stored, int index>
+inline void some_by(const fanin::Bands& w, int first, int last, const float* x, int tokens, const RowOutput& output) {
+  constexpr int bytes = fanin::step_bytes(stored, index), at_once = 8;  // rows whose sums stay in registers
   const std::size_t band_bytes = static_cast<std::size_t>(w.steps) * bytes;
   for (int row = first; row < last; row += at_once) {
     const int within = row % fanin::band;
@@ -54,8 +61,8 @@ void some(const fanin::Bands& w, int first, int last, const float* x, int tokens
       for (int line = 0; line < bytes; line += 64) __builtin_prefetch(at + ahead + line);
 #pragma GCC unroll 8
       for (int r = 0; r < at_once; ++r) {
-        const float* const inputs = x + std::size_t{width} * column_of(at, within + r);
-        sums[r] = fma(set1(value_at<stored>(at + 2 * fanin::band, within + r)), loadu(inputs), sums[r]);
+        const float* const inputs = x + std::size_t{width} * column_of<index>(at, within + r);
+        sums[r] = fma(set1(value_at<stored>(at + index * fanin::band, within + r)), loadu(inputs), sums[r]);
       }
     }
     for (int r = 0; r < at_once && row + r < last; ++r) {
@@ -65,4 +72,14 @@ void some(const fanin::Bands& w, int first, int last, const float* x, int tokens
     }
   }
   finish_rows(output, first, last, tokens);
+}
+
+template <Stored stored>
+void one(const fanin::Bands& w, int first, int last, const float* x, const RowOutput& output) noexcept {
+  w.index == 2 ? one_by<stored, 2>(w, first, last, x, output) : one_by<stored, 4>(w, first, last, x, output);
+}
+
+template <Stored stored>
+void some(const fanin::Bands& w, int first, int last, const float* x, int tokens, const RowOutput& output) noexcept {
+  w.index == 2 ? some_by<stored, 2>(w, first, last, x, tokens, output) : some_by<stored, 4>(w, first, last, x, tokens, output);
 }

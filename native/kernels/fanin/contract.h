@@ -1,6 +1,6 @@
 // Constant fan-in: every output has the same number of inputs. Y(tokens, out) = act(X(tokens, in) W^T + bias).
 //
-// Bands of 16 outputs, transposed: step j of a band holds the j-th column (16 bits) of each output, then the j-th values.
+// Bands of 16 outputs, transposed: step j of a band holds the j-th column (16 bits, or 32 in wide layers) of each output, then the j-th values.
 // An output with fewer entries points at column `in`, where the inputs have a zero. Neither row starts nor counts, no
 // remainders and no sums across lanes. One token: outputs are the SIMD axis, inputs are gathered. More: tokens are.
 #pragma once
@@ -17,16 +17,18 @@ namespace rarefy::fanin {
 using matvec::Stored;
 
 inline constexpr int band = 16;         // outputs
-inline constexpr int widest = 65535;    // inputs: a column of 16 bits more is the zero
+inline constexpr int widest_for_16_bits = 65535;  // inputs: the next column is the zero
 inline constexpr int overread = 256;    // bytes that may be read (not used) behind the end
 inline constexpr int most_tokens = 16;  // in one pass over the weights, at most: the SIMD width
 
-constexpr int step_bytes(Stored s) { return band * (2 + matvec::size_of(s)); }
+// index: the bytes of a column
+constexpr int step_bytes(Stored s, int index) { return band * (index + matvec::size_of(s)); }
 
 struct Bands {
   const unsigned char* bytes;
   const float* scales;  // (out, rounded up to whole bands) of int8 values, else null
   int steps;            // entries of an output
+  int index;            // bytes of a column, 2 or 4
 };
 
 struct Kernel {

@@ -7,12 +7,10 @@ from torch import Tensor
 from rarefy.ops.families.matvec import MOST_TOKENS
 from rarefy.ops.native import KernelInfo
 
-WIDEST = 65535  # inputs
-
 
 def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[str]:
     """All of them where outputs have few inputs each, and nearly equally many."""
-    if tokens > MOST_TOKENS or weight.numel() == 0 or weight.shape[1] > WIDEST:
+    if tokens > MOST_TOKENS or weight.numel() == 0:
         return []
     counts = weight.count_nonzero(1)
     fullest, total = int(counts.max()), int(counts.sum())
