@@ -5,6 +5,7 @@
 
 #include "bind/packed.h"
 #include "ops/conv.h"
+#include "ops/conv_across.h"
 #include "ops/conv_pool.h"
 
 namespace rarefy {
@@ -51,6 +52,35 @@ void PackedConv::convolve(std::uintptr_t x, const std::tuple<int, int, int>& ima
   const conv::Problem problem{at<float>(x), batch, height, width, top, left, out_height, out_width, at<float>(bias),
                               at<float>(residual), static_cast<conv::Activation>(activation), at<float>(y)};
   conv::convolve(packed_, problem, threads);
+}
+
+void PackedConv::convolve_across(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                                 const std::tuple<int, int, int, int>& place, std::uintptr_t bias,
+                                 std::uintptr_t residual, int activation, std::uintptr_t y, int threads) const {
+  const auto [blocks, height, width] = image;
+  const auto [top, left, out_height, out_width] = place;
+  const conv::Across problem{at<float>(x), blocks, height, width, top, left, out_height, out_width, at<float>(bias),
+                             at<float>(residual), static_cast<conv::Activation>(activation), at<float>(y)};
+  conv::convolve_across(packed_, problem, threads);
+}
+
+namespace {
+
+const conv::Kernel& widest() {
+  const conv::Kernel* best = nullptr;
+  for (const conv::Kernel* kernel : conv::kernels())
+    if (kernel->isa <= allowed_isa() && (best == nullptr || kernel->width > best->width)) best = kernel;
+  return *best;
+}
+
+}  // namespace
+
+int lanes_across() { return widest().width; }
+
+void turn_across(std::uintptr_t from, std::int64_t count, std::int64_t size, std::uintptr_t to, bool back, int threads) {
+  if (count <= 0 || size <= 0) return;
+  if (back) conv::from_across(widest(), at<float>(from), count, size, at<float>(to), threads);
+  else conv::to_across(widest(), at<float>(from), count, size, at<float>(to), threads);
 }
 
 std::vector<ListedConv> conv_listing() {
