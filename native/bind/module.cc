@@ -106,6 +106,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<std::uintptr_t, const rarefy::PackedConv::Sizes&, const rarefy::PackedConv::Steps&, const std::string&>(),
            "weight"_a, "sizes"_a, "steps"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("convolve", &rarefy::PackedConv::convolve, nb::call_guard<nb::gil_scoped_release>())
+      .def("convolve_pooled", &rarefy::PackedConv::convolve_pooled, nb::call_guard<nb::gil_scoped_release>())
       .def("convolve_across", &rarefy::PackedConv::convolve_across, nb::call_guard<nb::gil_scoped_release>())
       .def("unpack", &rarefy::PackedConv::unpack, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("nnz", &rarefy::PackedConv::nnz)

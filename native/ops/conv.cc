@@ -25,12 +25,13 @@ bool is_pointwise(const Packed& w, const Problem& p) {
 
 Plane plane_of(const Packed& w, const Problem& p) {
   const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(p.height) * p.width;
-  const std::ptrdiff_t out_channel = static_cast<std::ptrdiff_t>(p.out_height) * p.out_width;
+  const std::ptrdiff_t close = static_cast<std::ptrdiff_t>(p.out_height) * p.out_width;
+  const std::ptrdiff_t out_channel = p.out_channel == 0 ? close : p.out_channel;
   if (!is_pointwise(w, p))
     return {p.height, p.width, p.width, p.out_height, p.out_width, p.out_width, channel, out_channel};
   const int line = w.kernel->width, rows = static_cast<int>((channel + line - 1) / line);
   const int tail = static_cast<int>(channel - static_cast<std::ptrdiff_t>(rows - 1) * line);
-  return {rows, line, tail, rows, line, tail, channel, channel};
+  return {rows, line, tail, rows, line, tail, channel, out_channel};
 }
 
 // How the output is cut: strips of `columns` x `pixels` rows, `parts` of them in a vector.

@@ -45,20 +45,14 @@ class FusedConv2d(nn.Module):
 
 
 class FusedConvPool(nn.Module):
-    """max_pool(act(conv(x) + bias)), image by image: what lies between the two stays in the cache."""
+    """max_pool(act(conv(x) + bias)), a few rows at a time: what lies between the two stays in the cache."""
 
     def __init__(self, conv: FusedConv2d, pool: Pool) -> None:
         super().__init__()
         self.conv, self.pool = conv, pool
 
     def forward(self, x: Tensor) -> Tensor:
-        packed, x = self.conv.packed, x.contiguous()
-        shape = packed.out_shape(x.shape)
-        between, out = torch.empty(1, *shape[1:]), torch.empty(self.pool.out_shape(shape))
-        for image, pooled in zip(x.split(1), out.split(1), strict=True):
-            packed.convolve(image, self.conv.bias, None, self.conv.activation, between)
-            self.pool.largest(between, pooled)
-        return out
+        return self.conv.packed.convolve_pooled(x.contiguous(), self.conv.bias, self.conv.activation, self.pool)
 
 
 class MaxPool2d(nn.Module):
