@@ -17,6 +17,7 @@ from rarefy.engine.conv_plan import conv_plans_of, images_of
 from rarefy.engine.explain import Explanation
 from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.fuse_conv import fuse_convs
+from rarefy.engine.fuse_conv_region import conv_variants
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
@@ -79,7 +80,7 @@ def _compile(model: nn.Module, examples: Sequence[Example], count: int | None) -
         if sparse:
             candidates["layers"] = layers
         if graph is not None:
-            candidates["graph"] = graph
+            candidates.update(conv_variants(graph, max((i[0] for i in image.values()), default=0)))
         variant, times = _fastest(example, candidates, layers, count, notes)
         variants.append(variant)
         whole.append(times)

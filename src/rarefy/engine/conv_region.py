@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.engine.sparse_conv import FusedConv2d
+from rarefy.engine.fused_conv import FusedConv2d
 from rarefy.ops import native
 from rarefy.ops.conv_across import lanes
 from rarefy.ops.conv_reference import ACTIVATIONS
