@@ -132,11 +132,12 @@ void run_group(const Call& call, const Strip* strips, int first, int last, float
   const Output output{call.plane.out_channel, call.plane.out_width, call.problem.bias, call.problem.activation};
   const Accumulate accumulate = kernel.accumulate[w.window.stride_y == 1 ? 0 : w.window.stride_y == 2 ? 1 : 2];
   const int channel = first / w.bands_a_group() * w.in;
+  Ahead nothing{};
   for (int b = 0; b < w.blocks(); ++b) {
     kernel.load_panel(input, strips, call.cut.parts, channel + b * w.block, w.in == 0 ? 0 : w.channels_of(b), panel);
     for (int band = first; band < last; ++band) {
       float* const at = sums + band_sums * (band - first);
-      accumulate(w.segment(band, b), panel, at, w.window.stride_y, b == 0);
+      accumulate(w.segment(band, b), panel, at, w.window.stride_y, b == 0, nothing);
       if (b + 1 == w.blocks())
         kernel.finish(output, strips, call.cut.parts, w.first_row(band), w.rows_of(band), kernel.pixels, at);
     }

@@ -14,6 +14,36 @@ struct Tile {
   int block, y, x;
 };
 
+std::size_t groups_of(const Packed& w, int first, int last) {
+  std::size_t groups = 1;
+  for (int band = first; band < last; ++band)
+    for (int b = 0; b < w.blocks(); ++b) groups += w.segment(band, b).count;
+  return groups;
+}
+
+// What a tile needs next: lines of its outputs, of its residual, and the inputs of the tile after it that are new.
+Ahead next_memory(const Packed& w, const Lines& in, const LinesOut& out, int first, int last) {
+  const auto bytes = [](std::ptrdiff_t floats) { return static_cast<std::ptrdiff_t>(sizeof(float)) * floats; };
+  const auto place = [](const float* at) { return reinterpret_cast<const char*>(at); };
+  const int lines = w.kernel->width * static_cast<int>(sizeof(float)) * out.pixels / 64;
+  const int rows = w.first_row(last - 1) + w.rows_of(last - 1) - w.first_row(first);
+  const std::ptrdiff_t at = w.first_row(first) * out.channel;
+  const int row = std::min(in.top + (in.taps - 1) * in.dilation, in.height - 1), column = in.left + in.panel_rows;
+  const bool more = row >= 0 && column >= 0 && column + out.pixels * w.window.stride_y <= in.width;
+  const float* const next = in.x + first / w.bands_a_group() * w.in * in.channel + row * in.row +
+                            static_cast<std::ptrdiff_t>(column) * w.kernel->width;
+  Ahead ahead{{{place(out.y + at), bytes(out.channel), rows, lines, true},
+               {place(out.residual == nullptr ? nullptr : out.residual + at), bytes(out.channel),
+                out.residual == nullptr ? 0 : rows, lines, false},
+               {place(next), bytes(in.channel), more ? w.in : 0, lines * w.window.stride_y, false}},
+              0,
+              0};
+  int total = 0;
+  for (const Stream& s : ahead.streams) total += s.runs * s.lines;
+  ahead.each = static_cast<int>((total + groups_of(w, first, last) - 1) / groups_of(w, first, last));
+  return ahead;
+}
+
 void run_group(const Packed& w, const Across& p, const Tile& tile, int first, int last, float* panel, float* sums) {
   const Kernel& kernel = *w.kernel;
   const std::ptrdiff_t lanes = kernel.width, channel = lanes * p.height * p.width, out_channel = lanes * p.out_height * p.out_width;
@@ -34,11 +64,12 @@ void run_group(const Packed& w, const Across& p, const Tile& tile, int first, in
   const std::size_t band_sums = static_cast<std::size_t>(w.padded_rows()) * kernel.pixels * kernel.width;
   const Accumulate accumulate = kernel.accumulate[w.window.stride_y == 1 ? 0 : w.window.stride_y == 2 ? 1 : 2];
   const int channels = first / w.bands_a_group() * w.in;
+  Ahead ahead = next_memory(w, in, out, first, last);
   for (int b = 0; b < w.blocks(); ++b) {
     kernel.load_lines(in, channels + b * w.block, w.in == 0 ? 0 : w.channels_of(b), panel);
     for (int band = first; band < last; ++band) {
       float* const acc = sums + band_sums * (band - first);
-      accumulate(w.segment(band, b), panel, acc, w.window.stride_y, b == 0);
+      accumulate(w.segment(band, b), panel, acc, w.window.stride_y, b == 0, ahead);
       if (b + 1 == w.blocks()) kernel.finish_lines(out, w.first_row(band), w.rows_of(band), kernel.pixels, acc);
     }
   }

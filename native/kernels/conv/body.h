@@ -61,8 +61,24 @@ inline float* sums_of(float* acc, const std::uint16_t* group, int r) {
   return acc + static_cast<std::size_t>(group[1 + r]) * (pixels * width);
 }
 
+inline void ask_ahead(conv::Ahead& ahead) {
+  for (int left = ahead.each; left > 0 && ahead.current < conv::most_streams;) {
+    conv::Stream& s = ahead.streams[ahead.current];
+    if (s.runs <= 0) {
+      ++ahead.current;
+      continue;
+    }
+    for (int line = 0; line < s.lines; ++line, --left)
+      if (s.to_write) __builtin_prefetch(s.at + line * 64, 1, 3);
+      else __builtin_prefetch(s.at + line * 64, 0, 2);
+    --s.runs;
+    s.at += s.stride;
+  }
+}
+
 template <bool together, int rows, int pixels, int fixed>
-void accumulate(const conv::Segment& segment, const float* panel, float* acc, int stride, bool first) noexcept {
+void accumulate(const conv::Segment& segment, const float* panel, float* acc, int stride, bool first,
+                conv::Ahead& ahead) noexcept {
   constexpr int offsets_a_step = together ? 1 : rows;
   const std::uint16_t* group = segment.groups;
   const std::uint16_t* offsets = segment.offsets;
@@ -82,6 +98,7 @@ void accumulate(const conv::Segment& segment, const float* panel, float* acc, in
         for (int p = 0; p < pixels * width; p += 16) __builtin_prefetch(at + p, 1);
       }
     }
+    ask_ahead(ahead);
     const int entries = group[0] * rows;
     for (int e = 0; e < entries; e += 16) __builtin_prefetch(values + entries + e, 0, 2);
     for (int steps = group[0]; steps > 0; --steps, offsets += offsets_a_step, values += rows) {

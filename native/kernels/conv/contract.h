@@ -34,9 +34,22 @@ struct Segment {
   const float* values;
 };
 
+// Memory to be asked for while a tile is worked on: `lines` cache lines at each of `runs` places `stride` bytes apart.
+struct Stream {
+  const char* at;
+  std::ptrdiff_t stride;
+  int runs, lines;
+  bool to_write;
+};
+inline constexpr int most_streams = 3;
+struct Ahead {
+  Stream streams[most_streams];  // one after the other
+  int current, each;             // lines asked for at a group
+};
+
 // Adds the segment's products into acc (rows of the band, pixels, width). stride: vectors between the inputs of one output
 // row and the next. first: acc is written, not added to. panel and acc are aligned to a vector.
-using Accumulate = void (*)(const Segment&, const float* panel, float* acc, int stride, bool first) noexcept;
+using Accumulate = void (*)(const Segment&, const float* panel, float* acc, int stride, bool first, Ahead&) noexcept;
 
 // Which lanes of a strip are inside the image, for one kernel column: `all` in every row but the last, `last` there.
 struct Lanes16 {

@@ -7,12 +7,14 @@ import torch
 from torch.fx import GraphModule, Node
 
 from rarefy.engine.conv_plan import AcrossPlanner
-from rarefy.engine.conv_region import ConvRegion, Step
+from rarefy.engine.conv_calls import Step
+from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse_norm import value_of
-from rarefy.engine.fused_conv import FusedConv2d
+from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
 from rarefy.ops import available
 from rarefy.ops.conv_across import lanes
 
+_FUSED = (FusedConv2d, FusedConvPool)
 Repack = Callable[[FusedConv2d, tuple[int, int]], FusedConv2d]  # and the height and width of its input
 
 
@@ -20,7 +22,7 @@ def _runs(graph: GraphModule) -> list[list[Node]]:
     """Fused convolutions with nothing but constants between them, in order."""
     runs: list[list[Node]] = [[]]
     for node in graph.graph.nodes:
-        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), FusedConv2d):
+        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), _FUSED):
             runs[-1].append(node)
         elif node.op not in ("get_attr", "placeholder") and runs[-1]:
             runs.append([])
@@ -47,9 +49,10 @@ def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack 
     convs = []
     for node in run:
         conv, image = graph.get_submodule(str(node.target)), _image(node.all_input_nodes[0])
-        assert isinstance(conv, FusedConv2d)
-        convs.append(conv if repack is None else repack(conv, image or (1, 1)))
-    region = ConvRegion(convs, steps, len(inputs), [number[node] for node in outputs], repack is not None)
+        assert isinstance(conv, _FUSED)
+        plain = repack is None or isinstance(conv, FusedConvPool)
+        convs.append(conv if plain else repack(conv, image or (1, 1)))
+    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None)
     graph.add_submodule(name, region)
     with graph.graph.inserting_after(run[-1]):
         call = graph.graph.call_module(name, tuple(inputs))
