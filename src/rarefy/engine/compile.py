@@ -20,6 +20,7 @@ from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
 from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.fuse_conv import fuse_convs
+from rarefy.engine.fuse_conv_region import conv_variants
 from rarefy.engine.input_scales import input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.precision import Precision
@@ -112,7 +113,7 @@ def _compile(
         if sparse:
             candidates["layers"] = layers
         if graph is not None:
-            candidates["graph"] = graph
+            candidates.update(conv_variants(graph, max((i[0] for i in image.values()), default=0)))
         variant, times = pick(example, candidates, notes)
         variants.append(variant)
         whole.append(times)
