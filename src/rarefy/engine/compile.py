@@ -1,6 +1,6 @@
 """The door to the engine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,16 @@ from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.compiled import Compiled, Variant, threads
 from rarefy.engine.decoder.compile import try_decoder
 from rarefy.engine.decoder.model import CompiledDecoder
+from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
 from rarefy.engine.fuse import describe, rewrite
+from rarefy.engine.input_scales import input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.precision import Precision
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
 from rarefy.engine.whole import choose, model_key
 from rarefy.ops import why_not
-
-_TOLERANCE = 2e-4  # largest difference from the source model's outputs, relative to their largest entry
 
 
 def compile(
@@ -32,6 +32,7 @@ def compile(
     *,
     weights: str = "fp32",
     activations: str = "fp32",
+    data: Iterable[Any] | None = None,
     threads: int | None = None,
     measure: bool = True,
 ) -> Compiled | CompiledDecoder:
@@ -39,17 +40,22 @@ def compile(
 
     example_inputs: what the model is called with: a tensor, a tuple of positional or a dict of keyword arguments,
     or a list of such for several shapes; each layer's kernels are timed at these shapes. Other shapes run too.
-    weights, activations: the types to store ("fp32", "bf16", "int8", "int4") and to compute with; other than "fp32" for
-    decoders only so far. threads: of the calls (None: torch's own number at the call). A causal language model of a
-    known class becomes a `CompiledDecoder`, with `generate`.
+    weights: the stored type, "fp32", "bf16", "int8" (a scale an output) or "int4" (a scale for 16 inputs);
+    activations: the type the inputs of a layer are rounded to before the product, "fp32", "bf16" (with fp32 or bf16
+    weights) or "int8" (with int8 or int4 weights). data: batches of model inputs (as for `rarefy.prune`) from which
+    8-bit inputs get one scale a layer; without it each token gets its own at the call, which costs a little time and
+    is more accurate. threads: of the calls (None: torch's own number at the call).
+    A causal language model of a known class becomes a `CompiledDecoder`, with a `generate` of its own.
     measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
     times are kept on disk a machine (`rarefy cache`), so that compiling again takes little.
 
     Where dense is faster a layer stays dense, where the whole compiled model is not faster the model runs as it
-    was given, and `explain()` says so. A variant whose outputs differ from the model's by more than rounding is
-    not used.
+    was given, and `explain()` says so, with how far narrower types moved the outputs. A variant whose outputs differ
+    from the model's by more than its types explain is not used.
     """
     precision = Precision(weights, activations)
+    if data is not None and activations != "int8":
+        raise EngineError(f"compile: data= sets the scales of activations='int8', not of {activations!r}; leave it out")
     if threads is not None and threads < 1:
         raise EngineError(f"compile: threads={threads} is not positive; give a count or None")
     examples = [as_example(e) for e in (example_inputs if isinstance(example_inputs, list) else [example_inputs])]
@@ -57,27 +63,32 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        decoder = try_decoder(model, examples, precision, threads, measure)
+        decoder = try_decoder(model, examples, precision, threads, measure, data)
         if isinstance(decoder, CompiledDecoder):
             return decoder
-        if not precision.exact:
-            why = "the model is no causal language model" if decoder is None else decoder
-            raise EngineError(f"compile: {precision} are there for decoders only so far: {why}")
-        return _compile(model, examples, threads, measure, decoder)
+        return _compile(model, examples, threads, measure, precision, data, decoder)
 
 
 _threads = threads  # `compile` has an argument of that name
 
 
 def _compile(
-    model: nn.Module, examples: Sequence[Example], count: int | None, measure: bool, no_decoder: str | None
+    model: nn.Module,
+    examples: Sequence[Example],
+    count: int | None,
+    measure: bool,
+    precision: Precision,
+    data: Iterable[Any] | None,
+    no_decoder: str | None,
 ) -> Compiled:
     sites, _ = find_sites(model)
+    scales = {} if data is None else input_scales(model, sites, data)
     tokens = [tokens_of(model, sites, partial(_call, model, example)) for example in examples]
     counts = {site.name: [t[site.name] for t in tokens if site.name in t] for site in sites}
-    plans, rows = plans_of(sites, counts, measure=measure)
+    plans, rows = plans_of(sites, counts, precision, scales, measure=measure)
     key = model_key(model, rows) if measure else None
     layers = with_sparse_layers(model, plans) if plans else model
+    pick = partial(_fastest, layers=layers, count=count, key=key, precision=precision)
     variants, whole, notes = [], [], [] if why_not() is None else [f"note: {why_not()}"]
     if no_decoder is not None:
         notes.append(f"note: generate runs in torch, module by module: {no_decoder}")
@@ -90,7 +101,7 @@ def _compile(
             candidates["layers"] = layers
         if graph is not None:
             candidates["graph"] = graph
-        variant, times = _fastest(example, candidates, layers, count, notes, key)
+        variant, times = pick(example, candidates, notes)
         variants.append(variant)
         whole.append(times)
     explanation = Explanation(
@@ -119,10 +130,12 @@ def _graph(
 def _fastest(
     example: Example,
     candidates: Mapping[str, Callable[..., Any]],
+    notes: list[str],
+    *,
     layers: nn.Module,
     count: int | None,
-    notes: list[str],
     key: str | None,
+    precision: Precision,
 ) -> tuple[Variant, dict[str, Any]]:
     """The fastest of the candidates whose outputs are right, timed in interleaved rounds or as the cache has it.
 
@@ -133,9 +146,12 @@ def _fastest(
     with torch.inference_mode():
         reference = _call(candidates["source"], example)
         right = {"source": candidates["source"]}
+        moved = {"source": 0.0}
         for name, run in candidates.items():
             try:
-                why = None if name == "source" else _differs(_call(run, example), reference)
+                why, moved[name] = (
+                    (None, 0.0) if name == "source" else differs(_call(run, example), reference, precision)
+                )
             except Exception as error:
                 why = f"fails with {type(error).__name__}: {error}"
             if why is not None:
@@ -152,22 +168,5 @@ def _fastest(
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
         best, said = choose(right, None if key is None else f"{key} inputs {shapes}", partial(interleaved, calls))
     runs = "the model as it was given (nothing faster)" if best == "source" else f"the sparse {best}"
-    times = {"inputs": shapes, **said, "runs": runs}
+    times = {"inputs": shapes, **said, "runs": runs, "difference": moved[best]}
     return Variant(example, right[best], best), times
-
-
-def _differs(output: Any, reference: Any) -> str | None:
-    """How an output differs from the reference beyond rounding, or None."""
-    mine, theirs = tree_leaves(output), tree_leaves(reference)
-    if len(mine) != len(theirs):
-        return f"returns {len(mine)} values, the model {len(theirs)}"
-    for a, b in zip(mine, theirs, strict=True):
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not b.is_floating_point():
-            continue
-        if a.shape != b.shape:
-            return f"returns shape {tuple(a.shape)}, the model {tuple(b.shape)}"
-        scale = b.abs().max().clamp_min(1e-6)
-        far = float(((a - b).abs().max() / scale).nan_to_num(0.0))
-        if far > _TOLERANCE:
-            return f"differs by {far:.1e} of the largest output"
-    return None

@@ -65,9 +65,16 @@ class Explanation:
 
     def _whole(self, whole: dict[str, Any]) -> str:
         if whole["source_ms"] is None:
-            return f"not timed; runs {whole['runs']}"
+            return f"not timed; runs {whole['runs']}{_moved(whole)}"
         known = " when it was last timed" if whole.get("origin") == "cache" else ""
         return (
             f"{whole['source_ms']:.2f} ms as given, {whole['compiled_ms']:.2f} ms compiled "
             f"({whole['speedup']:.2f}x, {self.threads} threads){known}; runs {whole['runs']}"
+            f"{_moved(whole)}"
         )
+
+
+def _moved(whole: dict[str, Any]) -> str:
+    """What narrower types did to the outputs, where it is more than rounding."""
+    difference = whole.get("difference", 0.0)
+    return f"; outputs differ by {difference:.2%} of their norm" if difference > 1e-3 else ""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,12 +13,15 @@ from torch import Tensor, nn
 from rarefy.core.site import Site
 from rarefy.engine.cache import TimingCache
 from rarefy.engine.explain import LayerRow
+from rarefy.engine.input_scales import InputScale
+from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedWeight, candidates, pack
 
 _MARGIN = 1.03  # a sparse kernel has to win by more than the noise of the timing
 _LEAST_SPARSITY = 0.05
+_NO_SCALES: Mapping[str, InputScale] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def _bias(site: Site) -> Tensor | None:
     return bias if isinstance(bias, Tensor) else None
 
 
-def _why_dense(site: Site, sparsity: float) -> str | None:
+def _why_dense(site: Site, sparsity: float, precision: Precision) -> str | None:
     """The reason to leave a site alone without timing it, if there is one."""
     if isinstance(site.module, nn.Conv2d):
         return "convolution: no sparse kernel for it yet"
@@ -73,7 +77,7 @@ def _why_dense(site: Site, sparsity: float) -> str | None:
         return f"weights are {site.parameter.dtype}, the sparse kernels take float32"
     if site.parameter.device.type != "cpu":
         return f"weights are on {site.parameter.device}, the sparse kernels run on the CPU"
-    if sparsity < _LEAST_SPARSITY:
+    if sparsity < _LEAST_SPARSITY and precision.exact:
         return f"only {sparsity:.1%} zeros"
     return None
 
@@ -81,44 +85,47 @@ def _why_dense(site: Site, sparsity: float) -> str | None:
 class Planner:
     """Plans sites; layers of one cell (`engine.cell`) are timed once a machine.
 
-    weights, activations: the stored and the computed type. measure: False chooses by the cost model alone.
+    precision: the stored and the computed type; scales: of 8-bit inputs by site, where they are known in advance.
+    measure: False chooses by the cost model alone.
     """
 
     def __init__(
         self,
-        weights: str = "fp32",
-        activations: str = "fp32",
+        precision: Precision = Precision(),
+        scales: Mapping[str, InputScale] = _NO_SCALES,
         *,
         measure: bool = True,
         cache: TimingCache = TimingCache(),
     ) -> None:
         self.rows: list[LayerRow] = []
-        self._table = TimeTable(time_layer if measure else None, cache)
-        self._types = weights, activations
+        self._precision, self._scales = precision, scales
+        timing = partial(time_layer, precision=precision, static=bool(scales))
+        self._table = TimeTable(timing if measure else None, cache)
 
     def plan(self, site: Site, counts: Sequence[int]) -> LayerPlan | None:
         """The plan of one site, or None if it stays as it is at every token count."""
         weight = site.parameter.detach()
         weight = weight.t().contiguous() if site.transposed else weight
         sparsity = 1.0 - int(weight.count_nonzero()) / weight.numel()
-        why = _why_dense(site, sparsity)
+        why = _why_dense(site, sparsity, self._precision)
         if why is not None or not counts:
             why = why or "not reached by the example inputs"
             rows = counts or [0]
             self.rows += [LayerRow(site.name, site.shape, sparsity, n, "dense", None, None, why) for n in rows]
             return None
+        stored, scale = self._precision.stored(weight), self._scales.get(site.name)
         packs: dict[str, PackedWeight] = {}
         steps: list[tuple[int, PackedWeight | None]] = []
         for tokens in sorted(set(counts)):
             kernel = self._choose(site, weight, sparsity, tokens)
             if kernel != "dense" and kernel not in packs:
-                packs[kernel] = pack(weight, kernel)
+                packs[kernel] = pack(stored, kernel, input_scale=scale)
             steps.append((tokens, packs.get(kernel)))
         plan = LayerPlan(site, tuple(steps))
         return plan if plan.any_sparse else None
 
     def _choose(self, site: Site, weight: Tensor, sparsity: float, tokens: int) -> str:
-        found = self._table.times(weight, _bias(site), tokens, *self._types)
+        found = self._table.times(weight, _bias(site), tokens, self._precision.weights, self._precision.activations)
         sparse = {name: ms for name, ms in found.ms.items() if name != "dense"}
         best = min(sparse, key=lambda name: sparse[name], default=None)
         chosen, reason = verdict(found, best)
@@ -140,14 +147,26 @@ def verdict(found: Times, best: str | None) -> tuple[str, str]:
 
 
 def time_layer(
-    weight: Tensor, bias: Tensor | None, tokens: int, names: Sequence[str] | None = None
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: int,
+    names: Sequence[str] | None = None,
+    *,
+    precision: Precision = Precision(),
+    static: bool = False,
 ) -> dict[str, float]:
-    """Median milliseconds of the dense layer and of each kernel (all candidates if None), in interleaved rounds."""
+    """Median milliseconds of the dense float32 layer and of each kernel (all candidates if None), interleaved.
+
+    static: 8-bit inputs have one scale that is known in advance.
+    """
     x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
     bias = None if bias is None else bias.detach()
     calls: dict[str, Callable[[], Any]] = {"dense": lambda: F.linear(x, weight, bias)}
-    for name in candidates(weight, tokens) if names is None else names:
-        packed = pack(weight, name)
+    if names is None:
+        names = candidates(weight, tokens, precision.weights, precision.activations)
+    stored = precision.stored(weight)
+    for name in names:
+        packed = pack(stored, name, input_scale=(0.05, 128) if static else None)
         calls[name] = partial(packed.multiply, x, bias, "none")
     with torch.inference_mode():
         rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
@@ -155,9 +174,14 @@ def time_layer(
 
 
 def plans_of(
-    sites: Sequence[Site], counts: Mapping[str, Sequence[int]], *, measure: bool = True
+    sites: Sequence[Site],
+    counts: Mapping[str, Sequence[int]],
+    precision: Precision = Precision(),
+    scales: Mapping[str, InputScale] = _NO_SCALES,
+    *,
+    measure: bool = True,
 ) -> tuple[dict[str, LayerPlan], list[LayerRow]]:
     """Plans by site name, and the rows that explain them."""
-    planner = Planner(measure=measure)
+    planner = Planner(precision, scales, measure=measure)
     plans = {site.name: planner.plan(site, counts.get(site.name, ())) for site in sites}
     return {name: plan for name, plan in plans.items() if plan is not None}, planner.rows

@@ -6,6 +6,7 @@ The only package that imports the native module. Importing it registers the oper
 from rarefy.ops import attention as attention
 from rarefy.ops import library as library
 from rarefy.ops import norm as norm
+from rarefy.ops import quantize as quantize
 from rarefy.ops.native import KernelInfo, available, build, features, kernels, why_not
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight, candidates, pack
 

@@ -1,21 +1,20 @@
 """Which layouts each merged layer gets: one for a token or a few, and another for many only where it wins clearly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.core.errors import EngineError
-from rarefy.engine.cache import TimingCache
 from rarefy.engine.decoder.structure import Merged, Structure
 from rarefy.engine.explain import LayerRow
+from rarefy.engine.input_scales import InputScale
+from rarefy.engine.plan import time_layer
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
-from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedWeight, available, candidates, pack
 from rarefy.ops.decoder import Linear
 
@@ -56,15 +55,21 @@ class Chosen:
 class Chooser:
     """Chooses for layers at token counts; those of one cell (`engine.cell`) are timed once a machine.
 
-    measure: False chooses by the cost model alone.
+    scales: of 8-bit inputs by layer, where they are known in advance; measure: False chooses by the cost model alone.
     """
 
     def __init__(
-        self, precision: Precision, counts: Sequence[int], *, measure: bool = True, cache: TimingCache | None = None
+        self,
+        precision: Precision,
+        counts: Sequence[int],
+        scales: Mapping[str, InputScale] | None = None,
+        *,
+        measure: bool = True,
     ) -> None:
-        self.precision, self.counts = precision, sorted(set(counts))
+        self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
         self.rows: list[LayerRow] = []
-        self._table = TimeTable(self._time if measure else None, cache or TimingCache())
+        timing = partial(time_layer, precision=precision, static=bool(scales))
+        self._table = TimeTable(timing if measure else None)
 
     def choose(self, merged: Merged) -> Chosen:
         """Packs the layer for what is fastest at each count. Raises EngineError where no kernel has the types."""
@@ -73,7 +78,8 @@ class Chooser:
             return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
         sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
         source, names = self.precision.stored(weight), self._names(merged, weight, sparsity)
-        packs = {name: pack(source, name) for name in dict.fromkeys(names.values()) if name != "dense"}
+        scale, wanted = self.scales.get(merged.name), dict.fromkeys(names.values())
+        packs = {name: pack(source, name, input_scale=scale) for name in wanted if name != "dense"}
         return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
 
     def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
@@ -101,17 +107,6 @@ class Chooser:
         cheap = [name for name in at if name == "dense" or name in before]
         near = min(cheap, key=lambda name: at[name], default=best)
         return near if at[near] <= _SECOND_LAYOUT * at[best] else best
-
-    def _time(self, weight: Tensor, bias: Tensor | None, tokens: int, names: Sequence[str]) -> dict[str, float]:
-        """Median milliseconds of the dense layer and of each kernel, in interleaved rounds."""
-        x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
-        source = self.precision.stored(weight)
-        calls: dict[str, Callable[[], Any]] = {"dense": partial(F.linear, x, weight)}
-        for name in names:
-            calls[name] = partial(pack(source, name).multiply, x, bias, "none")
-        with torch.inference_mode():
-            rounds = interleaved(calls, rounds=7, warmup=1, seconds=0.4)
-        return {name: rounds.median(name) for name in calls}
 
     def _explain(self, merged: Merged, weight: Tensor, sparsity: float, count: int, name: str, found: Times) -> None:
         packed = {kernel: ms for kernel, ms in found.ms.items() if kernel != "dense"}
