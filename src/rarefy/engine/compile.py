@@ -6,20 +6,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from rarefy.core.errors import DataError, EngineError
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.compiled import Compiled, Variant, threads
+from rarefy.engine.conv_plan import conv_plans_of, images_of
 from rarefy.engine.decoder.compile import try_decoder
 from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
 from rarefy.engine.fuse import describe, rewrite
+from rarefy.engine.fuse_conv import fuse_convs
 from rarefy.engine.input_scales import input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.precision import Precision
+from rarefy.engine.program import outside, with_programs
+from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
 from rarefy.engine.whole import choose, model_key
@@ -82,22 +87,29 @@ def _compile(
     no_decoder: str | None,
 ) -> Compiled:
     sites, _ = find_sites(model)
-    scales = {} if data is None else input_scales(model, sites, data)
+    convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
+    linears = [site for site in sites if site not in convs]
+    scales = {} if data is None else input_scales(model, linears, data)
     tokens = [tokens_of(model, sites, partial(_call, model, example)) for example in examples]
     counts = {site.name: [t[site.name] for t in tokens if site.name in t] for site in sites}
-    plans, rows = plans_of(sites, counts, precision, scales, measure=measure)
-    key = model_key(model, rows) if measure else None
-    layers = with_sparse_layers(model, plans) if plans else model
+    plans, rows = plans_of(linears, counts, precision, scales, measure=measure)
+    images = [images_of(convs, partial(_call, model, example)) if convs else {} for example in examples]
+    seen_images = {site.name: [i[site.name] for i in images if site.name in i] for site in convs}
+    conv_plans, conv_rows = conv_plans_of(convs, seen_images)
+    sparse = bool(plans or conv_plans)
+    layers = with_sparse_convs(with_sparse_layers(model, plans), conv_plans) if sparse else model
+    key = model_key(model, [*rows, *conv_rows]) if measure else None
     pick = partial(_fastest, layers=layers, count=count, key=key, precision=precision)
     variants, whole, notes = [], [], [] if why_not() is None else [f"note: {why_not()}"]
     if no_decoder is not None:
         notes.append(f"note: generate runs in torch, module by module: {no_decoder}")
     graphs: list[str] = []
-    for example, seen in zip(examples, tokens, strict=True):
-        graph, said = _graph(model, example, plans, seen) if plans else (None, "no layer is faster sparse")
+    for example, seen, image in zip(examples, tokens, images, strict=True):
+        native = partial(fuse_convs, plans=conv_plans, images=image)
+        graph, said = _graph(model, example, plans, seen, native) if sparse else (None, "no layer is faster sparse")
         graphs.append(said)
         candidates: dict[str, Callable[..., Any]] = {"source": model}
-        if plans:
+        if sparse:
             candidates["layers"] = layers
         if graph is not None:
             candidates["graph"] = graph
@@ -105,7 +117,11 @@ def _compile(
         variants.append(variant)
         whole.append(times)
     explanation = Explanation(
-        tuple(rows), "; ".join(dict.fromkeys(graphs)), tuple(whole), tuple(notes), count or torch.get_num_threads()
+        (*rows, *conv_rows),
+        "; ".join(dict.fromkeys(graphs)),
+        tuple(whole),
+        tuple(notes),
+        count or torch.get_num_threads(),
     )
     return Compiled(model, layers, variants, explanation, count)
 
@@ -116,15 +132,22 @@ def _call(model: Callable[..., Any], example: Example) -> Any:
 
 
 def _graph(
-    model: nn.Module, example: Example, plans: dict[str, LayerPlan], tokens: dict[str, int]
+    model: nn.Module,
+    example: Example,
+    plans: dict[str, LayerPlan],
+    tokens: dict[str, int],
+    convs: Callable[[GraphModule], list[str]],
 ) -> tuple[Callable[..., Any] | None, str]:
     """The rewritten graph of the model, or None and why there is none."""
     try:
         graph = capture(model, example)
     except Exception as error:  # whatever export cannot do runs module by module
         return None, f"torch.export did not take the model ({type(error).__name__}); layers run one by one"
+    native = convs(graph)
     run, done = rewrite(graph, plans, tokens)
-    return run, describe(run, done)
+    said = describe(run, [*native, *done])
+    with_programs(run)
+    return run, f"{said}; {outside(run)}"
 
 
 def _fastest(
