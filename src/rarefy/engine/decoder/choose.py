@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.core.errors import EngineError
+from rarefy.engine.cell import Types
 from rarefy.engine.decoder.structure import Merged, Structure
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.input_scales import InputScale
@@ -69,6 +70,7 @@ class Chooser:
         self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
         self.rows: list[LayerRow] = []
         timing = partial(time_layer, precision=precision, static=bool(scales))
+        self._types = Types(precision.weights, precision.activations, static=bool(scales))
         self._table = TimeTable(timing if measure else None)
 
     def choose(self, merged: Merged) -> Chosen:
@@ -86,7 +88,7 @@ class Chooser:
         """The choice at each count, with few different layouts: the first count takes the fastest kernel."""
         chosen: dict[int, str] = {}
         for count in self.counts:
-            found = self._table.times(weight, None, count, self.precision.weights, self.precision.activations)
+            found = self._table.times(weight, None, count, self._types)
             own = candidates(weight, count, self.precision.weights, self.precision.activations)
             at = {name: found.ms.get(name, float("inf")) for name in own}
             if self.precision.exact and count > _FEW:
