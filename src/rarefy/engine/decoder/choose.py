@@ -85,29 +85,34 @@ class Chooser:
         return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
 
     def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
-        """The choice at each count, with few different layouts: the first count takes the fastest kernel."""
+        """The choice at each count: the fastest layout at the least, and at most one more, for the longest prompt."""
+        found = {count: self._table.times(weight, None, count, self._types) for count in self.counts}
+        at = {count: self._options(weight, count, times) for count, times in found.items()}
+        if not at[self.counts[0]]:
+            raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")
+        first = min(at[self.counts[0]], key=at[self.counts[0]].__getitem__)
+        second = self._second(at[self.counts[-1]], first)
         chosen: dict[int, str] = {}
         for count in self.counts:
-            found = self._table.times(weight, None, count, self._types)
-            own = candidates(weight, count, self.precision.weights, self.precision.activations)
-            at = {name: found.ms.get(name, float("inf")) for name in own}
-            if self.precision.exact and count > _FEW:
-                at["dense"] = found.ms["dense"] + _WALK_MS
-            chosen[count] = self._best(at, list(chosen.values()), count)
-            self._explain(merged, weight, sparsity, count, chosen[count], found)
+            kept = {name: ms for name, ms in at[count].items() if name in (first, second, "dense")}
+            chosen[count] = min(kept, key=kept.__getitem__, default=first if count <= _FEW else second)
+            self._explain(merged, weight, sparsity, count, chosen[count], found[count])
         return chosen
 
-    def _best(self, at: dict[str, float], before: list[str], count: int) -> str:
-        """The fastest, or what is there already where that is nearly as fast (torch's dense layers always are)."""
-        if not at and not before:
-            raise EngineError(
-                f"compile: no kernel has {self.precision} for {count} tokens on this CPU; choose other types"
-            )
+    def _options(self, weight: Tensor, count: int, times: Times) -> dict[str, float]:
+        """Milliseconds of what may run at a count: the packed kernels, and torch where a step need not be one call."""
+        names = candidates(weight, count, self.precision.weights, self.precision.activations)
+        at = {name: times.ms.get(name, float("inf")) for name in names}
+        return {**at, "dense": times.ms["dense"] + _WALK_MS} if self.precision.exact and count > _FEW else at
+
+    @staticmethod
+    def _second(at: Mapping[str, float], first: str) -> str:
+        """What long prompts run with: the first layout or torch, which cost no memory, unless another is far faster."""
         if not at:
-            return before[-1]
-        best = min(at, key=lambda name: at[name])
-        cheap = [name for name in at if name == "dense" or name in before]
-        near = min(cheap, key=lambda name: at[name], default=best)
+            return first
+        best = min(at, key=at.__getitem__)
+        free = {name: ms for name, ms in at.items() if name in (first, "dense")}
+        near = min(free, key=free.__getitem__, default=best)
         return near if at[near] <= _SECOND_LAYOUT * at[best] else best
 
     def _explain(self, merged: Merged, weight: Tensor, sparsity: float, count: int, name: str, found: Times) -> None:
