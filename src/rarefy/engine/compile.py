@@ -51,7 +51,7 @@ def compile(
     weights) or "int8" (with int8 or int4 weights). data: batches of model inputs (as for `rarefy.prune`) from which
     8-bit inputs get one scale a layer; without it each token gets its own at the call, which costs a little time and
     is more accurate. threads: of the calls (None: torch's own number at the call).
-    A causal language model of a known class becomes a `CompiledDecoder`, with `generate`.
+    A causal language model of a known class becomes a `CompiledDecoder`, with a `generate` of its own.
     measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
     times are kept on disk a machine (`rarefy cache`), so that compiling again takes little.
 
@@ -69,7 +69,7 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        decoder = try_decoder(model, examples, precision, threads, measure)
+        decoder = try_decoder(model, examples, precision, threads, measure, data)
         if isinstance(decoder, CompiledDecoder):
             return decoder
         return _compile(model, examples, threads, measure, precision, data, decoder)
