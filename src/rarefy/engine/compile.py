@@ -11,11 +11,13 @@ from torch.utils._pytree import tree_leaves
 from rarefy.core.errors import DataError, EngineError
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example, capture
+from rarefy.engine.choices import Choices, choices_of
 from rarefy.engine.compiled import Compiled, Variant, threads
 from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
+from rarefy.engine.free import Call, free_dense
 from rarefy.engine.fuse import describe, rewrite
-from rarefy.engine.input_scales import input_scales
+from rarefy.engine.input_scales import InputScale, input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.precision import Precision
 from rarefy.engine.sparse_linear import with_sparse_layers
@@ -33,6 +35,7 @@ def compile(
     data: Iterable[Any] | None = None,
     threads: int | None = None,
     measure: bool = True,
+    keep_dense: bool = True,
 ) -> Compiled:
     """A model called like the original that runs its sparse layers with native kernels where they win.
 
@@ -44,7 +47,9 @@ def compile(
     8-bit inputs get one scale a layer; without it each token gets its own at the call, which costs a little time and
     is more accurate. threads: of the calls (None: torch's own number at the call).
     measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
-    times are kept on disk a machine (`rarefy cache`), so that compiling again takes little.
+    times are kept on disk a machine (`rarefy cache`), so that compiling again takes little. keep_dense: False empties
+    the weights of `model` that are packed for all shapes, which saves their memory; `model` can then run no more, and
+    `.to_dense()` gives it back.
 
     Where dense is faster a layer stays dense, where the whole compiled model is not faster the model runs as it
     was given, and `explain()` says so, with how far narrower types moved the outputs. A variant whose outputs differ
@@ -60,7 +65,20 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        return _compile(model, examples, threads, measure, precision, data)
+        sites, _ = find_sites(model)
+        scales = {} if data is None else input_scales(model, sites, data)
+        return _compile(model, examples, threads, measure, precision, scales, keep_dense)
+
+
+def compile_again(model: nn.Module, choices: Choices, why: str) -> Compiled:
+    """Compiles for what a model was compiled for elsewhere: the same types, inputs and scales, kernels of this CPU.
+
+    why: what `explain()` notes about it.
+    """
+    model.eval()
+    examples, count = list(choices.examples), choices.threads
+    with _threads(count):
+        return _compile(model, examples, count, True, choices.precision, choices.scales, keep_dense=False, why=why)
 
 
 _threads = threads  # `compile` has an argument of that name
@@ -72,17 +90,18 @@ def _compile(
     count: int | None,
     measure: bool,
     precision: Precision,
-    data: Iterable[Any] | None,
+    scales: Mapping[str, InputScale],
+    keep_dense: bool,
+    why: str | None = None,
 ) -> Compiled:
     sites, _ = find_sites(model)
-    scales = {} if data is None else input_scales(model, sites, data)
     tokens = [tokens_of(model, sites, partial(_call, model, example)) for example in examples]
     counts = {site.name: [t[site.name] for t in tokens if site.name in t] for site in sites}
     plans, rows = plans_of(sites, counts, precision, scales, measure=measure)
     key = model_key(model, rows) if measure else None
     layers = with_sparse_layers(model, plans) if plans else model
     pick = partial(_fastest, layers=layers, count=count, key=key, precision=precision)
-    variants, whole, notes = [], [], [] if why_not() is None else [f"note: {why_not()}"]
+    variants, whole, notes = [], [], [f"note: {said}" for said in (why_not(), why) if said is not None]
     graphs: list[str] = []
     for example, seen in zip(examples, tokens, strict=True):
         graph, said = _graph(model, example, plans, seen) if plans else (None, "no layer is faster sparse")
@@ -98,7 +117,13 @@ def _compile(
     explanation = Explanation(
         tuple(rows), "; ".join(dict.fromkeys(graphs)), tuple(whole), tuple(notes), count or torch.get_num_threads()
     )
-    return Compiled(model, layers, variants, explanation, count)
+    choices = choices_of(plans, precision, scales, examples, [v.label for v in variants], count)
+    made = Compiled(model, layers, variants, explanation, count, choices)
+    if not keep_dense and all(v.label != "source" for v in variants):
+        runs: list[Call] = [(v.run, v.example) for v in variants]
+        runs += [(layers, example) for example in examples]
+        free_dense(model, plans, runs)
+    return made
 
 
 def _call(model: Callable[..., Any], example: Example) -> Any:
