@@ -186,20 +186,38 @@ def test_hugging_face_models_too(tmp_path: Path, prefer: Callable[..., None]) ->
     assert held == sum(p.numel() for p in model.parameters()) - layers
 
 
+class Tied(nn.Module):
+    """The embedding's weight is the last layer's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(96, 64)
+        self.inside, self.head = nn.Linear(64, 64), nn.Linear(64, 96, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inside(self.embedding(ids)))
+
+
 def test_a_weight_that_an_embedding_shares_stays(tmp_path: Path, prefer: Callable[..., None]) -> None:
     prefer("layers")
     torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)
-    model = pruned(transformers.GPT2LMHeadModel(config).eval())
-    x = torch.randint(0, 64, (2, 8))
-    rarefy.save(rarefy.compile(model, {"input_ids": x, "use_cache": False}), tmp_path)
-    back = rarefy.load(tmp_path)
-    assert isinstance(back, Compiled) and back.freed
-    torch.testing.assert_close(
-        back(input_ids=x, use_cache=False).logits, model(input_ids=x).logits, rtol=1e-4, atol=1e-5
-    )
+    model, ids = pruned(Tied().eval()), torch.randint(0, 96, (2, 8))
+    rarefy.save(rarefy.compile(model, ids), tmp_path)
+    back = rarefy.load(tmp_path, model=Tied())
+    assert isinstance(back, Compiled) and back.freed and len(kernels_of(back)) == 2
+    torch.testing.assert_close(back(ids), model(ids), rtol=1e-4, atol=1e-5)
     plain = back.to_dense()
     assert all(torch.equal(plain.state_dict()[n], w) for n, w in model.state_dict().items())
+
+
+def test_a_captured_graph_can_be_had_at_once(saved: Any) -> None:
+    model, folder = saved
+    back = rarefy.load(folder, model=network(1), capture=True)
+    assert isinstance(back, Compiled) and back.freed
+    assert "captured" in back.explain().graph
+    x = torch.randn(16, 64)
+    torch.testing.assert_close(back(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_where_nothing_was_faster_the_model_is_the_plain_one(tmp_path: Path, prefer: Callable[..., None]) -> None:

@@ -19,7 +19,7 @@ Steps = tuple[tuple[int, str | None], ...]  # (largest token count, kernel; None
 class Choices:
     """kernels: by site; scales: (scale, zero point) of 8-bit inputs by site, where they are static; examples: what the
     model was compiled for, and runs: the variant that was chosen for each; threads: of the calls (None: torch's own
-    number); machine: where it was timed."""
+    number); machine: where it was timed; complete: False where something else was chosen, for a convolution say."""
 
     kernels: Mapping[str, Steps]
     precision: Precision = field(default_factory=Precision)
@@ -28,6 +28,7 @@ class Choices:
     runs: Sequence[str] = ()
     threads: int | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = True
 
     @property
     def needs_source(self) -> bool:
@@ -36,6 +37,8 @@ class Choices:
 
     def why_not_here(self) -> str | None:
         """Why these choices are not those of this process; None if they are."""
+        if not self.complete:
+            return "its convolutions are planned where they run"
         here, there = machine(self.threads), self.machine
         if any(here[part] != there.get(part) for part in ("cpu", "features", "threads")):
             return "it was compiled on another CPU, for other instructions or for another number of threads"
@@ -51,6 +54,7 @@ def choices_of(
     examples: Sequence[Example],
     runs: Sequence[str],
     threads: int | None,
+    complete: bool = True,
 ) -> Choices:
     """The choices that plans stand for."""
     names = {
@@ -59,4 +63,4 @@ def choices_of(
     }
     held = {site: scale for site, scale in scales.items() if site in names}
     here = machine(threads or torch.get_num_threads())
-    return Choices(names, precision, held, tuple(examples), tuple(runs), threads, here)
+    return Choices(names, precision, held, tuple(examples), tuple(runs), threads, here, complete)

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from rarefy.engine.capture import Example
 from rarefy.engine.plan import LayerPlan
+from rarefy.engine.program import Region
 from rarefy.engine.sparse_linear import SparseLinear
 
 Call = tuple[Callable[..., Any], Example]
@@ -17,14 +19,16 @@ Call = tuple[Callable[..., Any], Example]
 def free_dense(model: nn.Module, plans: Mapping[str, LayerPlan], calls: Sequence[Call]) -> list[str]:
     """Empties the weights of the sites that are sparse at every token count; their names.
 
-    calls: how the model will be run. Each is tried without the weights before they are gone for good, and a model
-    that fails keeps all of them (it reads a weight by another way than its layer).
+    calls: how the model will be run. A weight that a graph or a native program of theirs points at stays. Each call is
+    tried without the weights before they are gone for good, and a model that fails keeps all of them (it reads a weight
+    by another way than its layer).
     """
-    owners = _owners(model)
+    owners, pointed = _owners(model), set().union(*(_pointed_at(run) for run, _ in calls))
     sites = [
         plan.site
         for plan in plans.values()
         if all(packed is not None for _, packed in plan.steps)
+        and _place(plan.site.parameter) not in pointed
         and owners[id(plan.site.parameter)] == {id(module) for module in plan.site.modules}
     ]
     held = [site.parameter.data for site in sites]
@@ -39,6 +43,20 @@ def free_dense(model: nn.Module, plans: Mapping[str, LayerPlan], calls: Sequence
             site.parameter.data = weight
         return []
     return [site.name for site in sites]
+
+
+def _pointed_at(run: object) -> set[int]:
+    """The storages that a captured graph reads, by the nodes of its own or by the programs in it."""
+    if not isinstance(run, GraphModule):
+        return set()
+    read = {str(node.target) for node in run.graph.nodes if node.op == "get_attr"}
+    held: list[Tensor] = [tensor for name, tensor in run.named_parameters(remove_duplicate=False) if name in read]
+    held += [t for m in run.modules() if isinstance(m, Region) for t in m.kept if isinstance(t, Tensor)]
+    return {_place(tensor) for tensor in held}
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _owners(model: nn.Module) -> dict[int, set[int]]:

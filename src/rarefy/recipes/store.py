@@ -46,7 +46,9 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
     return SaveReport(str(path), prepared.stored, aliases, weights.stat().st_size, tuple(sorted(set(extra))))
 
 
-def load(path: str | Path, *, model: nn.Module | None = None, compiled: bool = True) -> nn.Module:
+def load(
+    path: str | Path, *, model: nn.Module | None = None, compiled: bool = True, capture: bool = False
+) -> nn.Module:
     """The model that `save` wrote; a compiled model comes back compiled, unless `compiled` is False.
 
     A Hugging Face model is built by transformers from the class that its config names, without random
@@ -55,6 +57,7 @@ def load(path: str | Path, *, model: nn.Module | None = None, compiled: bool = T
 
     Weights are mapped into memory from the file. A compiled model is packed for the kernels that were chosen when it
     was compiled, runs layer by layer, and keeps no dense copy of what is packed; on another CPU it is compiled again.
+    capture: also captures its graph again, which takes seconds and runs faster.
 
     Raises FileError that names the tensor which is damaged, missing, unexpected or of another shape; a given
     `model` is then as it was.
@@ -66,6 +69,8 @@ def load(path: str | Path, *, model: nn.Module | None = None, compiled: bool = T
         return _plain(path, contents, model)
     choices, explanation = engine
     why = choices.why_not_here()
+    if capture and why is None:
+        return compile_again(_plain(path, contents, model), choices, None)
     if why is not None:
         return compile_again(_plain(path, contents, model), choices, f"compiled again here: {why}")
     taken = {} if choices.needs_source else packed_only(contents, choices)

@@ -48,6 +48,7 @@ def write_engine(model: Compiled, folder: Path) -> list[str]:
         "runs": list(choices.runs),
         "threads": choices.threads,
         "machine": dict(choices.machine),
+        "complete": choices.complete,
         "explanation": model.explain().to_dict(),
     }
     if tensors:
@@ -96,6 +97,7 @@ def _choices(raw: Mapping[str, Any], tensors: Mapping[str, Any]) -> Choices:
         runs,
         threads,
         dict(raw["machine"]),
+        bool(raw["complete"]),
     )
 
 
