@@ -73,16 +73,8 @@ def main() -> None:
         got = timed(sides, 3 if asked.quick else 7, 0.3, 16)
         sides.close()
     bandwidth = ceiling.read_bandwidth()
-    rows = [
-        [
-            name,
-            sizes[name] * 1e3,
-            got.ms(name),
-            sizes[name] / got.ms(name) * 1e3,
-            sizes[name] / got.ms(name) * 1e3 / bandwidth,
-        ]
-        for name in got.rounds
-    ]
+    rates = {name: sizes[name] / got.ms(name) * 1e3 for name in got.rounds}
+    rows = [[name, sizes[name] * 1e3, got.ms(name), rate, rate / bandwidth] for name, rate in rates.items()]
     body = table(["", "MB a token", "ms a token", "GB/s", "share of read bandwidth"], rows)
     shares = {row[0]: row[4] for row in rows}
     targets = [
@@ -99,15 +91,13 @@ def main() -> None:
 def _llama_cpp(sides: Sides, sizes: dict[str, float], kind: str, scratch: Path) -> None:
     name, file = f"llama.cpp {kind}", scratch / f"{kind}.gguf"
     try:
-        subprocess.run(
-            [interpreter("llama"), HERE.parent / "peers" / "write_gguf.py", file, "--type", kind], check=True
-        )
+        writer = HERE.parent / "peers" / "write_gguf.py"
+        subprocess.run([interpreter("llama"), writer, file, "--type", kind], check=True)
     except (PeerError, subprocess.CalledProcessError) as error:
         sides.missing[name] = str(error)[:200]
         return
-    sides.peer(
-        name, "llama", "run_llama.py", str(file), "--threads", str(torch.get_num_threads()), "--context", str(PROMPT)
-    )
+    options = ["--threads", str(torch.get_num_threads()), "--context", str(PROMPT)]
+    sides.peer(name, "llama", "run_llama.py", str(file), *options)
     sizes[name] = file.stat().st_size / 1e9
 
 

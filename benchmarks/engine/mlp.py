@@ -3,6 +3,7 @@
 import math
 import tempfile
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import deepsparse
@@ -23,7 +24,7 @@ def model(sparsity: float) -> nn.Module:
     torch.manual_seed(0)
     widths = (768, 3072, 768, 3072, 768)
     layers: list[nn.Module] = []
-    for width, out in zip(widths, widths[1:], strict=False):
+    for width, out in pairwise(widths):
         layer = nn.Linear(width, out)
         layer.weight.data *= torch.rand_like(layer.weight) >= sparsity
         layers += [layer, nn.ReLU()]

@@ -1,5 +1,6 @@
 """Our side of the protocol of serve.py: a peer in another process, kept warm and asked for a turn at a time."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -37,7 +38,7 @@ class Peer:
     def __init__(self, peer: str, script: str, *arguments: str) -> None:
         command = [str(interpreter(peer)), str(HERE / script), *arguments]
         self.name = peer
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed below
         # no PYTHONPATH: our packages would hide the peer's
         clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         self._process = subprocess.Popen(
@@ -99,7 +100,5 @@ class Peer:
 
 
 def _close(stream: IO[Any]) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the other end is gone
         stream.close()
-    except OSError:  # the other end is gone
-        pass

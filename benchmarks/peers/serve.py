@@ -3,7 +3,7 @@
 One line in, one line of JSON out. Plain Python and NumPy: this file runs in the peer's environment, not in ours.
 
     (start)               {"ready": {...facts}}          or {"failed": "why"}, after which the process ends
-    turn SECONDS CALLS    {"seconds": [...]}             calls until SECONDS are full, at most CALLS, after one uncounted
+    turn SECONDS CALLS    {"seconds": [...]}             calls until SECONDS are full or CALLS made, after one more
     output FILE           {"file": FILE}                 the result of one call, as .npy
     quit                  (end)
 """
