@@ -3,9 +3,9 @@
     cmake -S . -B build -DRAREFY_BENCHMARK=ON && cmake --build build
     python benchmarks/kernels/int8.py --build build [--threads 1] [--rounds 7] [--quick] [--amx]
 
-Every contender takes 8-bit rows that are there already, with one scale, and gives floats; "from floats" is ours with the
-rounding of float rows, each by its own scale, included. Without --amx oneDNN is held to AVX-512 with VNNI, so that like is
-compared with like. Rounds are interleaved in an order that changes; a time is the fastest round.
+Every contender takes 8-bit rows that are there already, with one scale, and gives new floats; "from floats" is ours
+with the rounding of float rows, each by its own scale, included. Without --amx oneDNN is held to AVX-512 with VNNI, so
+that like is compared with like. Rounds are interleaved in an order that changes; a time is the fastest round.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +74,9 @@ def dense(weight: Tensor, values: Tensor) -> Callable[[], object]:
 def on_bytes(name: str, weight: QuantizedWeight, values: Tensor) -> Callable[[], object]:
     packed = ops.pack(weight, name)
     scale, zero = torch.tensor([INPUT[0]]), torch.tensor([INPUT[1]], dtype=torch.int32)
-    y = torch.empty(values.shape[0], weight.shape[0])
 
     def call() -> None:
+        y = torch.empty(values.shape[0], weight.shape[0])  # at every call, as the others
         packed.layout.multiply8(
             values.data_ptr(), values.shape[0], scale.data_ptr(), zero.data_ptr(), 0, 0, 0, y.data_ptr(), 0.0, 0,
             torch.get_num_threads(),
@@ -134,13 +134,21 @@ HEAD = """# 8-bit kernels side by side
 
 `python {command}`, {date}, {cpu}, {threads} threads, {rounds} interleaved rounds, torch {torch}, oneDNN {capped}.
 
-Times in ms, the fastest round; a ratio is the other's time over ours. GMAC/s count the multiply-adds on weights that are
-kept; the share is of the measured peak of 8-bit dot products, {peak:.0f} GMAC/s a core. All take bytes and give floats,
-but the column "from floats".
+Times in ms, the fastest round; a ratio is the other's time over ours. GMAC/s count the multiply-adds on kept weights;
+the share is of the measured peak of 8-bit dot products, {peak:.0f} GMAC/s a core. All take bytes and give floats, but
+the columns "fp32 sparse" and "from floats".
 
-| layer (out x in) | tokens | mask | zeros | ours | kernel | GMAC/s | share | oneDNN dense | ratio | fp32 sparse | ratio | from floats |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+{headings}
 """
+
+HEADINGS = (
+    "layer (out x in)", "tokens", "mask", "zeros", "ours", "kernel", "GMAC/s", "share", "oneDNN dense", "ratio",
+    "fp32 sparse", "ratio", "from floats",
+)  # fmt: skip
+
+
+def table_line(fields: Sequence[str]) -> str:
+    return "| " + " | ".join(fields) + " |"
 
 
 def row(cell: Cell, most: float) -> str:
@@ -155,7 +163,7 @@ def row(cell: Cell, most: float) -> str:
         f"{rate / 1e9:.0f}", f"{rate / most:.0%}", f"{1e3 * other:.3f}", f"{other / seconds:.2f}x", f"{1e3 * fp32:.3f}",
         f"{fp32 / seconds:.2f}x", f"{1e3 * floats:.3f}",
     ]  # fmt: skip
-    return "| " + " | ".join(fields) + " |"
+    return table_line(fields)
 
 
 def main() -> None:
@@ -170,7 +178,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     library = options.build / "libplain_loop.so"
     if not library.exists():
-        sys.exit(f"{library} is not there: configure with -DRAREFY_BENCHMARK=ON and build, for the peak is measured with it")
+        sys.exit(f"{library}, which measures the peak, is not there: configure with -DRAREFY_BENCHMARK=ON and build")
     most = peak(library) * options.threads
     lines = []
     for tokens in TOKENS:
@@ -183,6 +191,7 @@ def main() -> None:
         threads=options.threads, rounds=options.rounds, torch=torch.__version__,
         capped="with AMX where there is" if options.amx else "held to AVX-512 with VNNI",
         peak=most / options.threads / 1e9,
+        headings="\n".join([table_line(HEADINGS), table_line(["---"] * len(HEADINGS))]),
     )  # fmt: skip
     options.out.write_text(head + "\n".join(lines) + "\n")
 
