@@ -66,6 +66,7 @@ void Packed::multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t sca
 void Packed::unpack(std::uintptr_t weight) const { layout_->unpack(at<float>(weight)); }
 
 long Packed::live() { return live_objects; }
+void Packed::count_live(int change) { live_objects += change; }
 
 std::vector<Listed> listing() {
   std::vector<Listed> out;

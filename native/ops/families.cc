@@ -1,8 +1,10 @@
 // Every family of kernels, one line each.
 #include <stdexcept>
 
+#include "ops/block8.h"
 #include "ops/dense.h"
 #include "ops/layout.h"
+#include "ops/matvec.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -17,6 +19,8 @@ const std::vector<Family>& families() {
       {dense::entries, dense::make},
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
+      {block8::entries, block8::make},
+      {matvec::entries, matvec::make},
   };
   return all;
 }
