@@ -3,8 +3,10 @@
 
 #include "ops/block8.h"
 #include "ops/dense.h"
+#include "ops/fanin.h"
 #include "ops/layout.h"
 #include "ops/matvec.h"
+#include "ops/matvec4.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -21,6 +23,8 @@ const std::vector<Family>& families() {
       {spmv::entries, spmv::make},
       {block8::entries, block8::make},
       {matvec::entries, matvec::make},
+      {matvec4::entries, matvec4::make},
+      {fanin::entries, fanin::make},
   };
   return all;
 }
