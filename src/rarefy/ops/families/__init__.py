@@ -34,6 +34,8 @@ SCALES: dict[str, Callable[[int, int], bool]] = {
     "matvec": lambda width, groups: groups == 1,
     "fanin": lambda width, groups: groups == 1,
     "matvec4": matvec4.takes_scales,
+    "dense8": dense8.takes_scales,
+    "expand8": dense8.takes_scales,
 }
 
 
