@@ -2,7 +2,7 @@
 #include <stdexcept>
 
 #include "ops/block8.h"
-#include "ops/dense8.h"
+#include "ops/dense.h"
 #include "ops/fanin.h"
 #include "ops/layout.h"
 #include "ops/matvec.h"
@@ -19,7 +19,7 @@ void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, i
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all{
-      {dense8::entries, dense8::make},
+      {dense::entries, dense::make},
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
       {block8::entries, block8::make},

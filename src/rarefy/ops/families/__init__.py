@@ -10,7 +10,20 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import block8, dense8, expand8, fanin, matvec, matvec4, nmg, spmm, spmv
+from rarefy.ops.families import (
+    block8,
+    dense8,
+    dense16,
+    expand8,
+    expand16,
+    expand32,
+    fanin,
+    matvec,
+    matvec4,
+    nmg,
+    spmm,
+    spmv,
+)
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
@@ -25,6 +38,9 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
     "block8": block8.worth,
     "dense8": dense8.worth,
     "expand8": expand8.worth,
+    "dense16": dense16.worth,
+    "expand16": expand16.worth,
+    "expand32": expand32.worth,
 }
 
 # Which scales the kernels of a family take, where not all: asked with the inputs and the scales of a row.
