@@ -6,8 +6,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
+import itertools
+
 import pytest
 import torch
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times measured, or made up, by one test are not another's; the folder is made when something is put there."""
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(_numbers))
+    monkeypatch.setenv("RAREFY_CACHE_DIR", str(folder))
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,13 @@
 
 #include "bind/block.h"
 #include "bind/conv.h"
+#include "bind/decoder.h"
 #include "bind/packed.h"
+#include "bind/program.h"
 #include "core/features.h"
 #include "ops/csr.h"
 #include "ops/parallel.h"
+#include "ops/quantise.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -80,6 +83,12 @@ void csr_sample(int rows, int width, std::uintptr_t offsets, std::uintptr_t colu
                       at<float>(dvalues), threads);
 }
 
+void quantize_rows(std::uintptr_t x, std::int64_t tokens, int features, std::uintptr_t values, std::uintptr_t scale,
+                   std::uintptr_t zero, int threads) {
+  rarefy::quantise::rows(at<float>(x), tokens, features, at<std::uint8_t>(values), features, at<float>(scale),
+                         at<std::int32_t>(zero), threads);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -118,6 +127,9 @@ NB_MODULE(_native, m) {
   m.def("csr_multiply", &csr_multiply, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_multiply_transposed", &csr_multiply_transposed, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_sample", &csr_sample, nb::call_guard<nb::gil_scoped_release>());
+  m.def("quantize_rows", &quantize_rows, nb::call_guard<nb::gil_scoped_release>());
   m.def("add_layer_norm", &rarefy::add_layer_norm, nb::call_guard<nb::gil_scoped_release>());
   m.def("attention", &rarefy::attend, nb::call_guard<nb::gil_scoped_release>());
+  rarefy::bind_program(m);
+  rarefy::bind_decoder(m);
 }

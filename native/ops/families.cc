@@ -1,7 +1,10 @@
 // Every family of kernels, one line each.
 #include <stdexcept>
 
+#include "ops/block8.h"
+#include "ops/dense8.h"
 #include "ops/layout.h"
+#include "ops/matvec.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -13,8 +16,11 @@ void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, i
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all{
+      {dense8::entries, dense8::make},
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
+      {block8::entries, block8::make},
+      {matvec::entries, matvec::make},
   };
   return all;
 }

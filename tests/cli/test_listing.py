@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rarefy.core.registry import entries
+from rarefy.engine.cache import Record, TimingCache
 from rarefy.recipes.examine import slow
 
 
@@ -37,6 +38,15 @@ def test_doctor_tells_what_is_used(run):
     assert found["denormals flushed"]["rarefy's kernels"] is True
     assert isinstance(found["slow"], list)
     assert found["cpu"]
+    assert found["timing cache"]["place"].startswith(os.environ["RAREFY_CACHE_DIR"])
+
+
+def test_cache_tells_its_place_and_forgets(run):
+    TimingCache().put("a key", Record({"dense": 1.0}, None, frozenset()))
+    assert "cells: 1" in run("cache").output
+    assert "1 records forgotten" in run("cache", "--clear").output
+    assert "cells: 0" in run("cache").output
+    assert run("cache", "--clear", "--fill").exit_code == 2
 
 
 def _doctor(**environment):
@@ -89,7 +99,7 @@ def test_the_command_line_starts_without_torch():
 
 def test_version_and_help(run):
     assert run("--version").output.startswith("rarefy")
-    for command in ("demo", "compress", "bench", "report", "methods", "doctor"):
+    for command in ("demo", "compress", "bench", "report", "methods", "doctor", "cache"):
         done = run(command, "--help")
         assert done.exit_code == 0
         assert f"rarefy {command}" in done.output  # an example

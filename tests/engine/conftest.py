@@ -17,8 +17,9 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`prefer("graph")`: layers go sparse, and of the whole-model variants the named one is fastest."""
 
     def set_up(variant: str = "graph", layer: str = "sparse") -> None:
-        def layers(weight: Any, bias: Any, tokens: int) -> dict[str, float]:
-            return {"dense": 2.0 if layer == "sparse" else 0.5, **dict.fromkeys(candidates(weight, tokens), 1.0)}
+        def layers(weight: Any, bias: Any, tokens: int, names: Any = None, **_: Any) -> dict[str, float]:
+            names = candidates(weight, tokens) if names is None else names
+            return {"dense": 2.0 if layer == "sparse" else 0.5, **dict.fromkeys(names, 1.0)}
 
         def variants(calls: Mapping[str, Callable[[], Any]], **_: Any) -> Rounds:
             for call in calls.values():

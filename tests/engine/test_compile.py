@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import rarefy
-from rarefy.core.errors import DataError, EngineError, ModelError, ShapeError
+from rarefy.core.errors import DataError, DTypeError, EngineError, ModelError, ShapeError
 from rarefy.engine import Compiled
 
 transformers = pytest.importorskip("transformers")
@@ -211,8 +211,23 @@ def test_a_model_without_layers_is_refused() -> None:
 def test_a_wrong_width_is_an_error_and_not_a_result(prefer) -> None:
     prefer("graph")
     fast = rarefy.compile(pruned(mlp()), torch.randn(4, 48))
-    with pytest.raises((ShapeError, RuntimeError, AssertionError)):
+    with pytest.raises(ShapeError, match=r"'input' has 47 features in its last dimension.*got float32 \(4, 47\)"):
         fast(torch.randn(4, 47))
+
+
+@pytest.mark.parametrize("way", ["graph", "layers", "source"])
+def test_a_wrong_input_is_named_with_what_was_expected(way, prefer) -> None:
+    prefer(way)
+    fast = rarefy.compile(pruned(mlp()), torch.randn(4, 48))
+    with pytest.raises(DTypeError, match=r"'input' has another type: expected like float32.*got int64"):
+        fast(torch.zeros(4, 48, dtype=torch.long))
+    fast = rarefy.compile(pruned(bert()), tokens(4, 12))
+    with pytest.raises(DTypeError, match=r"'input_ids' has another type: expected like int64 \(4, 12\), got float32"):
+        fast(input_ids=torch.randn(4, 12), attention_mask=torch.ones(4, 12, dtype=torch.long))
+    with pytest.raises(ShapeError, match="'input_ids' is missing"):
+        fast(attention_mask=torch.ones(4, 12, dtype=torch.long))
+    with pytest.raises(ShapeError, match=r"does not run on these inputs: .*input_ids int64 \(2, 41\)"):
+        fast(**tokens(2, 41))  # beyond the positions that the model has
 
 
 def test_training_mode_is_refused() -> None:

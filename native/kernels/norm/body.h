@@ -39,15 +39,16 @@ inline float squares_about(float mean, const float* y, int features) noexcept {
   return sum(add(sums[0], sums[1]));
 }
 
-inline void scale_row(const norm::Rows& rows, float mean, float inverse, float* y) noexcept {
+// y = (total - mean) * inverse * weight + bias; total may be y.
+inline void scale_row(const norm::Rows& rows, float mean, float inverse, const float* total, float* y) noexcept {
   const Vec centre = set1(mean), factor = set1(inverse);
   int i = 0;
   for (; i + width <= rows.features; i += width) {
-    const Vec v = mul(sub(loadu(y + i), centre), factor);
+    const Vec v = mul(sub(loadu(total + i), centre), factor);
     storeu(y + i, fma(v, loadu(rows.weight + i), rows.bias == nullptr ? zero() : loadu(rows.bias + i)));
   }
   if (const int n = rows.features - i; n > 0) {
-    const Vec v = mul(sub(load_n(y + i, n), centre), factor);
+    const Vec v = mul(sub(load_n(total + i, n), centre), factor);
     store_n(y + i, fma(v, load_n(rows.weight + i, n), tail(rows.bias == nullptr ? nullptr : rows.bias + i, n)), n);
   }
 }
@@ -58,8 +59,9 @@ inline void add_layer_norm(const norm::Rows& rows, std::ptrdiff_t first, std::pt
     const float* residual =
         rows.residual == nullptr ? nullptr : rows.residual + row % rows.residual_rows * features;
     float* const y = rows.y + row * features;
-    const float mean = add_rows(rows.x + row * features, residual, y, rows.features) / static_cast<float>(features);
-    const float variance = squares_about(mean, y, rows.features) / static_cast<float>(features);
-    scale_row(rows, mean, 1.0f / __builtin_sqrtf(variance + rows.eps), y);
+    float* const total = rows.total == nullptr ? y : rows.total + row * features;
+    const float mean = add_rows(rows.x + row * features, residual, total, rows.features) / static_cast<float>(features);
+    const float variance = squares_about(mean, total, rows.features) / static_cast<float>(features);
+    scale_row(rows, mean, 1.0f / __builtin_sqrtf(variance + rows.eps), total, y);
   }
 }

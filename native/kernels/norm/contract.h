@@ -9,7 +9,7 @@
 namespace rarefy::norm {
 
 // x and y (rows, features), contiguous. residual (residual_rows, features) repeats every residual_rows rows, or is null;
-// bias may be null.
+// bias may be null. total, if there, takes x + residual itself; x may be y or total.
 struct Rows {
   const float* x;
   const float* residual;
@@ -19,6 +19,7 @@ struct Rows {
   float* y;
   int features;
   float eps;
+  float* total = nullptr;
 };
 
 struct Kernel {

@@ -11,6 +11,7 @@ namespace rarefy::avx512 {
 namespace {
 #include "simd/avx512.h"
 #include "kernels/activation.h"
+#include "kernels/finish_rows.h"
 #include "kernels/spmv/body.h"
 }  // namespace
 }  // namespace rarefy::avx512

@@ -65,34 +65,13 @@ inline void index_row(const spmv::Rows& weight, const Index* columns, int row, c
 }
 
 template <int tokens>
-inline void put(const spmv::Output& output, int row, int rows, int apart, const float* sums) {
+inline void put(const RowOutput& output, int row, int rows, int apart, const float* sums) {
   for (int r = 0; r < rows; ++r)
     for (int t = 0; t < tokens; ++t) output.y[t * output.stride + row + r * apart] = sums[r * tokens + t];
 }
 
-template <Activation activation>
-inline void finish_rows(const spmv::Output& output, int first, int last, int tokens) {
-  for (int t = 0; t < tokens; ++t)
-    for (int row = first; row < last; row += width) {
-      const int used = last - row < width ? last - row : width;
-      float* at = output.y + t * output.stride + row;
-      const Vec shift = output.bias == nullptr ? zero() : load_n(output.bias + row, used);
-      store_n(at, activate<activation>(add(load_n(at, used), shift)), used);
-    }
-}
-
-inline void finish_rows(const spmv::Output& output, int first, int last, int tokens) {
-  switch (output.activation) {
-    case Activation::none: return finish_rows<Activation::none>(output, first, last, tokens);
-    case Activation::relu: return finish_rows<Activation::relu>(output, first, last, tokens);
-    case Activation::gelu: return finish_rows<Activation::gelu>(output, first, last, tokens);
-    case Activation::gelu_tanh: return finish_rows<Activation::gelu_tanh>(output, first, last, tokens);
-    case Activation::silu: return finish_rows<Activation::silu>(output, first, last, tokens);
-  }
-}
-
 template <int tokens>
-void bitmask(const spmv::Rows& weight, int first, int last, const float* x, const spmv::Output& output) {
+void bitmask(const spmv::Rows& weight, int first, int last, const float* x, const RowOutput& output) {
   constexpr int rows = together<tokens>;
   float sums[rows * tokens];
   const int apart = (last - first) / rows;
@@ -107,7 +86,7 @@ void bitmask(const spmv::Rows& weight, int first, int last, const float* x, cons
 }
 
 template <int tokens>
-void index(const spmv::Rows& weight, int first, int last, const float* x, const spmv::Output& output) {
+void index(const spmv::Rows& weight, int first, int last, const float* x, const RowOutput& output) {
   float sums[tokens];
   for (int row = first; row < last; ++row) {
     if (weight.columns16 != nullptr) index_row<tokens>(weight, weight.columns16, row, x, sums);
@@ -117,14 +96,14 @@ void index(const spmv::Rows& weight, int first, int last, const float* x, const 
 }
 
 template <int tokens, spmv::Format format>
-inline void multiply_exactly(const spmv::Rows& weight, int first, int last, const float* x, const spmv::Output& output) {
+inline void multiply_exactly(const spmv::Rows& weight, int first, int last, const float* x, const RowOutput& output) {
   if constexpr (format == spmv::Format::bitmask) bitmask<tokens>(weight, first, last, x, output);
   else index<tokens>(weight, first, last, x, output);
 }
 
 template <spmv::Format format>
 void multiply(const spmv::Rows& weight, int first, int last, const float* x, int tokens,
-              const spmv::Output& output) noexcept {
+              const RowOutput& output) noexcept {
   switch (tokens) {
     case 1: multiply_exactly<1, format>(weight, first, last, x, output); break;
     case 2: multiply_exactly<2, format>(weight, first, last, x, output); break;

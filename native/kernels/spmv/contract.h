@@ -27,15 +27,8 @@ struct Rows {
   const std::uint32_t* columns32;
 };
 
-struct Output {
-  const float* bias;  // (out) or null
-  Activation activation;
-  float* y;
-  std::ptrdiff_t stride;
-};
-
 // Rows [first, last) of y for 1 to most_tokens tokens; x has row stride `in`.
-using Multiply = void (*)(const Rows&, int first, int last, const float* x, int tokens, const Output&) noexcept;
+using Multiply = void (*)(const Rows&, int first, int last, const float* x, int tokens, const RowOutput&) noexcept;
 
 struct Kernel {
   const char* name;

@@ -8,6 +8,7 @@ namespace rarefy::scalar {
 namespace {
 #include "simd/scalar.h"
 #include "kernels/activation.h"
+#include "kernels/finish_rows.h"
 #include "kernels/spmv/body.h"
 }  // namespace
 }  // namespace rarefy::scalar

@@ -1,6 +1,6 @@
 """The door to the engine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,17 +14,22 @@ from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.compiled import Compiled, Variant, threads
 from rarefy.engine.conv_plan import conv_plans_of, images_of
+from rarefy.engine.decoder.compile import try_decoder
+from rarefy.engine.decoder.model import CompiledDecoder
+from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
 from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.fuse_conv import fuse_convs
 from rarefy.engine.fuse_conv_region import conv_variants
+from rarefy.engine.input_scales import input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
+from rarefy.engine.precision import Precision
+from rarefy.engine.program import outside, with_programs
 from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
+from rarefy.engine.whole import choose, model_key
 from rarefy.ops import why_not
-
-_TOLERANCE = 2e-4  # largest difference from the source model's outputs, relative to their largest entry
 
 
 def compile(
@@ -32,20 +37,31 @@ def compile(
     example_inputs: Any,
     *,
     weights: str = "fp32",
+    activations: str = "fp32",
+    data: Iterable[Any] | None = None,
     threads: int | None = None,
-) -> Compiled:
+    measure: bool = True,
+) -> Compiled | CompiledDecoder:
     """A model called like the original that runs its sparse layers with native kernels where they win.
 
     example_inputs: what the model is called with: a tensor, a tuple of positional or a dict of keyword arguments,
     or a list of such for several shapes; each layer's kernels are timed at these shapes. Other shapes run too.
-    weights: "fp32", the only stored type so far. threads: of the calls (None: torch's own number at the call).
+    weights: the stored type, "fp32", "bf16", "int8" (a scale an output) or "int4" (a scale for 16 inputs);
+    activations: the type the inputs of a layer are rounded to before the product, "fp32", "bf16" (with fp32 or bf16
+    weights) or "int8" (with int8 or int4 weights). data: batches of model inputs (as for `rarefy.prune`) from which
+    8-bit inputs get one scale a layer; without it each token gets its own at the call, which costs a little time and
+    is more accurate. threads: of the calls (None: torch's own number at the call).
+    A causal language model of a known class becomes a `CompiledDecoder`, with `generate`.
+    measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
+    times are kept on disk a machine (`rarefy cache`), so that compiling again takes little.
 
     Where dense is faster a layer stays dense, where the whole compiled model is not faster the model runs as it
-    was given, and `explain()` says so. A variant whose outputs differ from the model's by more than rounding is
-    not used.
+    was given, and `explain()` says so, with how far narrower types moved the outputs. A variant whose outputs differ
+    from the model's by more than its types explain is not used.
     """
-    if weights != "fp32":
-        raise EngineError(f"compile: weights={weights!r} is not there yet; this version stores 'fp32' only")
+    precision = Precision(weights, activations)
+    if data is not None and activations != "int8":
+        raise EngineError(f"compile: data= sets the scales of activations='int8', not of {activations!r}; leave it out")
     if threads is not None and threads < 1:
         raise EngineError(f"compile: threads={threads} is not positive; give a count or None")
     examples = [as_example(e) for e in (example_inputs if isinstance(example_inputs, list) else [example_inputs])]
@@ -53,24 +69,41 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        return _compile(model, examples, threads)
+        decoder = try_decoder(model, examples, precision, threads, measure)
+        if isinstance(decoder, CompiledDecoder):
+            return decoder
+        return _compile(model, examples, threads, measure, precision, data, decoder)
 
 
 _threads = threads  # `compile` has an argument of that name
 
 
-def _compile(model: nn.Module, examples: Sequence[Example], count: int | None) -> Compiled:
+def _compile(
+    model: nn.Module,
+    examples: Sequence[Example],
+    count: int | None,
+    measure: bool,
+    precision: Precision,
+    data: Iterable[Any] | None,
+    no_decoder: str | None,
+) -> Compiled:
     sites, _ = find_sites(model)
+    convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
+    linears = [site for site in sites if site not in convs]
+    scales = {} if data is None else input_scales(model, linears, data)
     tokens = [tokens_of(model, sites, partial(_call, model, example)) for example in examples]
     counts = {site.name: [t[site.name] for t in tokens if site.name in t] for site in sites}
-    convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
-    plans, rows = plans_of([site for site in sites if site not in convs], counts)
+    plans, rows = plans_of(linears, counts, precision, scales, measure=measure)
     images = [images_of(convs, partial(_call, model, example)) if convs else {} for example in examples]
     seen_images = {site.name: [i[site.name] for i in images if site.name in i] for site in convs}
-    conv_plans, conv_rows = conv_plans_of(convs, seen_images)
+    conv_plans, conv_rows = conv_plans_of(convs, seen_images, measure=measure)
     sparse = bool(plans or conv_plans)
     layers = with_sparse_convs(with_sparse_layers(model, plans), conv_plans) if sparse else model
+    key = model_key(model, [*rows, *conv_rows]) if measure else None
+    pick = partial(_fastest, layers=layers, count=count, key=key, precision=precision)
     variants, whole, notes = [], [], [] if why_not() is None else [f"note: {why_not()}"]
+    if no_decoder is not None:
+        notes.append(f"note: generate runs in torch, module by module: {no_decoder}")
     graphs: list[str] = []
     for example, seen, image in zip(examples, tokens, images, strict=True):
         native = partial(fuse_convs, plans=conv_plans, images=image)
@@ -80,12 +113,17 @@ def _compile(model: nn.Module, examples: Sequence[Example], count: int | None) -
         if sparse:
             candidates["layers"] = layers
         if graph is not None:
-            candidates.update(conv_variants(graph, max((i[0] for i in image.values()), default=0)))
-        variant, times = _fastest(example, candidates, layers, count, notes)
+            batch = max((i[0] for i in image.values()), default=0)
+            candidates.update(conv_variants(graph, batch, measure=measure))
+        variant, times = pick(example, candidates, notes)
         variants.append(variant)
         whole.append(times)
     explanation = Explanation(
-        (*rows, *conv_rows), "; ".join(dict.fromkeys(graphs)), tuple(whole), tuple(notes), count or torch.get_num_threads()
+        (*rows, *conv_rows),
+        "; ".join(dict.fromkeys(graphs)),
+        tuple(whole),
+        tuple(notes),
+        count or torch.get_num_threads(),
     )
     return Compiled(model, layers, variants, explanation, count)
 
@@ -101,7 +139,7 @@ def _graph(
     plans: dict[str, LayerPlan],
     tokens: dict[str, int],
     convs: Callable[[GraphModule], list[str]],
-) -> tuple[Callable[..., Any] | None, str]:
+) -> tuple[GraphModule | None, str]:
     """The rewritten graph of the model, or None and why there is none."""
     try:
         graph = capture(model, example)
@@ -109,26 +147,36 @@ def _graph(
         return None, f"torch.export did not take the model ({type(error).__name__}); layers run one by one"
     native = convs(graph)
     run, done = rewrite(graph, plans, tokens)
-    return run, describe(run, [*native, *done])
+    said = describe(run, [*native, *done])
+    with_programs(run)
+    return run, f"{said}; {outside(run)}"
 
 
 def _fastest(
     example: Example,
     candidates: Mapping[str, Callable[..., Any]],
+    notes: list[str],
+    *,
     layers: nn.Module,
     count: int | None,
-    notes: list[str],
+    key: str | None,
+    precision: Precision,
 ) -> tuple[Variant, dict[str, Any]]:
-    """The fastest of the candidates whose outputs are right, timed in interleaved rounds.
+    """The fastest of the candidates whose outputs are right, timed in interleaved rounds or as the cache has it.
+
+    key: of the model in the cache; None times nothing and takes what is likely fastest.
 
     They are timed as they will be called, through `Compiled`, whose own cost can decide for a very small model.
     """
     with torch.inference_mode():
         reference = _call(candidates["source"], example)
         right = {"source": candidates["source"]}
+        moved = {"source": 0.0}
         for name, run in candidates.items():
             try:
-                why = None if name == "source" else _differs(_call(run, example), reference)
+                why, moved[name] = (
+                    (None, 0.0) if name == "source" else differs(_call(run, example), reference, precision)
+                )
             except Exception as error:
                 why = f"fails with {type(error).__name__}: {error}"
             if why is not None:
@@ -142,33 +190,8 @@ def _fastest(
         }
         dressed["source"] = source
         calls = {name: partial(_call, run, example) for name, run in dressed.items()}
-        rounds = interleaved(calls, rounds=9, warmup=2, seconds=4.0)
-    best = min(right, key=rounds.median)
-    if best != "source" and rounds.ratio(best, "source") < 1.0:
-        best = "source"
-    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
-    times = {
-        "inputs": shapes,
-        "source_ms": rounds.median("source"),
-        "compiled_ms": rounds.median(best),
-        "speedup": rounds.ratio(best, "source"),
-        "runs": "the model as it was given (nothing faster)" if best == "source" else f"the sparse {best}",
-    }
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
+        best, said = choose(right, None if key is None else f"{key} inputs {shapes}", partial(interleaved, calls))
+    runs = "the model as it was given (nothing faster)" if best == "source" else f"the sparse {best}"
+    times = {"inputs": shapes, **said, "runs": runs, "difference": moved[best]}
     return Variant(example, right[best], best), times
-
-
-def _differs(output: Any, reference: Any) -> str | None:
-    """How an output differs from the reference beyond rounding, or None."""
-    mine, theirs = tree_leaves(output), tree_leaves(reference)
-    if len(mine) != len(theirs):
-        return f"returns {len(mine)} values, the model {len(theirs)}"
-    for a, b in zip(mine, theirs, strict=True):
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor) or not b.is_floating_point():
-            continue
-        if a.shape != b.shape:
-            return f"returns shape {tuple(a.shape)}, the model {tuple(b.shape)}"
-        scale = b.abs().max().clamp_min(1e-6)
-        far = float(((a - b).abs().max() / scale).nan_to_num(0.0))
-        if far > _TOLERANCE:
-            return f"differs by {far:.1e} of the largest output"
-    return None

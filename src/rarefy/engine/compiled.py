@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.errors import EngineError, RarefyError
 from rarefy.engine.capture import Example
 from rarefy.engine.explain import Explanation
+from rarefy.engine.misfit import misfit
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,14 @@ class Compiled(nn.Module):
         assert self._explanation is not None, "only while the variants are being timed"
         return self._explanation
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own `generate`, with sparse layers where they are faster. Raises EngineError without one."""
+        own = getattr(self.layers, "generate", None)
+        if own is None:
+            raise EngineError(f"generate: {type(self.source).__name__} has no generate of its own")
+        with threads(self._threads), torch.inference_mode():
+            return own(*args, **kwargs)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         run = self.source if self._plain else self._choice(args, kwargs)
         if self._threads is None:
@@ -116,7 +126,17 @@ class Compiled(nn.Module):
         try:
             return run(*args, **kwargs)
         except AssertionError:  # a size that the tracer took as fixed: the graph refuses before it computes
-            return self.layers(*args, **kwargs)
+            run = self.layers
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise self._misfit(args, kwargs) from error
+        try:
+            return run(*args, **kwargs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise self._misfit(args, kwargs) from error
+
+    def _misfit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RarefyError:
+        """The error of a call that the model cannot run, named by its inputs."""
+        return misfit(self.source, [v.example for v in self._variants], args, kwargs)
 
     def _choice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
         """What runs a call: found once a signature, since looking costs more than a small layer."""

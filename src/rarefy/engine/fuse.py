@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 from rarefy.engine.fuse_attention import fuse_attention
 from rarefy.engine.fuse_norm import fuse_norms
 from rarefy.engine.plan import LayerPlan
+from rarefy.engine.program.masks import simplify_masks
 from rarefy.ops import available
 
 _aten = torch.ops.aten
@@ -82,6 +83,7 @@ def rewrite(
     done = fuse(graph, plans, tokens)
     if available():
         fuse_norms(graph)
+        simplify_masks(graph)
         fuse_attention(graph)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,12 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rarefy.core.site import Site
+from rarefy.engine.cache import TimingCache
+from rarefy.engine.cell import Types
 from rarefy.engine.explain import LayerRow
+from rarefy.engine.input_scales import InputScale
+from rarefy.engine.precision import Precision
+from rarefy.engine.times import Times, TimeTable
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedWeight, candidates, pack
 
 _MARGIN = 1.03  # a sparse kernel has to win by more than the noise of the timing
 _LEAST_SPARSITY = 0.05
+_NO_SCALES: Mapping[str, InputScale] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -63,80 +70,118 @@ def _bias(site: Site) -> Tensor | None:
     return bias if isinstance(bias, Tensor) else None
 
 
-def _why_dense(site: Site, sparsity: float) -> str | None:
+def why_dense(site: Site, sparsity: float, precision: Precision) -> str | None:
     """The reason to leave a site alone without timing it, if there is one."""
-    if isinstance(site.module, nn.Conv2d):
-        return "convolution: no sparse kernel for it yet"
     if site.parameter.dtype != torch.float32:
         return f"weights are {site.parameter.dtype}, the sparse kernels take float32"
     if site.parameter.device.type != "cpu":
         return f"weights are on {site.parameter.device}, the sparse kernels run on the CPU"
-    if sparsity < _LEAST_SPARSITY:
+    if sparsity < _LEAST_SPARSITY and precision.exact:
         return f"only {sparsity:.1%} zeros"
     return None
 
 
 class Planner:
-    """Plans sites; layers of one shape, density and token count are timed once."""
+    """Plans sites; layers of one cell (`engine.cell`) are timed once a machine.
 
-    def __init__(self) -> None:
+    precision: the stored and the computed type; scales: of 8-bit inputs by site, where they are known in advance.
+    measure: False chooses by the cost model alone.
+    """
+
+    def __init__(
+        self,
+        precision: Precision = Precision(),
+        scales: Mapping[str, InputScale] = _NO_SCALES,
+        *,
+        measure: bool = True,
+        cache: TimingCache = TimingCache(),
+    ) -> None:
         self.rows: list[LayerRow] = []
-        self._timed: dict[tuple[tuple[int, int], int, int], tuple[str, dict[str, float]]] = {}
+        self._precision, self._scales = precision, scales
+        self._types = Types(precision.weights, precision.activations, static=bool(scales))
+        timing = partial(time_layer, precision=precision, static=bool(scales))
+        self._table = TimeTable(timing if measure else None, cache)
 
     def plan(self, site: Site, counts: Sequence[int]) -> LayerPlan | None:
         """The plan of one site, or None if it stays as it is at every token count."""
         weight = site.parameter.detach()
         weight = weight.t().contiguous() if site.transposed else weight
         sparsity = 1.0 - int(weight.count_nonzero()) / weight.numel()
-        why = _why_dense(site, sparsity)
+        why = why_dense(site, sparsity, self._precision)
         if why is not None or not counts:
             why = why or "not reached by the example inputs"
             rows = counts or [0]
             self.rows += [LayerRow(site.name, site.shape, sparsity, n, "dense", None, None, why) for n in rows]
             return None
+        stored, scale = self._precision.stored(weight), self._scales.get(site.name)
         packs: dict[str, PackedWeight] = {}
         steps: list[tuple[int, PackedWeight | None]] = []
         for tokens in sorted(set(counts)):
             kernel = self._choose(site, weight, sparsity, tokens)
             if kernel != "dense" and kernel not in packs:
-                packs[kernel] = pack(weight, kernel)
+                packs[kernel] = pack(stored, kernel, input_scale=scale)
             steps.append((tokens, packs.get(kernel)))
         plan = LayerPlan(site, tuple(steps))
         return plan if plan.any_sparse else None
 
     def _choose(self, site: Site, weight: Tensor, sparsity: float, tokens: int) -> str:
-        key = (site.shape, round(sparsity * 50), tokens)
-        if key not in self._timed:
-            self._timed[key] = ("", time_layer(weight, _bias(site), tokens))
-        times = self._timed[key][1]
-        sparse = {name: ms for name, ms in times.items() if name != "dense"}
-        best = min(sparse, key=lambda name: sparse[name])
-        wins = sparse[best] * _MARGIN < times["dense"]
-        reason = f"{times['dense'] / sparse[best]:.2f}x faster than dense" if wins else "dense is as fast or faster"
-        chosen = best if wins else "dense"
-        self.rows.append(
-            LayerRow(
-                site.name, site.shape, sparsity, tokens, chosen, times["dense"], sparse[best], reason, dict(sparse)
-            )
-        )
+        found = self._table.times(weight, _bias(site), tokens, self._types)
+        sparse = {name: ms for name, ms in found.ms.items() if name != "dense"}
+        best = min(sparse, key=lambda name: sparse[name], default=None)
+        chosen, reason = verdict(found, best)
+        sparse_ms = None if best is None else sparse[best]
+        times = found.ms["dense"], sparse_ms, reason, sparse, found.origin
+        self.rows.append(LayerRow(site.name, site.shape, sparsity, tokens, chosen, *times))
         return chosen
 
 
-def time_layer(weight: Tensor, bias: Tensor | None, tokens: int) -> dict[str, float]:
-    """Median milliseconds of the dense layer and of each candidate kernel, in interleaved rounds."""
+def verdict(found: Times, best: str | None) -> tuple[str, str]:
+    """(the kernel or "dense", why). A sparse kernel has to win by more than the noise of the timing."""
+    if best is None:
+        return "dense", "no kernel takes these types"
+    gain = found.ms["dense"] / found.ms[best]
+    word = "expected " if found.origin == "model" else ""
+    if gain > _MARGIN:
+        return best, f"{word}{gain:.2f}x faster than dense{found.left_out}"
+    return "dense", f"dense is {word}as fast or faster{found.left_out}"
+
+
+def time_layer(
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: int,
+    names: Sequence[str] | None = None,
+    *,
+    precision: Precision = Precision(),
+    static: bool = False,
+) -> dict[str, float]:
+    """Median milliseconds of the dense float32 layer and of each kernel (all candidates if None), interleaved.
+
+    static: 8-bit inputs have one scale that is known in advance.
+    """
     x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
     bias = None if bias is None else bias.detach()
     calls: dict[str, Callable[[], Any]] = {"dense": lambda: F.linear(x, weight, bias)}
-    for name in candidates(weight, tokens):
-        packed = pack(weight, name)
+    if names is None:
+        names = candidates(weight, tokens, precision.weights, precision.activations)
+    stored = precision.stored(weight)
+    for name in names:
+        packed = pack(stored, name, input_scale=(0.05, 128) if static else None)
         calls[name] = partial(packed.multiply, x, bias, "none")
     with torch.inference_mode():
         rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
     return {name: rounds.median(name) for name in calls}
 
 
-def plans_of(sites: Sequence[Site], counts: Mapping[str, Sequence[int]]) -> tuple[dict[str, LayerPlan], list[LayerRow]]:
+def plans_of(
+    sites: Sequence[Site],
+    counts: Mapping[str, Sequence[int]],
+    precision: Precision = Precision(),
+    scales: Mapping[str, InputScale] = _NO_SCALES,
+    *,
+    measure: bool = True,
+) -> tuple[dict[str, LayerPlan], list[LayerRow]]:
     """Plans by site name, and the rows that explain them."""
-    planner = Planner()
+    planner = Planner(precision, scales, measure=measure)
     plans = {site.name: planner.plan(site, counts.get(site.name, ())) for site in sites}
     return {name: plan for name, plan in plans.items() if plan is not None}, planner.rows

@@ -146,20 +146,22 @@ def kernels() -> list[ConvKernel]:
     return [ConvKernel(*listed) for listed in module.conv_kernels() if levels.index(listed[1]) <= allowed]
 
 
-def conv_candidates(weight: Tensor) -> list[str]:
+def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
     """Names of the kernels worth timing for this weight (out, in / groups, kh, kw), likely best first.
 
-    Blocks of output channels are worth it where filling the blocks up costs little: for a weight pruned in such blocks,
+    A kernel that works on more output channels at a time than a group has would compute nothing in some. Blocks of output channels are worth it where filling the blocks up costs little: for a weight pruned in such blocks,
     and for a dense one. Never empty: without the native module it is ["reference"].
     """
     usable = kernels()
     if not usable:
         return [_REFERENCE]
     best = max((kernel.isa for kernel in usable), key=native.LEVELS.index)
-    usable = [kernel for kernel in usable if kernel.isa == best]
+    most = max(1, weight.shape[0] // groups)
+    usable = [kernel for kernel in usable if kernel.isa == best and kernel.rows <= most]
     apart = [k.name for k in usable if not k.together]
     together = [k.name for k in usable if k.together and _fill(weight, k.rows) > 0.6]
-    return together if float(weight.count_nonzero()) > 0.6 * weight.numel() else apart + together
+    dense = float(weight.count_nonzero()) > 0.6 * weight.numel()
+    return together if dense and together else apart + together
 
 
 def _fill(weight: Tensor, rows: int) -> float:
@@ -197,7 +199,7 @@ def pack_conv(
         normal = torch.where(weight.abs() < torch.finfo(torch.float32).tiny, 0.0, weight)
         nnz, size = int(normal.count_nonzero()), normal.nbytes
         return PackedConv(next(_numbers), (out, in_, high, wide), window, nnz, size, _REFERENCE, normal)
-    name = kernel or conv_candidates(weight)[0]
+    name = kernel or conv_candidates(weight, window.groups)[0]
     compiled = [listed[0] for listed in module.conv_kernels()]
     if name not in compiled:
         raise unknown_name("pack_conv: kernel", name, compiled)

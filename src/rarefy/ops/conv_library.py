@@ -16,9 +16,7 @@ from rarefy.ops.conv_reference import ACTIVATIONS, activate, conv2d
 
 _WHERE = "rarefy::packed_conv2d"
 _library = torch.library.Library("rarefy", "FRAGMENT")
-_library.define(
-    "packed_conv2d(Tensor x, int handle, Tensor? bias, Tensor? residual, str activation='none') -> Tensor"
-)
+_library.define("packed_conv2d(Tensor x, int handle, Tensor? bias, Tensor? residual, str activation='none') -> Tensor")
 _library.define(
     "packed_conv2d_grad(Tensor grad, Tensor x, int handle, Tensor? bias, Tensor? residual, str activation)"
     " -> (Tensor, Tensor)"
@@ -38,7 +36,9 @@ def _require(x: Tensor, weight: conv.PackedConv, bias: Tensor | None, residual: 
             f"{weight.shape[3]} of {weight.window}; give a larger image or more padding"
         )
     if residual is not None and tuple(residual.shape) != out:
-        raise ShapeError(f"{_WHERE}: residual has shape {tuple(residual.shape)}, the result {tuple(out)}; they must agree")
+        raise ShapeError(
+            f"{_WHERE}: residual has shape {tuple(residual.shape)}, the result {tuple(out)}; they must agree"
+        )
     if activation not in ACTIVATIONS:
         raise unknown_name(f"{_WHERE}: activation", activation, ACTIVATIONS)
 

@@ -61,9 +61,7 @@ class Pool:
         out = torch.empty(self.out_shape(x.shape)) if out is None else out
         sizes = (*x.shape[2:], *out.shape[2:])
         window = (*self.kernel, *self.stride, *self.padding, *self.dilation)
-        module.max_pool(
-            x.data_ptr(), x.shape[0] * x.shape[1], sizes, window, out.data_ptr(), torch.get_num_threads()
-        )
+        module.max_pool(x.data_ptr(), x.shape[0] * x.shape[1], sizes, window, out.data_ptr(), torch.get_num_threads())
         return out
 
 

@@ -4,11 +4,13 @@ The module is missing when the package was installed without a compiler; `RAREFY
 portable path in torch gives the same results, slowly, and one warning says so.
 """
 
+import hashlib
 import importlib
 import os
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import torch  # noqa: F401  # first: its OpenMP runtime must be the one that the native threads use
@@ -66,6 +68,15 @@ def why_not() -> str | None:
     """Why native kernels cannot be used, and what to do; None when they can."""
     module()
     return _load()[1]
+
+
+@cache
+def build() -> str:
+    """A short hash of the native module's file, which changes with every kernel; "none" without the module."""
+    native = module()
+    if native is None or native.__file__ is None:
+        return "none"
+    return hashlib.sha256(Path(native.__file__).read_bytes()).hexdigest()[:16]
 
 
 def features() -> dict[str, bool | str]:

@@ -14,7 +14,7 @@ from rarefy.core.density import density_of
 from rarefy.core.errors import FileError, SparsityError
 from rarefy.core.registry import lookup
 from rarefy.core.site import find_sites
-from rarefy.engine import Compiled, benchmark
+from rarefy.engine import Compiled, CompiledDecoder, benchmark
 from rarefy.engine import compile as compile_model
 from rarefy.engine.rivals import find
 from rarefy.patterns.parse import parse_pattern
@@ -160,7 +160,7 @@ def _difference(a: nn.Module, b: nn.Module, example: Any) -> float:
 
 def timed(
     model: nn.Module, dense: nn.Module | None, task: Task, job: Job, stages: Stages
-) -> tuple[Compiled, dict[str, Any]]:
+) -> tuple[Compiled | CompiledDecoder, dict[str, Any]]:
     """The compiled model, and what it and its rivals take at the task's shapes."""
     with stages.stage("compiling, timing kernels by layer", 1) as advance:
         fast = compile_model(model, task.examples)

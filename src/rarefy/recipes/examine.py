@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rarefy.engine.cache import TimingCache
 from rarefy.engine.cpu import cpu_flags, cpu_name, int8_units
 from rarefy.engine.rivals import RIVALS
 from rarefy.ops import features, kernels, why_not
@@ -29,6 +30,7 @@ def examine() -> dict[str, Any]:
         "native module": "yes" if native is None else native,
         "instruction set in force": str(known["isa"]),
         "threads come from": str(known["thread_pool"]),
+        "timing cache": TimingCache().describe(),
         "kernels": [kernel.name for kernel in kernels()],
         "cores usable": usable_cores(),
         "torch threads": torch.get_num_threads(),

@@ -10,18 +10,23 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import spmm, spmv
+from rarefy.ops.families import block8, dense8, expand8, matvec, spmm, spmv
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
 
 FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which family is named first
     "spmv": spmv.worth,
+    "matvec": matvec.worth,
     "spmm": spmm.worth,
+    "block8": block8.worth,
+    "dense8": dense8.worth,
+    "expand8": expand8.worth,
 }
 
 
 def best_isa(kernels: Sequence[KernelInfo]) -> list[KernelInfo]:
-    """Those of the most capable instruction set among `kernels`."""
+    """Those of the most capable instruction set among `kernels`; tiles (amx) do not replace vectors for few tokens."""
     top = max((LEVELS.index(k.isa) for k in kernels), default=0)
-    return [k for k in kernels if LEVELS.index(k.isa) == top]
+    beside = {LEVELS[top], "vnni"} if LEVELS[top] == "amx" else {LEVELS[top]}
+    return [k for k in kernels if k.isa in beside]

@@ -1,0 +1,40 @@
+// The instance for VBMI2 (Ice Lake, Zen 4 and later): bytes and 16-bit entries expand in one instruction.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "core/regions.h"
+#include "kernels/expand/contract.h"
+
+RAREFY_BEGIN_VNNI
+#pragma GCC target("avx512vbmi,avx512vbmi2")
+namespace rarefy::vbmi2 {
+namespace {
+const std::uint8_t* expand_bytes(const std::uint8_t* masks, const std::uint8_t* values, int lines,
+                                 std::uint8_t* to) noexcept {
+  for (int l = 0; l < lines; ++l, masks += 8, to += 64) {
+    std::uint64_t bits;
+    __builtin_memcpy(&bits, masks, sizeof bits);
+    _mm512_store_si512(to, _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(values)));
+    values += __builtin_popcountll(bits);
+  }
+  return values;
+}
+
+const std::uint8_t* expand_halves(const std::uint8_t* masks, const std::uint8_t* values, int lines,
+                                  std::uint8_t* to) noexcept {
+  for (int l = 0; l < lines; ++l, masks += 4, to += 64) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, masks, sizeof bits);
+    _mm512_store_si512(to, _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(values)));
+    values += 2 * __builtin_popcount(bits);
+  }
+  return values;
+}
+}  // namespace
+}  // namespace rarefy::vbmi2
+RAREFY_END_REGION
+
+namespace rarefy::expand {
+extern const Kernel kernel_vbmi2 = {"vbmi2", Isa::avx512, true, vbmi2::expand_bytes, vbmi2::expand_halves, nullptr, nullptr};
+}  // namespace rarefy::expand
+#endif

@@ -1,0 +1,33 @@
+// Finding the range of a row and rounding it to bytes, written once over the simd operations.
+
+inline void range(const float* x, int n, float* low, float* high) noexcept {
+  Vec least[4], most[4];
+  for (int v = 0; v < 4; ++v) least[v] = most[v] = zero();
+  int i = 0;
+  for (; i + 4 * width <= n; i += 4 * width)
+    for (int v = 0; v < 4; ++v) {
+      const Vec a = loadu(x + i + v * width);
+      least[v] = min(a, least[v]);  // of a NaN and a number, the instruction gives the second
+      most[v] = max(a, most[v]);
+    }
+  for (; i < n; i += width) {
+    const Vec a = load_n(x + i, n - i < width ? n - i : width);
+    least[0] = min(a, least[0]);
+    most[0] = max(a, most[0]);
+  }
+  const Vec down = min(min(least[0], least[1]), min(least[2], least[3]));
+  *low = -largest(sub(zero(), down));
+  *high = largest(max(max(most[0], most[1]), max(most[2], most[3])));
+}
+
+inline Ints rounded(Vec x, Vec inverse, Vec lowest, Vec highest, Ints shift) {
+  return add_ints(nearest(max(lowest, min(highest, mul(x, inverse)))), shift);
+}
+
+inline void round_row(const float* x, int n, float inverse, std::int32_t zero_point, std::uint8_t* q) noexcept {
+  const Vec by = set1(inverse), lowest = set1(static_cast<float>(-zero_point)), highest = set1(static_cast<float>(255 - zero_point));
+  const Ints shift = set_ints(zero_point);
+  int i = 0;
+  for (; i + width <= n; i += width) store_bytes(q + i, rounded(loadu(x + i), by, lowest, highest, shift));
+  if (i < n) store_bytes_n(q + i, rounded(load_n(x + i, n - i), by, lowest, highest, shift), n - i);
+}

@@ -1,0 +1,22 @@
+// Float rows to 8-bit rows: q = round(x / scale) + zero, saturated to 0..255; ties to even.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/features.h"
+
+namespace rarefy::quantise {
+
+struct Kernel {
+  const char* name;
+  Isa isa;
+  // The least and greatest of n values and 0. A NaN is passed over.
+  void (*range)(const float* x, int n, float* low, float* high) noexcept;
+  // q[i] = saturate(round(x[i] * inverse) + zero); a NaN becomes 0.
+  void (*round)(const float* x, int n, float inverse, std::int32_t zero, std::uint8_t* q) noexcept;
+};
+
+const Kernel& best(Isa isa) noexcept;  // of the instruction sets up to `isa`
+
+}  // namespace rarefy::quantise

@@ -1,0 +1,47 @@
+#include "ops/inputs8.h"
+
+#include <cstring>
+
+namespace rarefy::dense8 {
+namespace {
+
+// Rows an odd number of cache lines apart do not all fall into the same sets of a cache.
+std::ptrdiff_t stride_for(int padded) { return (padded + line_bytes - 1) / line_bytes * line_bytes | line_bytes; }
+
+Bytes from_floats(const Inputs8& inputs, const Kernel& kernel, int padded, std::ptrdiff_t first, std::ptrdiff_t tokens,
+                  Scratch& scratch) {
+  const std::ptrdiff_t stride = stride_for(padded);
+  float* const scale = scratch.at_least(static_cast<std::size_t>(tokens) * (2 + stride / sizeof(float)) + 16);
+  auto* const zero = reinterpret_cast<std::int32_t*>(scale + tokens);
+  auto* const values = reinterpret_cast<std::uint8_t*>(scale + (2 * tokens + 15) / 16 * 16);
+  for (std::ptrdiff_t t = 0; t < tokens; ++t) {
+    const float* row = inputs.floats + (first + t) * inputs.in;
+    if (inputs.known == nullptr) kernel.range_of_row(row, inputs.in, scale + t, zero + t);
+    const Step step = inputs.known == nullptr ? Step{scale[t], zero[t]} : *inputs.known;
+    kernel.quantise_row(row, inputs.in, padded, step.scale, step.zero, values + t * stride);
+  }
+  if (inputs.known != nullptr) return {values, tokens, stride, &inputs.known->scale, &inputs.known->zero, 0};
+  return {values, tokens, stride, scale, zero, 1};
+}
+
+}  // namespace
+
+Bytes bytes_of(const Inputs8& inputs, const Kernel& kernel, int padded, std::ptrdiff_t first, std::ptrdiff_t tokens,
+               Scratch& scratch) {
+  if (inputs.floats != nullptr) return from_floats(inputs, kernel, padded, first, tokens, scratch);
+  const Rows8& rows = inputs.rows;
+  Bytes out{rows.values + first * rows.stride, tokens,    rows.stride, rows.scale + first * rows.step,
+            rows.zero + first * rows.step,     rows.step};
+  if (padded == inputs.in) return out;
+  const std::ptrdiff_t stride = stride_for(padded);
+  auto* const copy = reinterpret_cast<std::uint8_t*>(scratch.at_least(static_cast<std::size_t>(tokens) * stride / sizeof(float)));
+  for (std::ptrdiff_t t = 0; t < tokens; ++t) {
+    std::memcpy(copy + t * stride, out.values + t * rows.stride, inputs.in);
+    std::memset(copy + t * stride + inputs.in, 0, padded - inputs.in);
+  }
+  out.values = copy;
+  out.stride = stride;
+  return out;
+}
+
+}  // namespace rarefy::dense8

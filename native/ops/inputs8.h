@@ -1,0 +1,37 @@
+// The 8-bit inputs of a product, made from floats, or copied where the kernel reads farther than the rows go.
+#pragma once
+
+#include "core/aligned.h"
+#include "kernels/dense8/contract.h"
+#include "ops/layout.h"
+
+namespace rarefy::dense8 {
+
+struct Step {
+  float scale;
+  std::int32_t zero;
+};
+
+// Floats (tokens, in), or 8-bit rows where `floats` is null.
+struct Inputs8 {
+  std::ptrdiff_t tokens;
+  int in;
+  const float* floats;
+  Rows8 rows;
+  const Step* known;  // for floats: of all tokens; null: each token's own is found
+};
+
+// Rows that may be read for `padded` bytes each.
+struct Bytes {
+  const std::uint8_t* values;
+  std::ptrdiff_t tokens, stride;
+  const float* scale;
+  const std::int32_t* zero;
+  std::ptrdiff_t step;
+};
+
+// Tokens [first, first + tokens). What it points to lives until the scratch is used again, or as long as the inputs.
+Bytes bytes_of(const Inputs8& inputs, const Kernel& kernel, int padded, std::ptrdiff_t first, std::ptrdiff_t tokens,
+               Scratch& scratch);
+
+}  // namespace rarefy::dense8

@@ -1,0 +1,19 @@
+// Float rows to 8-bit rows over threads, and the scratch that kernels with 8-bit activations keep them in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/layout.h"
+
+namespace rarefy::quantise {
+
+// Each token's own scale and zero point: its range, widened to hold 0, over 255 steps. A row of zeros has scale 1.
+void rows(const float* x, std::ptrdiff_t tokens, int features, std::uint8_t* values, std::ptrdiff_t stride, float* scale,
+          std::int32_t* zero, int threads);
+
+// The rows (tokens, features) as bytes in this thread's scratch, valid until this thread's next call: with `scale` 0 each
+// token's own scales, else the given ones.
+Rows8 to_scratch(const float* x, std::ptrdiff_t tokens, int features, float scale, std::int32_t zero, int threads);
+
+}  // namespace rarefy::quantise

@@ -1,0 +1,146 @@
+"""A model of what a kernel costs, fitted to measured times: for layers that are not timed, and to leave out kernels
+that cannot win."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rarefy.engine.cache import TimingCache, known_layers
+from rarefy.engine.cell import Cell
+from rarefy.engine.cost_defaults import DEFAULTS
+from rarefy.ops import KernelInfo, kernels
+
+DENSE = "dense"
+_ITEM_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}
+_INDEX_BYTES = 2.0  # of a stored entry
+_FEWEST = 4  # measured times of one kernel that make its fit better than the default
+_STEPS = 400
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a kernel has to do for a cell. work: multiply-adds, with those wasted on partly filled tiles of tokens;
+    moved: bytes of weights, indices, inputs and outputs."""
+
+    work: float
+    moved: float
+
+
+@dataclass(frozen=True)
+class KernelCost:
+    """time = overhead + max(work / rate, moved / bandwidth); milliseconds, multiply-adds and bytes a millisecond.
+
+    Source: Williams, Waterman, Patterson 2009, the roofline model, with a constant for starting the threads.
+    """
+
+    overhead: float
+    rate: float
+    bandwidth: float
+
+    def ms(self, demand: Demand) -> float:
+        return self.overhead + max(demand.work / self.rate, demand.moved / self.bandwidth)
+
+
+def demand_of(cell: Cell, kernel: KernelInfo | None) -> Demand:
+    """What the dense layer (None) or a kernel must do. A bit mask is read whole, whatever it keeps."""
+    out, width = cell.shape
+    ends = 4.0 * cell.tokens * (out + width)
+    if kernel is None:
+        return Demand(float(out) * width * cell.tokens, 4.0 * out * width + ends)
+    tile = max(1, kernel.tile[1]) if kernel.op != "spmv" else 1
+    tokens = -(-cell.tokens // tile) * tile
+    item = _ITEM_BYTES.get(kernel.weights, 4.0)
+    if "bitmask" in kernel.name:
+        return Demand(float(out) * width * tokens, cell.nnz * item + out * width / 8 + ends)
+    return Demand(float(cell.nnz) * tokens, cell.nnz * (item + _INDEX_BYTES) + ends)
+
+
+def fit(points: Sequence[tuple[Demand, float]]) -> KernelCost:
+    """The cost whose logarithm is nearest to that of the measured milliseconds (Huber loss, so that a disturbed
+    measurement weighs little)."""
+    work = torch.tensor([p.work for p, _ in points], dtype=torch.float64)
+    moved = torch.tensor([p.moved for p, _ in points], dtype=torch.float64)
+    ms = torch.tensor([t for _, t in points], dtype=torch.float64)
+    start = torch.stack([ms.min() / 2, (work / ms).max(), (moved / ms).max()]).clamp(min=1e-9).log()
+    found = _descend(start, work, moved, ms)
+    overhead, rate, bandwidth = found.exp().tolist()
+    return KernelCost(overhead, rate, bandwidth)
+
+
+def _descend(start: Tensor, work: Tensor, moved: Tensor, ms: Tensor) -> Tensor:
+    """Gradient descent over the logarithms of the three parameters."""
+    parameters = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([parameters], lr=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    with torch.inference_mode(False), torch.enable_grad():
+        for _ in range(_STEPS):
+            overhead, rate, bandwidth = parameters.exp()
+            guess = overhead + torch.maximum(work / rate, moved / bandwidth)
+            loss = torch.nn.functional.huber_loss(guess.log(), ms.log(), delta=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return parameters.detach()
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs by kernel name, `dense` among them. infos: the kernels of this process by name; fitted: names whose cost
+    comes from measured times, not from a default."""
+
+    costs: Mapping[str, KernelCost]
+    infos: Mapping[str, KernelInfo]
+    fitted: frozenset[str] = frozenset()
+
+    @property
+    def measured(self) -> "CostModel":
+        """The part that rests on measured times."""
+        return CostModel({name: self.costs[name] for name in self.fitted}, self.infos, self.fitted)
+
+    def ms(self, name: str, cell: Cell) -> float | None:
+        """Expected milliseconds; None for a kernel of which nothing is known."""
+        cost = self.costs.get(name)
+        if cost is None or (name != DENSE and name not in self.infos):
+            return None
+        return cost.ms(demand_of(cell, self.infos.get(name)))
+
+    def predict(self, cell: Cell, names: Iterable[str]) -> dict[str, float]:
+        """Expected milliseconds of those of the names that something is known of."""
+        guesses = {name: self.ms(name, cell) for name in names}
+        return {name: ms for name, ms in guesses.items() if ms is not None}
+
+
+def fitted(points: Iterable[tuple[Cell, str, float]]) -> CostModel:
+    """The model of measured times; kernels with too few of them take the default of their family."""
+    infos = {kernel.name: kernel for kernel in kernels()}
+    threads = torch.get_num_threads()
+    by_name: dict[str, list[tuple[Demand, float]]] = {}
+    for cell, name, ms in points:
+        if name == DENSE or name in infos:
+            by_name.setdefault(name, []).append((demand_of(cell, infos.get(name)), ms))
+    costs: dict[str, KernelCost] = {}
+    for name in (DENSE, *infos):
+        known, family = by_name.get(name, []), _family(infos.get(name))
+        if len(known) >= _FEWEST:
+            costs[name] = fit(known)
+        elif family in DEFAULTS:
+            overhead, rate, bandwidth = DEFAULTS[family]
+            costs[name] = KernelCost(overhead, rate * threads, bandwidth * threads**0.5)
+    enough = frozenset(name for name in costs if len(by_name.get(name, [])) >= _FEWEST)
+    return CostModel(costs, infos, enough)
+
+
+def cost_model(cache: TimingCache) -> CostModel:
+    """The model fitted to everything that the cache knows of this machine."""
+    return fitted(known_layers(cache))
+
+
+def _family(kernel: KernelInfo | None) -> str:
+    """What kernels share a default: the operation and its instruction set."""
+    if kernel is None:
+        return DENSE
+    kind = "-bitmask" if "bitmask" in kernel.name else "-index" if "index" in kernel.name else ""
+    return f"{kernel.op}{kind}/{kernel.isa}/{kernel.weights}/{kernel.activations}"

@@ -1,0 +1,32 @@
+"""Where the time of one token goes."""
+
+import time
+from statistics import median
+
+import torch
+
+from rarefy.engine.decoder.generate import positions_of
+from rarefy.engine.decoder.runner import Runner
+from rarefy.ops.decoder import NativeDecoder
+
+
+def parts_of_a_token(runner: Runner, past: int, steps: int) -> dict[str, float]:
+    """Milliseconds a part (median of `steps`), "whole": of the call. Only "whole" where the step is not native."""
+    past = max(0, min(past, runner.structure.most_positions - 1))
+    cache = runner.cache(1, past + 1)
+    ids = torch.zeros(1, max(1, past), dtype=torch.int64)
+    if past:
+        runner.run(ids, positions_of(None, 1, past), cache, last_only=True)
+    one, position = torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), past)
+    names = NativeDecoder.parts()
+    rows: list[list[float]] = []
+    for _ in range(steps + 2):
+        spent = torch.zeros(max(1, len(names)), dtype=torch.int64)
+        begin = time.perf_counter()
+        runner.run(one, position, cache, last_only=True, nanoseconds=spent)
+        whole = (time.perf_counter() - begin) * 1e3
+        cache.crop(past)
+        rows.append([*(spent.double() / 1e6).tolist()[: len(names)], whole])
+    columns = zip(*rows[2:], strict=True)
+    found = {name: median(column) for name, column in zip([*names, "whole"], columns, strict=True)}
+    return found if any(found[name] for name in names) else {"whole": found["whole"]}

@@ -1,0 +1,57 @@
+"""Why a compiled model does not take the inputs of a call, in terms of those inputs."""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from rarefy.core.errors import DTypeError, RarefyError, ShapeError
+from rarefy.engine.capture import Example
+
+
+def misfit(model: nn.Module, examples: Iterable[Example], args: tuple[Any, ...], kwargs: dict[str, Any]) -> RarefyError:
+    """The error for a call that failed: which input differs from those the model was compiled for, and how.
+
+    Where none differs in a way that explains a failure, the sizes are listed beside the examples'.
+    """
+    given = _named(model, args, kwargs)
+    expected = [_named(model, *example) for example in examples]
+    nearest = min(expected, key=lambda e: len(e.keys() ^ given.keys()), default={})
+    for name, error, what in _differences(given, nearest):
+        wanted, came = _said(nearest.get(name)), _said(given.get(name))
+        return error(f"compiled model: input {name!r} {what}: expected like {wanted}, got {came}")
+    sizes = ", ".join(f"{name} {_said(value)}" for name, value in given.items())
+    wanted = ", ".join(f"{name} {_said(value)}" for name, value in nearest.items())
+    return ShapeError(f"compiled model: the model does not run on these inputs: {sizes}; it was compiled for {wanted}")
+
+
+def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of the model's own signature."""
+    names = list(inspect.signature(model.forward).parameters)
+    names += [f"argument {i}" for i in range(len(names), len(args))]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _differences(given: dict[str, Any], like: dict[str, Any]) -> Iterator[tuple[str, type[RarefyError], str]]:
+    """Names, errors and what is wrong, the surest causes first."""
+    both = [(n, given[n], like[n]) for n in given if isinstance(given[n], Tensor) and isinstance(like.get(n), Tensor)]
+    for name in like.keys() - given.keys():
+        if isinstance(like[name], Tensor):
+            yield name, ShapeError, "is missing"
+    for name, value, wanted in both:
+        if value.dtype != wanted.dtype:
+            yield name, DTypeError, "has another type"
+        elif value.dim() != wanted.dim():
+            yield name, ShapeError, "has another number of dimensions"
+        elif value.is_floating_point() and value.dim() > 1 and value.shape[-1] != wanted.shape[-1]:
+            yield name, ShapeError, f"has {value.shape[-1]} features in its last dimension, not {wanted.shape[-1]}"
+    for name, value, _ in both:
+        if any(value.shape[0] != other.shape[0] for _, other, _ in both if other.dim() and value.dim()):
+            yield name, ShapeError, "has another batch size than the other inputs"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return "nothing" if value is None else repr(value)

@@ -1,0 +1,54 @@
+"""The types a compiled model stores its weights in and computes with."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rarefy.core.errors import EngineError
+from rarefy.core.quantized import QuantizedWeight, quantize_weight
+
+_ACTIVATIONS = {  # what each stored type can be multiplied with
+    "fp32": ("fp32", "bf16"),
+    "bf16": ("fp32", "bf16"),
+    "int8": ("fp32", "int8"),
+    "int4": ("fp32", "int8"),
+}
+INT4_GROUP = 16  # inputs that share a scale
+
+
+@dataclass(frozen=True)
+class Precision:
+    """weights: the stored type; activations: the type that the inputs of a layer are rounded to before the product."""
+
+    weights: str = "fp32"
+    activations: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.weights not in _ACTIVATIONS:
+            raise EngineError(f"compile: weights={self.weights!r}; choose one of {', '.join(_ACTIVATIONS)}")
+        if self.activations not in _ACTIVATIONS[self.weights]:
+            raise EngineError(
+                f"compile: activations={self.activations!r} with weights={self.weights!r} has no kernel; choose one of "
+                f"{', '.join(_ACTIVATIONS[self.weights])}"
+            )
+
+    @property
+    def exact(self) -> bool:
+        """Whether outputs differ from the source model's by rounding in float32 only."""
+        return self == Precision()
+
+    @property
+    def quantized(self) -> bool:
+        return self.weights in ("int8", "int4")
+
+    def stored(self, weight: Tensor) -> Tensor | QuantizedWeight:
+        """A float32 weight (out, in) as it is handed to `pack`: zeros stay zeros."""
+        if self.weights == "int8":
+            return quantize_weight(weight, 8)
+        if self.weights == "int4":
+            group = INT4_GROUP if weight.shape[1] % INT4_GROUP == 0 else None
+            return quantize_weight(weight, 4, group)
+        return weight
+
+    def __str__(self) -> str:
+        return f"{self.weights} weights, {self.activations} activations"

@@ -1,0 +1,92 @@
+"""The module that stands for a region in a graph: checks the sizes of a call, makes its outputs, runs the program."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.engine.program.sizes import Size
+
+
+class Refused(AssertionError):
+    """A call whose sizes the program was not made for; the compiled model then runs layer by layer."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """inputs: (name, type, sizes) of each; outputs: (type, sizes, strides); same: sizes that must be equal."""
+
+    symbols: tuple[str, ...]
+    inputs: tuple[tuple[str, torch.dtype, tuple[Size, ...]], ...]
+    outputs: tuple[tuple[torch.dtype, tuple[Size, ...], tuple[Size, ...]], ...]
+    same: tuple[tuple[Size, Size], ...]
+
+    def bind(self, inputs: tuple[Tensor, ...]) -> dict[str, int]:
+        """The symbols' values in a call. Raises Refused where a size or type is another than the program's."""
+        values: dict[str, int] = {}
+        for (name, dtype, sizes), tensor in zip(self.inputs, inputs, strict=True):
+            if tensor.dtype != dtype or tensor.dim() != len(sizes):
+                raise Refused(f"program: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {sizes}")
+            free = ((s.symbols[0], got) for s, got in zip(sizes, tensor.shape, strict=True) if s.is_symbol)
+            for symbol, got in free:
+                values.setdefault(symbol, got)
+        for (name, _, sizes), tensor in zip(self.inputs, inputs, strict=True):
+            want = tuple(size.at(values) for size in sizes)
+            if tuple(tensor.shape) != want:
+                raise Refused(f"program: {name} has shape {tuple(tensor.shape)}, expected {want}")
+        for one, other in self.same:
+            if one.at(values) != other.at(values):
+                raise Refused(f"program: {one} and {other} differ")
+        return values
+
+
+class Region(nn.Module):
+    """A native program as a module: tensors in, a tuple of tensors out (one tensor where there is one output).
+
+    Immutable: any number of threads may call it. kinds: what its steps are; kept: what the program points into.
+    """
+
+    def __init__(self, program: Any, signature: Signature, kinds: tuple[str, ...], kept: list[Any]) -> None:
+        super().__init__()
+        self._program, self.signature, self.kinds, self._kept = program, signature, kinds, kept
+        self._last: tuple[Any, Any, Any] = (None, None, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Region":
+        return self
+
+    def _sizes(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[int, ...], list[tuple[Any, Any, torch.dtype]]]:
+        """(symbols' values, shape and strides and type of each output), remembered for the sizes seen last."""
+        key = tuple((x.shape, x.dtype) for x in inputs)
+        last = self._last  # one read: another thread may put its own
+        if last[0] != key:
+            values = self.signature.bind(inputs)
+            made = [
+                (tuple(s.at(values) for s in sizes), tuple(s.at(values) for s in strides), dtype)
+                for dtype, sizes, strides in self.signature.outputs
+            ]
+            last = self._last = (key, tuple(values[name] for name in self.signature.symbols), made)
+        return last[1], last[2]
+
+    def _prepared(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[int, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        symbols, made = self._sizes(inputs)
+        whole = tuple(x if x.is_contiguous() else x.contiguous() for x in inputs)
+        return symbols, whole, tuple(torch.empty_strided(a, b, dtype=c) for a, b, c in made)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        symbols, whole, outputs = self._prepared(inputs)
+        self._program.run(symbols, tuple(x.data_ptr() for x in (*whole, *outputs)), torch.get_num_threads())
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def profile(self, *inputs: Tensor) -> tuple[Any, list[tuple[str, float]]]:
+        """The outputs, and (kind, milliseconds) of every instruction, timed natively."""
+        symbols, whole, outputs = self._prepared(inputs)
+        addresses = tuple(x.data_ptr() for x in (*whole, *outputs))
+        times = self._program.profile(symbols, addresses, torch.get_num_threads())
+        return outputs[0] if len(outputs) == 1 else outputs, [(kind, ns / 1e6) for kind, ns in times]
+
+    @property
+    def allocations(self) -> int:
+        """How often calls have had to allocate memory of their own."""
+        count: int = self._program.allocations
+        return count

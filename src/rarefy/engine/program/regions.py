@@ -1,0 +1,59 @@
+"""Which nodes of a graph run natively, and in how many calls: stages of native and torch nodes that take turns."""
+
+from collections.abc import Mapping
+
+from torch.fx import Graph, Node
+
+from rarefy.engine.program.facts import Fact
+from rarefy.engine.program.lowering import lowering_of
+
+
+def native_nodes(graph: Graph, facts: Mapping[Node, Fact]) -> set[Node]:
+    """The nodes that a program computes. A view belongs to what fills its memory: it is native only between native
+    nodes, since a program gives whole tensors back."""
+    native = {n for n in graph.nodes if (entry := lowering_of(n)) is not None and entry.fits(n, facts)}
+    views = [n for n in graph.nodes if n in native and (entry := lowering_of(n)) is not None and entry.view]
+    before = -1
+    while before != len(native):
+        before = len(native)
+        for node in views:
+            if node.args[0] not in native or not all(user in native for user in node.users):
+                native.discard(node)
+    return native
+
+
+def stages(graph: Graph, native: set[Node]) -> dict[Node, int]:
+    """Even: torch, odd: native; every node's is at least that of what it reads, so sorting by stage keeps order."""
+    stage: dict[Node, int] = {}
+    for node in graph.nodes:
+        first = 1 if node in native else 0
+        for source in node.all_input_nodes:
+            other = stage[source] % 2 != first
+            first = max(first, stage[source] + other)
+        stage[node] = first
+    return stage
+
+
+def sort_by_stage(graph: Graph, stage: Mapping[Node, int]) -> None:
+    """Reorders the graph in place: inputs first, each stage in one piece, the output last."""
+    nodes = list(graph.nodes)
+    output = nodes.pop()
+    inputs = [n for n in nodes if n.op in ("placeholder", "get_attr")]
+    rest = sorted((n for n in nodes if n.op not in ("placeholder", "get_attr")), key=lambda n: stage[n])
+    for node in (*inputs, *rest, output):
+        graph._root.prepend(node)  # the root closes the ring: before it is the end
+
+
+def regions_of(graph: Graph, native: set[Node], stage: Mapping[Node, int]) -> list[list[Node]]:
+    """The native nodes of each stage, in order; stages with too little to do are left out."""
+    by_stage: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        if node in native:
+            by_stage.setdefault(stage[node], []).append(node)
+    return [by_stage[s] for s in sorted(by_stage) if _worth_a_call(by_stage[s])]
+
+
+def _worth_a_call(nodes: list[Node]) -> bool:
+    """At least one layer, norm or attention, or two lesser steps."""
+    entries = [entry for node in nodes if (entry := lowering_of(node)) is not None and not entry.view]
+    return len(entries) > 1 or any(not entry.light for entry in entries)

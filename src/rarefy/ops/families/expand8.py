@@ -1,0 +1,12 @@
+"""8-bit weights as a bitmap and the non-zeros, 8-bit inputs."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rarefy.ops.native import KernelInfo
+
+
+def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[str]:
+    """All of them where the bitmap saves a tenth of the bytes or more."""
+    return [k.name for k in kernels] if weight.count_nonzero() <= 0.775 * weight.numel() else []
