@@ -1,7 +1,7 @@
 """The trained CIFAR-10 ResNet-20 at 90 % zeros: its accuracy, and its time beside dense torch.
 
-    python benchmarks/conv/resnet20.py --data ../shared/data --weights out.pt --epochs 4     # prunes, trains, states accuracy
-    python benchmarks/conv/resnet20.py --data ../shared/data --weights out.pt                # times what is in out.pt
+    python benchmarks/conv/resnet20.py --data ../shared/data --weights out.pt --epochs 4   # prunes and trains
+    python benchmarks/conv/resnet20.py --data ../shared/data --weights out.pt              # times what is in out.pt
 
 Pruning: magnitudes, one budget for all convolutions but the first; then SGD on the kept weights with the mask fixed.
 """
@@ -59,7 +59,9 @@ class ResNet20(nn.Module):
 
 def images(folder: Path) -> tuple[Tensor, Tensor]:
     """(n, 3, 32, 32) normalised, and labels."""
-    strips = [np.asarray(Image.open(f).convert("RGB")).reshape(-1, 32, 32, 3) for f in sorted(glob.glob(f"{folder}/*.webp"))]
+    strips = [
+        np.asarray(Image.open(f).convert("RGB")).reshape(-1, 32, 32, 3) for f in sorted(glob.glob(f"{folder}/*.webp"))
+    ]
     pixels = torch.from_numpy(np.concatenate(strips)).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (_MEAN, _STD))
     labels = next(iter(sorted(glob.glob(f"{folder}/*label*"))))
@@ -111,7 +113,9 @@ def main() -> None:
         given = np.load(options.data / "weights" / "akamaster" / "resnet20-12fca82f.npz")
         model.load_state_dict({k.removeprefix("module."): torch.tensor(v) for k, v in given.items()}, strict=False)
         print(f"dense: accuracy {accuracy(model, x, y):.4f} on {len(x)} test images", flush=True)
-        rarefy.prune(model, "magnitude", sparsity=options.sparsity, ignore=["re:^conv1$", "linear"], allocation="global")
+        rarefy.prune(
+            model, "magnitude", sparsity=options.sparsity, ignore=["re:^conv1$", "linear"], allocation="global"
+        )
         print(f"pruned to {options.sparsity:.0%} zeros: accuracy {accuracy(model, x, y):.4f}", flush=True)
         train(model, *images(options.data / "cifar10" / "train20k"), options.epochs)
         print(f"after {options.epochs} epochs on the kept weights: accuracy {accuracy(model, x, y):.4f}", flush=True)

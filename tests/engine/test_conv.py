@@ -180,8 +180,8 @@ def test_threads_have_memory_of_their_own(monkeypatch):
 
 
 def test_values_that_live_together_do_not_overlap():
-    values = [Value((1, n, 5, 5), 1, own, made, last) for n, own, made, last in
-              [(3, False, -1, 0), (4, True, 0, 2), (8, True, 1, 2), (2, True, 2, 4), (9, True, 3, 4), (1, True, 4, 5)]]  # fmt: skip
+    sizes = [(3, False, -1, 0), (4, True, 0, 2), (8, True, 1, 2), (2, True, 2, 4), (9, True, 3, 4), (1, True, 4, 5)]
+    values = [Value((1, n, 5, 5), 1, own, made, last) for n, own, made, last in sizes]
     offsets, nbytes = place(values)
     assert offsets[0] is None
     own = [(v, at) for v, at in zip(values, offsets, strict=True) if at is not None]
@@ -226,6 +226,4 @@ def test_hugging_face_classifiers(tmp_path, monkeypatch):
         x = torch.randn(2, 3, 64, 64)
         fast = rarefy.compile(model, {"pixel_values": x})
         assert not [note for note in fast.explain().notes if "is not used" in note]
-        torch.testing.assert_close(
-            fast(pixel_values=x).logits, model(pixel_values=x).logits, rtol=1e-3, atol=1e-3
-        )
+        torch.testing.assert_close(fast(pixel_values=x).logits, model(pixel_values=x).logits, rtol=1e-3, atol=1e-3)

@@ -225,4 +225,3 @@ def test_every_instruction_set_is_tested():
     features = ops.features()
     assert levels >= {"scalar"} | ({"avx2"} if features["avx2"] else set())
     assert ("vnni" in levels) == (ops.features()["isa"] in ("vnni", "amx"))
-

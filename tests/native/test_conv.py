@@ -86,7 +86,12 @@ def test_densities_and_empty_channels(name, density):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(name, activation):
     x, weight = 3 * normal(2, 5, 9, 9), weights(6, 5, 3, 3, density=0.6)
-    for bias, residual in ((None, None), (normal(6), None), (None, normal(2, 6, 7, 7)), (normal(6), normal(2, 6, 7, 7))):
+    for bias, residual in (
+        (None, None),
+        (normal(6), None),
+        (None, normal(2, 6, 7, 7)),
+        (normal(6), normal(2, 6, 7, 7)),
+    ):
         check(name, x, weight, Window(), bias, residual, activation)
 
 

@@ -1,4 +1,4 @@
-"""The native calls of a run of convolutions for inputs of given shapes, in order, with the memory between them planned."""
+"""The native calls of a run of convolutions for inputs of given shapes, in order, and the memory between them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +107,10 @@ class Calls:
         shape = pool.out_shape(between)
         result = self._new(shape, 1)
         bias = 0 if conv.bias is None else conv.bias.data_ptr()
-        where, window = (*packed.window.padding, *between[2:]), (*pool.kernel, *pool.stride, *pool.padding, *pool.dilation)
+        where, window = (
+            (*packed.window.padding, *between[2:]),
+            (*pool.kernel, *pool.stride, *pool.padding, *pool.dilation),
+        )
         activation = ACTIVATIONS.index(conv.activation)
         arguments = (0, (image[0], *image[2:]), where, bias, activation, window, shape[2:], 0, self.threads)
         self._add(packed.layout.convolve_pooled, arguments, ((0, source), (7, result)))

@@ -17,7 +17,9 @@ from rarefy.ops import PackedConv, Window, conv_candidates, pack_conv, window_of
 from rarefy.ops.conv_across import convolve_across, to_across
 from rarefy.ops.conv_reference import conv2d
 
-_MARGIN = 0.9  # a kernel that is nearly as fast wins: it also takes in what follows, which torch would compute on its own
+_MARGIN = (
+    0.9  # a kernel that is nearly as fast wins: it also takes in what follows, which torch would compute on its own
+)
 _LIKELY_SPARSITY = 0.6  # from here on a native kernel is likely faster than torch's convolution
 Image = tuple[int, int, int]  # batch, height, width of a layer's input
 

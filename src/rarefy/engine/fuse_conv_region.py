@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch.fx import GraphModule, Node
 
-from rarefy.engine.conv_plan import AcrossPlanner
 from rarefy.engine.conv_calls import Step
+from rarefy.engine.conv_plan import AcrossPlanner
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse_norm import value_of
 from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from rarefy.engine.conv_plan import ConvPlan
 
-
 # Some models compute padding of their own from these.
 _READ_BY_MODELS = ("kernel_size", "stride", "padding", "dilation", "groups", "in_channels", "out_channels")
 

@@ -41,7 +41,7 @@ class PackedConv:
     """A sparse (out, in / groups, kh, kw) float32 weight laid out for `kernel`; it lives while this object does.
 
     handle: what `rarefy::packed_conv2d` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout;
-    across: laid out for images across the lanes of vectors (`rarefy.ops.conv_across`), which that operation does not take.
+    across: laid out for images across the lanes of vectors (`rarefy.ops.conv_across`), which that one does not take.
     Copies and pickles are packed anew, and get handles of their own.
     """
 
@@ -149,8 +149,9 @@ def kernels() -> list[ConvKernel]:
 def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
     """Names of the kernels worth timing for this weight (out, in / groups, kh, kw), likely best first.
 
-    A kernel that works on more output channels at a time than a group has would compute nothing in some. Blocks of output channels are worth it where filling the blocks up costs little: for a weight pruned in such blocks,
-    and for a dense one. Never empty: without the native module it is ["reference"].
+    A kernel that works on more output channels at a time than a group has would compute nothing in some. Blocks of
+    output channels are worth it where filling the blocks up costs little: for a weight pruned in such blocks, and for
+    a dense one. Never empty: without the native module it is ["reference"].
     """
     usable = kernels()
     if not usable:
@@ -177,8 +178,9 @@ def pack_conv(
 ) -> PackedConv:
     """Lays out a convolution weight (out, in / groups, kh, kw), float32 with exact zeros, for a kernel.
 
-    Without a kernel's name the likely best is taken. across: for images across the lanes of vectors. Raises DTypeError or ShapeError for another type or rank,
-    UnknownNameError for a kernel that is not there, ValueError for one that this CPU (or RAREFY_ISA) does not allow.
+    Without a kernel's name the likely best is taken. across: for images across the lanes of vectors. Raises DTypeError
+    or ShapeError for another type or rank, UnknownNameError for a kernel that is not there, ValueError for one that this
+    CPU (or RAREFY_ISA) does not allow.
 
     >>> import torch
     >>> packed = pack_conv(torch.tensor([[[[0.0, 2.0]]]]))

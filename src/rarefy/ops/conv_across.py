@@ -1,4 +1,4 @@
-"""Images across the lanes of vectors: (blocks, channels, height, width, lanes), the same pixel of 16 images in a vector.
+"""Images across the lanes of vectors: (blocks, channels, height, width, lanes), one pixel of 16 images in a vector.
 
 No lane is ever outside an image, whatever its width, and every access is a whole aligned vector. The layout pays for
 batches of about as many images as there are lanes, or more.
@@ -20,16 +20,14 @@ def lanes() -> int:
 
 
 def to_across(images: Tensor, out: Tensor | None = None) -> Tensor:
-    """(batch, channels, height, width) as (blocks, channels, height, width, lanes); lanes beyond the batch are zeros."""
+    """(batch, channels, height, width) as (blocks, channels, height, width, lanes); lanes beyond the batch are 0."""
     module = native.module()
     if module is None:
         raise EngineError(f"to_across: images go across the lanes of native kernels only, and {native.why_not()}")
     images, width = images.contiguous(), lanes()
     out = torch.empty(-(-images.shape[0] // width), *images.shape[1:], width) if out is None else out
     size = images.shape[1:].numel()
-    module.turn_across(
-        images.data_ptr(), images.shape[0], size, out.data_ptr(), False, torch.get_num_threads()
-    )
+    module.turn_across(images.data_ptr(), images.shape[0], size, out.data_ptr(), False, torch.get_num_threads())
     return out
 
 
@@ -38,9 +36,7 @@ def from_across(across: Tensor, batch: int) -> Tensor:
     out = torch.empty(batch, *across.shape[1:-1])
     module = native.module()
     assert module is not None
-    module.turn_across(
-        across.data_ptr(), batch, out.shape[1:].numel(), out.data_ptr(), True, torch.get_num_threads()
-    )
+    module.turn_across(across.data_ptr(), batch, out.shape[1:].numel(), out.data_ptr(), True, torch.get_num_threads())
     return out
 
 
