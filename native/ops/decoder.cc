@@ -163,7 +163,9 @@ void attend(Run& run, const Block& block, std::size_t layer) {
   const decode_attention::Kernel& kernel = decode_attention::kernel(run.isa);
   // Queries of a row are split where heads alone leave threads idle; a part reads its keys again.
   const std::ptrdiff_t groups = call.batch * m.kv_heads;
-  const double work = static_cast<double>(rows_of(call)) * m.heads * keys * m.depth / 8;
+  // Cached keys and values come from memory: the layers' weights have passed through the caches since the last token.
+  const double cached_floats = 2.0 * static_cast<double>(groups) * keys * m.depth;
+  const double work = 4 * cached_floats + static_cast<double>(rows_of(call)) * m.heads * keys * m.depth / 8;
   const int threads = threads_for(work, run.threads);
   const int parts = groups >= threads ? 1 : std::min<int>(call.tokens, static_cast<int>((threads + groups - 1) / groups));
   parallel_for(static_cast<std::size_t>(groups) * parts, threads, [&](std::size_t task) {

@@ -22,6 +22,7 @@ from rarefy.engine.explain import Explanation
 from rarefy.engine.free import Call, free_dense
 from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.fuse_conv import fuse_convs
+from rarefy.engine.fuse_conv_region import conv_variants
 from rarefy.engine.input_scales import InputScale, input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.precision import Precision
@@ -53,7 +54,7 @@ def compile(
     weights) or "int8" (with int8 or int4 weights). data: batches of model inputs (as for `rarefy.prune`) from which
     8-bit inputs get one scale a layer; without it each token gets its own at the call, which costs a little time and
     is more accurate. threads: of the calls (None: torch's own number at the call).
-    A causal language model of a known class becomes a `CompiledDecoder`, with `generate`.
+    A causal language model of a known class becomes a `CompiledDecoder`, with a `generate` of its own.
     measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
     times are kept on disk a machine (`rarefy cache`), so that compiling again takes little. keep_dense: False empties
     the weights of `model` that are packed for all shapes, which saves their memory; `model` can then run no more, and
@@ -73,7 +74,7 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        decoder = try_decoder(model, examples, precision, threads, measure)
+        decoder = try_decoder(model, examples, precision, threads, measure, data)
         if isinstance(decoder, CompiledDecoder):
             return decoder
         linears = [site for site in find_sites(model)[0] if not isinstance(site.module, nn.Conv2d)]
@@ -131,7 +132,7 @@ def _compile(
         if sparse:
             candidates["layers"] = layers
         if graph is not None:
-            candidates["graph"] = graph
+            candidates.update(conv_variants(graph, max((i[0] for i in image.values()), default=0)))
         variant, times = pick(example, candidates, notes)
         variants.append(variant)
         whole.append(times)

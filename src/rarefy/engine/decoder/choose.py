@@ -1,22 +1,21 @@
 """Which layouts each merged layer gets: one for a token or a few, and another for many only where it wins clearly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.core.errors import EngineError
-from rarefy.engine.cache import TimingCache
 from rarefy.engine.cell import Types
 from rarefy.engine.decoder.structure import Merged, Structure
 from rarefy.engine.explain import LayerRow
+from rarefy.engine.input_scales import InputScale
+from rarefy.engine.plan import time_layer
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
-from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedWeight, available, candidates, pack
 from rarefy.ops.decoder import Linear
 
@@ -57,15 +56,22 @@ class Chosen:
 class Chooser:
     """Chooses for layers at token counts; those of one cell (`engine.cell`) are timed once a machine.
 
-    measure: False chooses by the cost model alone.
+    scales: of 8-bit inputs by layer, where they are known in advance; measure: False chooses by the cost model alone.
     """
 
     def __init__(
-        self, precision: Precision, counts: Sequence[int], *, measure: bool = True, cache: TimingCache | None = None
+        self,
+        precision: Precision,
+        counts: Sequence[int],
+        scales: Mapping[str, InputScale] | None = None,
+        *,
+        measure: bool = True,
     ) -> None:
-        self.precision, self.counts = precision, sorted(set(counts))
+        self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
         self.rows: list[LayerRow] = []
-        self._table = TimeTable(self._time if measure else None, cache or TimingCache())
+        timing = partial(time_layer, precision=precision, static=bool(scales))
+        self._types = Types(precision.weights, precision.activations, static=bool(scales))
+        self._table = TimeTable(timing if measure else None)
 
     def choose(self, merged: Merged) -> Chosen:
         """Packs the layer for what is fastest at each count. Raises EngineError where no kernel has the types."""
@@ -74,45 +80,40 @@ class Chooser:
             return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
         sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
         source, names = self.precision.stored(weight), self._names(merged, weight, sparsity)
-        packs = {name: pack(source, name) for name in dict.fromkeys(names.values()) if name != "dense"}
+        scale, wanted = self.scales.get(merged.name), dict.fromkeys(names.values())
+        packs = {name: pack(source, name, input_scale=scale) for name in wanted if name != "dense"}
         return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
 
     def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
-        """The choice at each count, with few different layouts: the first count takes the fastest kernel."""
+        """The choice at each count: the fastest layout at the least, and at most one more, for the longest prompt."""
+        found = {count: self._table.times(weight, None, count, self._types) for count in self.counts}
+        at = {count: self._options(weight, count, times) for count, times in found.items()}
+        if not at[self.counts[0]]:
+            raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")
+        first = min(at[self.counts[0]], key=at[self.counts[0]].__getitem__)
+        second = self._second(at[self.counts[-1]], first)
         chosen: dict[int, str] = {}
         for count in self.counts:
-            found = self._table.times(weight, None, count, Types(self.precision.weights, self.precision.activations))
-            own = candidates(weight, count, self.precision.weights, self.precision.activations)
-            at = {name: found.ms.get(name, float("inf")) for name in own}
-            if self.precision.exact and count > _FEW:
-                at["dense"] = found.ms["dense"] + _WALK_MS
-            chosen[count] = self._best(at, list(chosen.values()), count)
-            self._explain(merged, weight, sparsity, count, chosen[count], found)
+            kept = {name: ms for name, ms in at[count].items() if name in (first, second, "dense")}
+            chosen[count] = min(kept, key=kept.__getitem__, default=first if count <= _FEW else second)
+            self._explain(merged, weight, sparsity, count, chosen[count], found[count])
         return chosen
 
-    def _best(self, at: dict[str, float], before: list[str], count: int) -> str:
-        """The fastest, or what is there already where that is nearly as fast (torch's dense layers always are)."""
-        if not at and not before:
-            raise EngineError(
-                f"compile: no kernel has {self.precision} for {count} tokens on this CPU; choose other types"
-            )
-        if not at:
-            return before[-1]
-        best = min(at, key=lambda name: at[name])
-        cheap = [name for name in at if name == "dense" or name in before]
-        near = min(cheap, key=lambda name: at[name], default=best)
-        return near if at[near] <= _SECOND_LAYOUT * at[best] else best
+    def _options(self, weight: Tensor, count: int, times: Times) -> dict[str, float]:
+        """Milliseconds of what may run at a count: the packed kernels, and torch where a step need not be one call."""
+        names = candidates(weight, count, self.precision.weights, self.precision.activations)
+        at = {name: times.ms.get(name, float("inf")) for name in names}
+        return {**at, "dense": times.ms["dense"] + _WALK_MS} if self.precision.exact and count > _FEW else at
 
-    def _time(self, weight: Tensor, bias: Tensor | None, tokens: int, names: Sequence[str]) -> dict[str, float]:
-        """Median milliseconds of the dense layer and of each kernel, in interleaved rounds."""
-        x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
-        source = self.precision.stored(weight)
-        calls: dict[str, Callable[[], Any]] = {"dense": partial(F.linear, x, weight)}
-        for name in names:
-            calls[name] = partial(pack(source, name).multiply, x, bias, "none")
-        with torch.inference_mode():
-            rounds = interleaved(calls, rounds=7, warmup=1, seconds=0.4)
-        return {name: rounds.median(name) for name in calls}
+    @staticmethod
+    def _second(at: Mapping[str, float], first: str) -> str:
+        """What long prompts run with: the first layout or torch, which cost no memory, unless another is far faster."""
+        if not at:
+            return first
+        best = min(at, key=at.__getitem__)
+        free = {name: ms for name, ms in at.items() if name in (first, "dense")}
+        near = min(free, key=free.__getitem__, default=best)
+        return near if at[near] <= _SECOND_LAYOUT * at[best] else best
 
     def _explain(self, merged: Merged, weight: Tensor, sparsity: float, count: int, name: str, found: Times) -> None:
         packed = {kernel: ms for kernel, ms in found.ms.items() if kernel != "dense"}

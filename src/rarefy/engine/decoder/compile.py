@@ -1,12 +1,13 @@
 """From a recognised language model to the compiled one: layouts chosen, outputs compared with the source's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example
 from rarefy.engine.decoder.choose import Chooser, Plan, plan_of
 from rarefy.engine.decoder.generate import positions_of
@@ -15,19 +16,24 @@ from rarefy.engine.decoder.profile import parts_of_a_token
 from rarefy.engine.decoder.recognise import NotKnownError, recognise
 from rarefy.engine.decoder.runner import Runner
 from rarefy.engine.decoder.structure import Structure
+from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
+from rarefy.engine.input_scales import input_scales
 from rarefy.engine.precision import Precision
 from rarefy.engine.timing import interleaved
 from rarefy.ops import why_not
 
 _COUNTS = (1, 8, 32)  # token counts at which layers are always timed: one text, and batches of them
 _MOST_ROWS = 256  # longer prompts run with what was chosen for this many rows
-# Largest difference from the source's logits, relative to their spread, that storing the weights so may explain.
-_TOLERANCE = {"fp32": 2e-4, "bf16": 5e-2, "int8": 0.25, "int4": 1.0}
 
 
 def try_decoder(
-    model: nn.Module, examples: Sequence[Example], precision: Precision, count: int | None, measure: bool
+    model: nn.Module,
+    examples: Sequence[Example],
+    precision: Precision,
+    count: int | None,
+    measure: bool,
+    data: Iterable[Any] | None,
 ) -> CompiledDecoder | str | None:
     """The compiled decoder; why a language model is not compiled as one; None for any other model."""
     if not callable(getattr(model, "generate", None)) or not callable(getattr(model, "get_output_embeddings", None)):
@@ -37,7 +43,9 @@ def try_decoder(
         structure = recognise(model)
         if any(rows is None for rows in ids):
             raise NotKnownError("the example inputs hold no input_ids")
-        return _compile(model, structure, [rows for rows in ids if rows is not None], precision, count, measure)
+        scales = {} if data is None else input_scales(model, find_sites(model)[0], data)
+        chooser = Chooser(precision, _counts([rows for rows in ids if rows is not None]), scales, measure=measure)
+        return _compile(model, structure, [rows for rows in ids if rows is not None], chooser, count, measure)
     except NotKnownError as error:
         return str(error)
 
@@ -48,25 +56,25 @@ def _ids(model: nn.Module, example: Example) -> Tensor | None:
     return found if isinstance(found, Tensor) and found.dim() == 2 and not found.is_floating_point() else None
 
 
-def _compile(
-    model: nn.Module,
-    structure: Structure,
-    ids: Sequence[Tensor],
-    precision: Precision,
-    count: int | None,
-    measure: bool,
-) -> CompiledDecoder:
+def _counts(ids: Sequence[Tensor]) -> list[int]:
+    """Token counts to time: of a step, and of the example prompts."""
     rows = [min(_MOST_ROWS, example.numel()) for example in ids] + [example.shape[0] for example in ids]
-    chooser = Chooser(precision, [*_COUNTS, *(n for n in rows if n > 0)], measure=measure)
+    return [*_COUNTS, *(n for n in rows if n > 0)]
+
+
+def _compile(
+    model: nn.Module, structure: Structure, ids: Sequence[Tensor], chooser: Chooser, count: int | None, measure: bool
+) -> CompiledDecoder:
     plan = plan_of(structure, chooser)
     with torch.inference_mode():
         runner = Runner(structure, plan)
-        output = _agree(model, runner, ids, precision)
+        output, far = _agree(model, runner, ids, chooser.precision)
         whole = tuple(_times(model, runner, example) for example in ids) if measure else ()
         notes = _notes(structure, plan, runner, measure)
-    explanation = Explanation(
-        tuple(chooser.rows), _graph(structure, plan), whole, notes, count or torch.get_num_threads()
-    )
+    if not chooser.precision.exact:
+        notes.append(f"{chooser.precision}: logits are {far:.1%} away from the source model's")
+    said = count or torch.get_num_threads()
+    explanation = Explanation(tuple(chooser.rows), _graph(structure, plan), whole, tuple(notes), said)
     return CompiledDecoder(model, runner, output, explanation, count)
 
 
@@ -88,21 +96,17 @@ def _prompt_and_token(runner: Runner, ids: Tensor) -> Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def _tolerance(precision: Precision) -> float:
-    return max(_TOLERANCE[precision.weights], 0.25 if precision.activations == "int8" else 0.0)
-
-
-def _agree(model: nn.Module, runner: Runner, ids: Sequence[Tensor], precision: Precision) -> type:
-    """The class of the model's outputs. Raises NotKnownError where the runtime's logits are not the model's."""
-    kind: type = type(None)
+def _agree(model: nn.Module, runner: Runner, ids: Sequence[Tensor], precision: Precision) -> tuple[type, float]:
+    """The class of the model's outputs and how far the runtime's logits are from them. Raises NotKnownError where they
+    differ by more than the types explain."""
+    kind, far = type(None), 0.0
     for example in ids:
         output = model(input_ids=example)
-        kind, theirs, mine = type(output), output.logits, _prompt_and_token(runner, example)
-        spread = (theirs - theirs.mean(-1, keepdim=True)).abs().amax().clamp_min(1e-6)
-        far = float((mine - theirs).abs().amax() / spread)
-        if not far <= _tolerance(precision):
-            raise NotKnownError(f"the runtime's logits differ by {far:.1e} of their spread from the model's own")
-    return kind
+        why, distance = differs(_prompt_and_token(runner, example), output.logits, precision)
+        if why is not None:
+            raise NotKnownError(f"what the runtime computes {why}")
+        kind, far = type(output), max(far, distance)
+    return kind, far
 
 
 def _times(model: nn.Module, runner: Runner, ids: Tensor) -> dict[str, Any]:
@@ -124,11 +128,11 @@ def _graph(structure: Structure, plan: Plan) -> str:
     return f"decoder runtime for {structure.kind}: {len(structure.layers)} layers, {native}"
 
 
-def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> tuple[str, ...]:
+def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> list[str]:
     packed = sum({id(chosen): chosen.nbytes for chosen in plan.all()}.values())
     notes = [f"packed weights: {packed / 2**20:.1f} MiB"]
     if measure:
         parts = parts_of_a_token(runner, past=min(128, structure.most_positions - 1), steps=5)
         shown = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(parts.items(), key=lambda pair: -pair[1]) if ms > 0)
         notes.append(f"one token behind 128, ms: {shown}")
-    return tuple(notes + ([] if why_not() is None else [f"note: {why_not()}"]))
+    return notes + ([] if why_not() is None else [f"note: {why_not()}"])

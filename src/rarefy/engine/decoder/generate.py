@@ -63,7 +63,7 @@ def generate(
     out[:, :prompt] = ids
     if request.streamer is not None:
         request.streamer.put(ids)
-    end = prompt if request.max_new_tokens == 0 or batch == 0 else _tokens(runner, out, mask, cache, request, timings)
+    end = _tokens(runner, out, mask, cache, request, timings) if out[:, prompt:].numel() else most
     if request.streamer is not None:
         request.streamer.end()
     return out[:, :end]

@@ -2,6 +2,7 @@
 construction, whatever they are."""
 
 import threading
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ class RotaryTable:
     def __init__(self, module: nn.Module) -> None:
         self._module, self._lock = module, threading.Lock()
         self._table = (torch.empty(0, 0), torch.empty(0, 0))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RotaryTable, (self._module,)
 
     def at_least(self, positions: int) -> tuple[Tensor, Tensor]:
         """The tables of at least so many positions. Raises EngineError where the two halves of a head turn apart."""

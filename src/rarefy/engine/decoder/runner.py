@@ -56,6 +56,9 @@ class Runner:
         self._rotary = None if structure.rotary is None else RotaryTable(structure.rotary)
         self._own = threading.local()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Runner, (self.structure, self.plan)  # the native model and the workspaces are made anew
+
     def cache(self, batch: int, tokens: int) -> DecoderCache:
         """An empty cache for so many tokens."""
         return DecoderCache(len(self.structure.layers), batch, self.structure.sizes, tokens)
