@@ -279,3 +279,16 @@ def test_errors_between_the_solved_densities_lie_between_theirs(density: float) 
     assert found == pytest.approx(errors[density]) if density in errors else min(around) <= found <= max(around)
     assert interpolated(errors, 1.0) == 0.0
     assert interpolated({0.5: 0.3}, 0.75) == pytest.approx(0.3 * 0.25)
+
+
+def test_the_command_line_s_job_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rarefy.recipes import compress
+    from rarefy.recipes.stages import Silent
+    from rarefy.recipes.task import batch_task
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(compress, "prune", lambda model, method, **given: asked.update(given))
+    task = batch_task(network(), batches())
+    compress._prune(task, compress.Job(sparsity=None, target_speedup=2.5), Silent())
+    assert (asked["target_speedup"], asked["sparsity"]) == (2.5, None)
+    assert asked["example_inputs"] is task.examples[0]
