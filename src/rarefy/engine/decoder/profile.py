@@ -19,10 +19,12 @@ def parts_of_a_token(runner: Runner, past: int, steps: int) -> dict[str, float]:
     one, position = torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), past)
     names = NativeDecoder.parts()
     rows: list[list[float]] = []
+    spent = torch.zeros(max(1, len(names)), dtype=torch.int64)
+    _, advance = runner.stepper(one, position, cache, spent)
     for _ in range(steps + 2):
-        spent = torch.zeros(max(1, len(names)), dtype=torch.int64)
+        spent.zero_()
         begin = time.perf_counter()
-        runner.run(one, position, cache, last_only=True, nanoseconds=spent)
+        advance()
         whole = (time.perf_counter() - begin) * 1e3
         cache.crop(past)
         rows.append([*(spent.double() / 1e6).tolist()[: len(names)], whole])
