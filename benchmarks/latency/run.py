@@ -57,7 +57,7 @@ class Bench:
         return Job(self.model, shot, shot, shot.pattern, self.sites, self.inputs, (), target)
 
     def cells(self) -> list[tuple[float, str]]:
-        return [(target, allocation) for target in self.args.targets for allocation in ALLOCATIONS]
+        return [(target, allocation) for target in self.args.targets for allocation in self.args.allocations]
 
     def file(self, target: float, allocation: str, kind: str) -> Path:
         return self.work / f"{kind}-{self.args.rows}-{target}-{allocation}"
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--method", default="sparsegpt")
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 2.5])
+    parser.add_argument("--allocations", nargs="+", choices=ALLOCATIONS, default=ALLOCATIONS)
     parser.add_argument("--stage", choices=STAGES)
     parser.add_argument("--work")
     args = parser.parse_args()

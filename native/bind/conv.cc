@@ -5,7 +5,9 @@
 
 #include "bind/packed.h"
 #include "ops/conv.h"
+#include "ops/conv_across.h"
 #include "ops/conv_pool.h"
+#include "ops/conv_pooled.h"
 
 namespace rarefy {
 namespace {
@@ -34,6 +36,23 @@ conv::Packed lay_out(const float* weight, const PackedConv::Sizes& sizes, const 
   return conv::pack(weight, out, in, groups, window, kernel_named(name), conv::panel_bytes());
 }
 
+conv_pool::Problem pool_problem(const PoolWindow& window, const std::tuple<int, int, int, int>& sizes) {
+  const auto [height, width, out_height, out_width] = sizes;
+  const auto [kernel_y, kernel_x, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x] = window;
+  return {nullptr,
+          nullptr,
+          height,
+          width,
+          out_height,
+          out_width,
+          {kernel_y, kernel_x},
+          {stride_y, stride_x},
+          {padding_y, padding_x},
+          {dilation_y, dilation_x},
+          std::ptrdiff_t{height} * width,
+          std::ptrdiff_t{out_height} * out_width};
+}
+
 }  // namespace
 
 PackedConv::PackedConv(std::uintptr_t weight, const Sizes& sizes, const Steps& steps, const std::string& kernel)
@@ -53,20 +72,58 @@ void PackedConv::convolve(std::uintptr_t x, const std::tuple<int, int, int>& ima
   conv::convolve(packed_, problem, threads);
 }
 
+void PackedConv::convolve_pooled(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                                 const std::tuple<int, int, int, int>& place, std::uintptr_t bias, int activation,
+                                 const PoolWindow& window, const std::tuple<int, int>& pooled, std::uintptr_t y,
+                                 int threads) const {
+  const auto [batch, height, width] = image;
+  const auto [top, left, out_height, out_width] = place;
+  const conv::Problem problem{at<float>(x), batch, height, width, top, left, out_height, out_width, at<float>(bias),
+                              nullptr, static_cast<conv::Activation>(activation), at<float>(y)};
+  conv::convolve_pooled(packed_, problem, pool_problem(window, {out_height, out_width, std::get<0>(pooled), std::get<1>(pooled)}),
+                        threads);
+}
+
+void PackedConv::convolve_across(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                                 const std::tuple<int, int, int, int>& place, std::uintptr_t bias,
+                                 std::uintptr_t residual, int activation, std::uintptr_t y, int threads) const {
+  const auto [blocks, height, width] = image;
+  const auto [top, left, out_height, out_width] = place;
+  const conv::Across problem{at<float>(x), blocks, height, width, top, left, out_height, out_width, at<float>(bias),
+                             at<float>(residual), static_cast<conv::Activation>(activation), at<float>(y)};
+  conv::convolve_across(packed_, problem, threads);
+}
+
+namespace {
+
+const conv::Kernel& widest() {
+  const conv::Kernel* best = nullptr;
+  for (const conv::Kernel* kernel : conv::kernels())
+    if (kernel->isa <= allowed_isa() && (best == nullptr || kernel->width > best->width)) best = kernel;
+  return *best;
+}
+
+}  // namespace
+
+int lanes_across() { return widest().width; }
+
+void turn_across(std::uintptr_t from, std::int64_t count, std::int64_t size, std::uintptr_t to, bool back, int threads) {
+  if (count <= 0 || size <= 0) return;
+  if (back) conv::from_across(widest(), at<float>(from), count, size, at<float>(to), threads);
+  else conv::to_across(widest(), at<float>(from), count, size, at<float>(to), threads);
+}
+
 std::vector<ListedConv> conv_listing() {
   std::vector<ListedConv> out;
   for (const conv::Kernel* k : conv::kernels()) out.emplace_back(k->name, isa_name(k->isa), k->rows, k->pixels, k->together);
   return out;
 }
 
-void max_pool(std::uintptr_t x, std::int64_t planes, const std::tuple<int, int, int, int>& sizes,
-              const std::tuple<int, int, int, int, int, int, int, int>& window, std::uintptr_t y, int threads) {
-  const auto [height, width, out_height, out_width] = sizes;
-  const auto [kernel_y, kernel_x, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x] = window;
-  const conv_pool::Problem problem{at<float>(x),         at<float>(y),         height,
-                                   width,                out_height,           out_width,
-                                   {kernel_y, kernel_x}, {stride_y, stride_x}, {padding_y, padding_x},
-                                   {dilation_y, dilation_x}};
+void max_pool(std::uintptr_t x, std::int64_t planes, const std::tuple<int, int, int, int>& sizes, const PoolWindow& window,
+              std::uintptr_t y, int threads) {
+  conv_pool::Problem problem = pool_problem(window, sizes);
+  problem.x = at<float>(x);
+  problem.y = at<float>(y);
   conv_pool::max_pool(problem, planes, threads);
 }
 

@@ -11,6 +11,9 @@
 
 namespace rarefy {
 
+// Kernel, stride, padding, dilation of a pooling, each (down, across).
+using PoolWindow = std::tuple<int, int, int, int, int, int, int, int>;
+
 class PackedConv {
  public:
   using Sizes = std::tuple<int, int, int, int, int>;  // output channels, input channels of a group, groups, kernel
@@ -26,6 +29,14 @@ class PackedConv {
   // image: batch, height, width; place: padding at the top and left, output height and width.
   void convolve(std::uintptr_t x, const std::tuple<int, int, int>& image, const std::tuple<int, int, int, int>& place,
                 std::uintptr_t bias, std::uintptr_t residual, int activation, std::uintptr_t y, int threads) const;
+  // Followed by max pooling, of which only the result is written; pooled: its height and width.
+  void convolve_pooled(std::uintptr_t x, const std::tuple<int, int, int>& image, const std::tuple<int, int, int, int>& place,
+                       std::uintptr_t bias, int activation, const PoolWindow& window, const std::tuple<int, int>& pooled,
+                       std::uintptr_t y, int threads) const;
+  // The same as `convolve` for blocks of images across the lanes; image: blocks, height, width. The weight was packed turned.
+  void convolve_across(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                       const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
+                       int activation, std::uintptr_t y, int threads) const;
   void unpack(std::uintptr_t weight) const { conv::unpack(packed_, reinterpret_cast<float*>(weight)); }
   std::size_t nnz() const { return packed_.nnz; }
   std::size_t bytes() const { return packed_.bytes(); }
@@ -38,8 +49,12 @@ class PackedConv {
 using ListedConv = std::tuple<std::string, std::string, int, int, bool>;
 std::vector<ListedConv> conv_listing();
 
-// Each list: height, width, out_height, out_width; kernel, stride, padding, dilation (down, across).
-void max_pool(std::uintptr_t x, std::int64_t planes, const std::tuple<int, int, int, int>& sizes,
-              const std::tuple<int, int, int, int, int, int, int, int>& window, std::uintptr_t y, int threads);
+// images (count, size) to blocks of images across the lanes of the widest kernels, and back (`back` true).
+void turn_across(std::uintptr_t from, std::int64_t count, std::int64_t size, std::uintptr_t to, bool back, int threads);
+int lanes_across();  // how many images are in a block
+
+// sizes: height, width, out_height, out_width.
+void max_pool(std::uintptr_t x, std::int64_t planes, const std::tuple<int, int, int, int>& sizes, const PoolWindow& window,
+              std::uintptr_t y, int threads);
 
 }  // namespace rarefy

@@ -25,12 +25,19 @@ using program::Size;
 using Sized = std::pair<std::int64_t, std::vector<int>>;
 using Placed = std::pair<int, Sized>;
 using Strided = std::tuple<Sized, Sized, Sized>;
+// values, scale, zero, stride, the known scale or 0, the known zero point
+using Bytes = std::tuple<Placed, Placed, Placed, std::int64_t, float, std::int32_t>;
 using Indexed = std::tuple<Placed, std::int64_t, int, Placed, Sized, std::int64_t>;
 
 Size size(const Sized& s) { return {s.first, s.second}; }
 Part part(const Placed& p) { return {p.first, size(p.second)}; }
 program::Strides3 strides(const Strided& s) {
   return {size(std::get<0>(s)), size(std::get<1>(s)), size(std::get<2>(s))};
+}
+
+program::RowsOf8 rows8(const Bytes& b) {
+  const auto& [values, scale, zero, stride, known, known_zero] = b;
+  return {part(values), part(scale), part(zero), stride, known, known_zero};
 }
 
 program::Table table(const Indexed& t) {
@@ -43,15 +50,26 @@ void linear(Program& p, const Packed& packed, const Placed& x, const Sized& toke
   p.add(program::linear({&packed.layout(), part(x), size(tokens), part(bias), static_cast<Activation>(activation), part(y)}));
 }
 
+void linear8(Program& p, const Packed& packed, const Bytes& x, const Sized& tokens, const Placed& bias, int activation,
+             const Placed& y, const Bytes& y8) {
+  p.add(program::linear8({&packed.layout(), rows8(x), size(tokens), part(bias), static_cast<Activation>(activation),
+                          part(y), rows8(y8)}));
+}
+
+void quantise(Program& p, const Placed& x, const Sized& rows, int features, const Bytes& to) {
+  p.add(program::quantise(part(x), size(rows), features, rows8(to)));
+}
+
 void norm(Program& p, const Placed& x, const Placed& residual, const Sized& residual_rows, const Sized& rows,
-          int features, const Placed& weight, const Placed& bias, float eps, const Placed& total, const Placed& y) {
+          int features, const Placed& weight, const Placed& bias, float eps, const Placed& total, const Placed& y,
+          const Bytes& y8) {
   p.add(program::norm({part(x), part(residual), size(residual_rows), size(rows), features, part(weight), part(bias), eps,
-                       part(total), part(y)}));
+                       part(total), part(y), rows8(y8)}));
 }
 
 void embed(Program& p, const std::vector<Indexed>& tables, const Sized& rows, int features, const Placed& weight,
-           const Placed& bias, float eps, const Placed& y) {
-  program::EmbedOf of{{}, size(rows), features, part(weight), part(bias), eps, part(y)};
+           const Placed& bias, float eps, const Placed& y, const Bytes& y8) {
+  program::EmbedOf of{{}, size(rows), features, part(weight), part(bias), eps, part(y), rows8(y8)};
   for (const Indexed& t : tables) of.tables.push_back(table(t));
   p.add(program::embed(std::move(of)));
 }
@@ -126,6 +144,8 @@ void bind_program(nb::module_& m) {
       .def("constant", [](Program& p, std::uintptr_t address) { return p.constant(at<void>(address)); })
       .def("arena", [](Program& p, const Sized& bytes, int slot) { return p.arena(size(bytes), slot); })
       .def("linear", &linear)
+      .def("linear8", &linear8)
+      .def("quantise", &quantise)
       .def("norm", &norm)
       .def("embed", &embed)
       .def("attention", &attention)

@@ -25,12 +25,13 @@ bool is_pointwise(const Packed& w, const Problem& p) {
 
 Plane plane_of(const Packed& w, const Problem& p) {
   const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(p.height) * p.width;
-  const std::ptrdiff_t out_channel = static_cast<std::ptrdiff_t>(p.out_height) * p.out_width;
+  const std::ptrdiff_t close = static_cast<std::ptrdiff_t>(p.out_height) * p.out_width;
+  const std::ptrdiff_t out_channel = p.out_channel == 0 ? close : p.out_channel;
   if (!is_pointwise(w, p))
     return {p.height, p.width, p.width, p.out_height, p.out_width, p.out_width, channel, out_channel};
   const int line = w.kernel->width, rows = static_cast<int>((channel + line - 1) / line);
   const int tail = static_cast<int>(channel - static_cast<std::ptrdiff_t>(rows - 1) * line);
-  return {rows, line, tail, rows, line, tail, channel, channel};
+  return {rows, line, tail, rows, line, tail, channel, out_channel};
 }
 
 // How the output is cut: strips of `columns` x `pixels` rows, `parts` of them in a vector.
@@ -131,11 +132,12 @@ void run_group(const Call& call, const Strip* strips, int first, int last, float
   const Output output{call.plane.out_channel, call.plane.out_width, call.problem.bias, call.problem.activation};
   const Accumulate accumulate = kernel.accumulate[w.window.stride_y == 1 ? 0 : w.window.stride_y == 2 ? 1 : 2];
   const int channel = first / w.bands_a_group() * w.in;
+  Ahead nothing{};
   for (int b = 0; b < w.blocks(); ++b) {
     kernel.load_panel(input, strips, call.cut.parts, channel + b * w.block, w.in == 0 ? 0 : w.channels_of(b), panel);
     for (int band = first; band < last; ++band) {
       float* const at = sums + band_sums * (band - first);
-      accumulate(w.segment(band, b), panel, at, w.window.stride_y, b == 0);
+      accumulate(w.segment(band, b), panel, at, w.window.stride_y, b == 0, nothing);
       if (b + 1 == w.blocks())
         kernel.finish(output, strips, call.cut.parts, w.first_row(band), w.rows_of(band), kernel.pixels, at);
     }

@@ -14,6 +14,7 @@ struct Problem {
   const float* residual;  // shaped like y, added before the activation, or null
   Activation activation;
   float* y;               // (batch, out, out_height, out_width)
+  std::ptrdiff_t out_channel = 0;  // floats between channels of y and residual where they are apart; 0: close together
 };
 
 void convolve(const Packed& weight, const Problem& problem, int threads);

@@ -18,7 +18,7 @@ void max_pool(const Problem& problem, std::ptrdiff_t planes, int threads) {
     static thread_local Scratch scratch;
     const std::ptrdiff_t first = planes * static_cast<std::ptrdiff_t>(part) / parts;
     const std::ptrdiff_t last = planes * static_cast<std::ptrdiff_t>(part + 1) / parts;
-    kernel.max_pool(problem, first, last, scratch.at_least(problem.line()));
+    kernel.max_pool(problem, first, last, scratch.at_least(problem.scratch()));
   });
 }
 

@@ -32,18 +32,22 @@ void each_token(std::ptrdiff_t tokens, int features, int threads, Function f) {
 
 }  // namespace
 
+void row(const Kernel& kernel, const float* x, int features, std::uint8_t* values, float* scale, std::int32_t* zero) noexcept {
+  float low, high;
+  kernel.range(x, features, &low, &high);
+  // Halves first, and no denormal: neither the width of the range nor the inverse of the step may overflow.
+  const float step = low == high ? 1.0f : std::max(high / 255.0f - low / 255.0f, std::numeric_limits<float>::min());
+  const float inverse = 1.0f / step;
+  *zero = std::clamp(static_cast<std::int32_t>(std::nearbyintf(std::min(-low * inverse, 255.0f))), 0, 255);
+  *scale = step;
+  kernel.round(x, features, inverse, *zero, values);
+}
+
 void rows(const float* x, std::ptrdiff_t tokens, int features, std::uint8_t* values, std::ptrdiff_t stride, float* scale,
           std::int32_t* zero, int threads) {
   const Kernel& kernel = best(allowed_isa());
   each_token(tokens, features, threads, [&](std::ptrdiff_t t) {
-    float low, high;
-    kernel.range(x + t * features, features, &low, &high);
-    // Halves first, and no denormal: neither the width of the range nor the inverse of the step may overflow.
-    const float step = low == high ? 1.0f : std::max(high / 255.0f - low / 255.0f, std::numeric_limits<float>::min());
-    const float inverse = 1.0f / step;
-    zero[t] = std::clamp(static_cast<std::int32_t>(std::nearbyintf(std::min(-low * inverse, 255.0f))), 0, 255);
-    scale[t] = step;
-    kernel.round(x + t * features, features, inverse, zero[t], values + t * stride);
+    row(kernel, x + t * features, features, values + t * stride, scale + t, zero + t);
   });
 }
 

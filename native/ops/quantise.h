@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/quantise/contract.h"
 #include "ops/layout.h"
 
 namespace rarefy::quantise {
@@ -11,6 +12,9 @@ namespace rarefy::quantise {
 // Each token's own scale and zero point: its range, widened to hold 0, over 255 steps. A row of zeros has scale 1.
 void rows(const float* x, std::ptrdiff_t tokens, int features, std::uint8_t* values, std::ptrdiff_t stride, float* scale,
           std::int32_t* zero, int threads);
+
+// One row of the above; `kernel` is of the instruction set in force.
+void row(const Kernel& kernel, const float* x, int features, std::uint8_t* values, float* scale, std::int32_t* zero) noexcept;
 
 // The rows (tokens, features) as bytes in this thread's scratch, valid until this thread's next call: with `scale` 0 each
 // token's own scales, else the given ones.

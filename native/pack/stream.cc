@@ -72,24 +72,29 @@ class Writer {
       if (source_.there(k)) source_.put(k, to + (k - first) * size_);
   }
 
+  int column(int chunk, int unit, int i) const {
+    if (p_.groups.of != 0) return (4 * chunk + unit) * p_.groups.columns() + i;
+    return chunk * chunk_columns + column_at(*p_.kernel, unit * unit_columns + i);
+  }
+
   // Exact integers may have zeros among their values, so that each unit has as many bits as it has room for.
   void masked(int chunk) {
-    const bool fill = p_.kernel->format == Format::fixed && p_.kernel->multiply8 != nullptr;
+    const Kernel& kernel = *p_.kernel;
+    const bool fill = kernel.format == Format::fixed && kernel.multiply8 != nullptr;
     const std::size_t head = p_.bytes.size();
     more(8);
     std::uint64_t mask = 0;
     for (int unit = 0; unit < 4; ++unit) {
       std::uint64_t bits = 0;
-      const int first = (4 * chunk + unit) * p_.groups.columns();
       int room = p_.groups.per_unit();
-      for (int i = 0; i < p_.groups.columns() && first + i < p_.in; ++i)
-        if (source_.there(first + i)) bits |= std::uint64_t{1} << i, --room;
+      for (int i = 0; i < p_.groups.columns(); ++i)
+        if (const int k = column(chunk, unit, i); k < p_.in && source_.there(k)) bits |= std::uint64_t{1} << i, --room;
       for (int i = 0; fill && room > 0; ++i)
         if (!(bits >> i & 1)) bits |= std::uint64_t{1} << i, --room;
       for (int i = 0; i < unit_columns; ++i)
         if (bits >> i & 1) {
           unsigned char* const to = more(size_);
-          if (first + i < p_.in) source_.put(first + i, to);
+          if (const int k = column(chunk, unit, i); i < p_.groups.columns() && k < p_.in) source_.put(k, to);
         }
       if (p_.kernel->format == Format::fixed) more(std::max(0, room) * size_);
       mask |= bits << (unit_columns * unit);
@@ -183,7 +188,8 @@ void unpack_masked(const Packed& p, int row, const unsigned char* at, float* to)
     for (int unit = 0; unit < 4; ++unit) {
       const unsigned char* from = at;
       for (int i = 0; i < unit_columns; ++i) {
-        const int k = (4 * chunk + unit) * columns + i;
+        const int k = p.groups.of != 0 ? (4 * chunk + unit) * columns + i
+                                       : chunk * chunk_columns + column_at(*p.kernel, unit * unit_columns + i);
         if (!(mask >> (unit_columns * unit + i) & 1)) continue;
         if (i < columns && k < p.in) to[k] = value_at(p, row, from);
         from += size;

@@ -5,9 +5,10 @@
 #include <string>
 
 #include "kernels/elementwise/contract.h"
-#include "ops/norm.h"
+#include "kernels/norm/contract.h"
 #include "ops/parallel.h"
 #include "ops/split.h"
+#include "program/rows8.h"
 #include "program/steps.h"
 
 namespace rarefy::program {
@@ -46,7 +47,8 @@ class Embed : public Instruction {
     float* const y = frame.at<float>(of_.y);
     const norm::Rows rows{y, nullptr, 0, frame.at<const float>(of_.weight), frame.at<const float>(of_.bias),
                           y, of_.features, of_.eps};
-    const std::ptrdiff_t count = frame.size(of_.rows), share = 16;
+    const Rounding to8(of_.y8, frame);
+    const std::ptrdiff_t count = frame.size(of_.rows), share = 8;
     std::atomic<std::int64_t> wrong{all_in_range};
     parallel_for(static_cast<std::size_t>((count + share - 1) / share),
                  threads_for(8.0 * static_cast<double>(count) * of_.features, frame.threads), [&](std::size_t part) {
@@ -55,6 +57,7 @@ class Embed : public Instruction {
                    for (std::ptrdiff_t row = first; row < last; ++row)
                      if (!sum(sources, row, y + row * of_.features)) wrong = row;
                    if (rows.weight != nullptr) norm_.add_layer_norm(rows, first, last);
+                   to8.rows(y, of_.features, first, last);
                  });
     if (wrong != all_in_range) throw std::out_of_range(said(sources, wrong));
   }

@@ -13,6 +13,17 @@ namespace rarefy::program {
 
 using Step = std::unique_ptr<Instruction>;
 
+// 8-bit rows (rows, features), `stride` bytes apart: with `known` 0 each row has a scale and a zero point of its own, else
+// all have the known ones, and scale and zero hold one entry. values absent: no such rows.
+struct RowsOf8 {
+  Part values, scale, zero;  // bytes, floats, int32
+  std::int64_t stride = 0;
+  float known = 0.0f;
+  std::int32_t known_zero = 0;
+
+  bool present() const noexcept { return values.buffer >= 0; }
+};
+
 // y (tokens, out) = act(x (tokens, in) W^T + bias); the layout outlives the program.
 struct LinearOf {
   const Layout* layout;
@@ -24,6 +35,21 @@ struct LinearOf {
 };
 Step linear(LinearOf of);
 
+// The same from 8-bit rows; into floats y, or where that is absent into 8-bit rows without gaps of a known scale.
+struct LinearOf8 {
+  const Layout* layout;
+  RowsOf8 x;
+  Size tokens;
+  Part bias;
+  Activation activation;
+  Part y;
+  RowsOf8 y8;
+};
+Step linear8(LinearOf8 of);
+
+// x (rows, features) as 8-bit rows.
+Step quantise(Part x, Size rows, int features, RowsOf8 to);
+
 // y (rows, features) = layer norm of x + residual; residual repeats every residual_rows rows, or is absent; total, if
 // present, takes the sum itself.
 struct NormOf {
@@ -33,6 +59,7 @@ struct NormOf {
   Part weight, bias;
   float eps;
   Part total, y;
+  RowsOf8 y8;  // y once more, or not
 };
 Step norm(NormOf of);
 
@@ -53,6 +80,7 @@ struct EmbedOf {
   Part weight, bias;
   float eps;
   Part y;
+  RowsOf8 y8;
 };
 Step embed(EmbedOf of);
 

@@ -12,6 +12,7 @@ namespace rarefy::avx2 {
 namespace {
 #include "simd/avx2.h"
 #include "kernels/activation.h"
+#include "kernels/panel.h"
 #include "kernels/conv/strip_avx2.h"
 #include "kernels/conv/body.h"
 }  // namespace

@@ -12,6 +12,7 @@ namespace rarefy::avx512 {
 namespace {
 #include "simd/avx512.h"
 #include "kernels/activation.h"
+#include "kernels/panel.h"
 #include "kernels/conv/strip_avx512.h"
 #include "kernels/conv/body.h"
 }  // namespace

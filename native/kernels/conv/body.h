@@ -61,8 +61,24 @@ inline float* sums_of(float* acc, const std::uint16_t* group, int r) {
   return acc + static_cast<std::size_t>(group[1 + r]) * (pixels * width);
 }
 
+inline void ask_ahead(conv::Ahead& ahead) {
+  for (int left = ahead.each; left > 0 && ahead.current < conv::most_streams;) {
+    conv::Stream& s = ahead.streams[ahead.current];
+    if (s.runs <= 0) {
+      ++ahead.current;
+      continue;
+    }
+    for (int line = 0; line < s.lines; ++line, --left)
+      if (s.to_write) __builtin_prefetch(s.at + line * 64, 1, 3);
+      else __builtin_prefetch(s.at + line * 64, 0, 2);
+    --s.runs;
+    s.at += s.stride;
+  }
+}
+
 template <bool together, int rows, int pixels, int fixed>
-void accumulate(const conv::Segment& segment, const float* panel, float* acc, int stride, bool first) noexcept {
+void accumulate(const conv::Segment& segment, const float* panel, float* acc, int stride, bool first,
+                conv::Ahead& ahead) noexcept {
   constexpr int offsets_a_step = together ? 1 : rows;
   const std::uint16_t* group = segment.groups;
   const std::uint16_t* offsets = segment.offsets;
@@ -82,6 +98,7 @@ void accumulate(const conv::Segment& segment, const float* panel, float* acc, in
         for (int p = 0; p < pixels * width; p += 16) __builtin_prefetch(at + p, 1);
       }
     }
+    ask_ahead(ahead);
     const int entries = group[0] * rows;
     for (int e = 0; e < entries; e += 16) __builtin_prefetch(values + entries + e, 0, 2);
     for (int steps = group[0]; steps > 0; --steps, offsets += offsets_a_step, values += rows) {
@@ -151,7 +168,7 @@ void load_parts(const conv::Input& input, const conv::Strip* strips, int first, 
   else load_strips<strip, 0>(input, strips, first, channels, panel);
 }
 
-inline void load_panel(const conv::Input& input, const conv::Strip* strips, int parts, int first, int channels,
+inline void load_image(const conv::Input& input, const conv::Strip* strips, int parts, int first, int channels,
                        float* panel) noexcept {
   if (parts == 1) return load_parts<width>(input, strips, first, channels, panel);
   if constexpr (width >= 8)
@@ -184,7 +201,7 @@ void finish_strip(const conv::Output& output, const conv::Strip& s, std::ptrdiff
 }
 
 template <conv::Activation activation>
-void finish_as(const conv::Output& output, const conv::Strip* strips, int parts, int first, int rows, int pixels,
+void finish_strips(const conv::Output& output, const conv::Strip* strips, int parts, int first, int rows, int pixels,
                const float* acc) {
   for (int o = first; o < first + rows; ++o, acc += pixels * width) {
     const Vec shift = output.bias == nullptr ? zero() : set1(output.bias[o]);
@@ -194,17 +211,72 @@ void finish_as(const conv::Output& output, const conv::Strip* strips, int parts,
   }
 }
 
-inline void finish(const conv::Output& output, const conv::Strip* strips, int parts, int first, int rows, int pixels,
+inline void finish_image(const conv::Output& output, const conv::Strip* strips, int parts, int first, int rows, int pixels,
                    const float* acc) noexcept {
   using A = conv::Activation;
   switch (output.activation) {
-    case A::none: return finish_as<A::none>(output, strips, parts, first, rows, pixels, acc);
-    case A::relu: return finish_as<A::relu>(output, strips, parts, first, rows, pixels, acc);
-    case A::relu6: return finish_as<A::relu6>(output, strips, parts, first, rows, pixels, acc);
-    case A::silu: return finish_as<A::silu>(output, strips, parts, first, rows, pixels, acc);
-    case A::hardswish: return finish_as<A::hardswish>(output, strips, parts, first, rows, pixels, acc);
-    case A::gelu: return finish_as<A::gelu>(output, strips, parts, first, rows, pixels, acc);
+    case A::none: return finish_strips<A::none>(output, strips, parts, first, rows, pixels, acc);
+    case A::relu: return finish_strips<A::relu>(output, strips, parts, first, rows, pixels, acc);
+    case A::relu6: return finish_strips<A::relu6>(output, strips, parts, first, rows, pixels, acc);
+    case A::silu: return finish_strips<A::silu>(output, strips, parts, first, rows, pixels, acc);
+    case A::hardswish: return finish_strips<A::hardswish>(output, strips, parts, first, rows, pixels, acc);
+    case A::gelu: return finish_strips<A::gelu>(output, strips, parts, first, rows, pixels, acc);
   }
+}
+
+inline void clear_lines(float* to, int lines) {
+  for (int i = 0; i < lines; ++i) store(to + i * width, zero());
+}
+
+inline void load_lines(const conv::Lines& in, int first, int channels, float* panel) noexcept {
+  const int before = in.left < 0 ? (-in.left < in.panel_rows ? -in.left : in.panel_rows) : 0;
+  const int reach = in.width - in.left < in.panel_rows ? in.width - in.left : in.panel_rows;
+  const int end = reach > before ? reach : before;
+  for (int c = first; c < first + channels; ++c)
+    for (int tap = 0; tap < in.taps; ++tap, panel += in.panel_rows * width) {
+      const int row = in.top + tap * in.dilation;
+      if (row < 0 || row >= in.height) {
+        clear_lines(panel, in.panel_rows);
+        continue;
+      }
+      const float* const from = in.x + c * in.channel + row * in.row + static_cast<std::ptrdiff_t>(in.left) * width;
+      clear_lines(panel, before);
+      for (int i = before; i < end; ++i) store(panel + i * width, load(from + i * width));
+      clear_lines(panel + end * width, in.panel_rows - end);
+    }
+}
+
+template <conv::Activation activation>
+void finish_lines_as(const conv::LinesOut& out, int first, int rows, int pixels, const float* acc) {
+  for (int o = first; o < first + rows; ++o, acc += pixels * width) {
+    const Vec shift = out.bias == nullptr ? zero() : set1(out.bias[o]);
+    const std::ptrdiff_t at = o * out.channel;
+    for (int p = 0; p < out.pixels; ++p) {
+      Vec sum = add(load(acc + p * width), shift);
+      if (out.residual != nullptr) sum = add(sum, load(out.residual + at + p * width));
+      store(out.y + at + p * width, ending<activation>(sum));
+    }
+  }
+}
+
+inline void finish_lines(const conv::LinesOut& out, int first, int rows, int pixels, const float* acc) noexcept {
+  using A = conv::Activation;
+  switch (out.activation) {
+    case A::none: return finish_lines_as<A::none>(out, first, rows, pixels, acc);
+    case A::relu: return finish_lines_as<A::relu>(out, first, rows, pixels, acc);
+    case A::relu6: return finish_lines_as<A::relu6>(out, first, rows, pixels, acc);
+    case A::silu: return finish_lines_as<A::silu>(out, first, rows, pixels, acc);
+    case A::hardswish: return finish_lines_as<A::hardswish>(out, first, rows, pixels, acc);
+    case A::gelu: return finish_lines_as<A::gelu>(out, first, rows, pixels, acc);
+  }
+}
+
+inline void to_across(const float* images, std::ptrdiff_t size, int valid, int count, float* across) noexcept {
+  load_column(images, size, valid, count, width, across);
+}
+
+inline void from_across(const float* across, std::ptrdiff_t size, int valid, int count, float* images) noexcept {
+  finish(across, count, width, valid, nullptr, Activation::none, images, size);
 }
 
 template <bool together, int rows, int pixels>
@@ -217,6 +289,10 @@ constexpr conv::Kernel make_conv(const char* name, Isa isa) {
           together,
           width,
           {accumulate<together, rows, pixels, 1>, accumulate<together, rows, pixels, 2>, accumulate<together, rows, pixels, 0>},
-          load_panel,
-          finish};
+          load_image,
+          finish_image,
+          load_lines,
+          finish_lines,
+          to_across,
+          from_across};
 }

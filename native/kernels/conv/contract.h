@@ -34,9 +34,22 @@ struct Segment {
   const float* values;
 };
 
+// Memory to be asked for while a tile is worked on: `lines` cache lines at each of `runs` places `stride` bytes apart.
+struct Stream {
+  const char* at;
+  std::ptrdiff_t stride;
+  int runs, lines;
+  bool to_write;
+};
+inline constexpr int most_streams = 3;
+struct Ahead {
+  Stream streams[most_streams];  // one after the other
+  int current, each;             // lines asked for at a group
+};
+
 // Adds the segment's products into acc (rows of the band, pixels, width). stride: vectors between the inputs of one output
 // row and the next. first: acc is written, not added to. panel and acc are aligned to a vector.
-using Accumulate = void (*)(const Segment&, const float* panel, float* acc, int stride, bool first) noexcept;
+using Accumulate = void (*)(const Segment&, const float* panel, float* acc, int stride, bool first, Ahead&) noexcept;
 
 // Which lanes of a strip are inside the image, for one kernel column: `all` in every row but the last, `last` there.
 struct Lanes16 {
@@ -72,6 +85,33 @@ struct Output {
 // y = act(acc + bias + residual) for `rows` output channels from `first` on; acc (rows, pixels, width).
 using Finish = void (*)(const Output&, const Strip*, int parts, int first, int rows, int pixels, const float* acc) noexcept;
 
+// Images across: (channels, height, width, lanes), the same pixel of `width` images in a vector. Nothing is masked, and
+// a tile is `pixels` neighbours of one row. The kernel's columns and rows change places: a panel is
+// [channel][kernel row][input column][image], and the weight is packed with its window turned.
+struct Lines {
+  const float* x;
+  std::ptrdiff_t channel, row;  // floats from one to the next
+  int height, width;
+  int taps, dilation;           // kernel rows, input rows between them
+  int top, left;                // input row of the first tap, input column of the first pixel; negative in the padding
+  int panel_rows;               // input columns of a tile
+};
+using LoadLines = void (*)(const Lines&, int first, int channels, float* panel) noexcept;
+
+struct LinesOut {
+  float* y;               // the first pixel in channel 0
+  const float* residual;  // beside y, or null
+  std::ptrdiff_t channel;
+  int pixels;             // that are inside the image
+  const float* bias;
+  Activation activation;
+};
+using FinishLines = void (*)(const LinesOut&, int first, int rows, int pixels, const float* acc) noexcept;
+
+// across[m][image] = images[image * size + m] for m < count, 0 for images beyond `valid`, and back.
+using ToAcross = void (*)(const float* images, std::ptrdiff_t size, int valid, int count, float* across) noexcept;
+using FromAcross = void (*)(const float* across, std::ptrdiff_t size, int valid, int count, float* images) noexcept;
+
 struct Kernel {
   const char* name;
   Isa isa;
@@ -82,6 +122,10 @@ struct Kernel {
   Accumulate accumulate[3];  // for stride 1, 2, any
   LoadPanel load_panel;
   Finish finish;
+  LoadLines load_lines;
+  FinishLines finish_lines;
+  ToAcross to_across;
+  FromAcross from_across;
 };
 
 // Every enumerated kernel, in the order of conv.inc.

@@ -8,6 +8,7 @@ namespace rarefy::scalar {
 namespace {
 #include "simd/scalar.h"
 #include "kernels/activation.h"
+#include "kernels/panel.h"
 #include "kernels/conv/strip_scalar.h"
 #include "kernels/conv/body.h"
 }  // namespace

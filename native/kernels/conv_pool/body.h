@@ -3,24 +3,20 @@
 // line[padding + c] = max over the rows of the window at output row r, for every input column c.
 inline void combine_rows(const conv_pool::Problem& p, const float* plane, int r, float* line) {
   float* const to = line + p.padding[1];
-  bool first = true;
-  for (int i = 0; i < p.kernel[0]; ++i) {
-    const int row = r * p.stride[0] - p.padding[0] + i * p.dilation[0];
-    if (row < 0 || row >= p.height) continue;
-    const float* const from = plane + static_cast<std::ptrdiff_t>(row) * p.width;
-    int c = 0;
-    for (; c + width <= p.width; c += width) {
-      const Vec v = loadu(from + c);
-      storeu(to + c, first ? v : larger(loadu(to + c), v));
-    }
-    if (c < p.width) {
-      const Vec v = load_n(from + c, p.width - c);
-      store_n(to + c, first ? v : larger(load_n(to + c, p.width - c), v), p.width - c);
-    }
-    first = false;
+  const int top = r * p.stride[0] - p.padding[0];
+  int first = 0, end = p.kernel[0];
+  while (first < end && top + first * p.dilation[0] < 0) ++first;
+  while (end > first && top + (end - 1) * p.dilation[0] >= p.height) --end;
+  const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(p.dilation[0]) * p.width;
+  const float* const from = plane + (top + first * p.dilation[0]) * static_cast<std::ptrdiff_t>(p.width);
+  for (int c = 0; c < p.width; c += width) {
+    const int left = p.width - c;
+    Vec best = set1(-__builtin_inff());
+    const float* at = from + c;
+    for (int i = first; i < end; ++i, at += step) best = larger(best, left >= width ? loadu(at) : load_n(at, left));
+    if (left >= width) storeu(to + c, best);
+    else store_n(to + c, best, left);
   }
-  if (first)
-    for (int c = 0; c < p.width; ++c) to[c] = -__builtin_inff();
 }
 
 template <int stride>
@@ -46,16 +42,21 @@ inline void combine_any(const conv_pool::Problem& p, const float* line, float* y
   }
 }
 
-inline void max_pool(const conv_pool::Problem& p, std::ptrdiff_t first, std::ptrdiff_t last, float* line) noexcept {
-  for (int c = 0; c < p.line(); ++c) line[c] = -__builtin_inff();
+// Some rows at a time: a line's columns are read when its stores have long left the store buffer.
+inline void max_pool(const conv_pool::Problem& p, std::ptrdiff_t first, std::ptrdiff_t last, float* lines) noexcept {
+  const std::ptrdiff_t line = p.line();
+  for (std::ptrdiff_t c = 0; c < line * conv_pool::rows_together; ++c) lines[c] = -__builtin_inff();
   for (std::ptrdiff_t plane = first; plane < last; ++plane) {
-    const float* const x = p.x + plane * p.height * p.width;
-    float* y = p.y + plane * p.out_height * p.out_width;
-    for (int r = 0; r < p.out_height; ++r, y += p.out_width) {
-      combine_rows(p, x, r, line);
-      if (p.stride[1] == 1) combine_columns<1>(p, line, y);
-      else if (p.stride[1] == 2) combine_columns<2>(p, line, y);
-      else combine_any(p, line, y);
+    const float* const x = p.x + plane * p.plane;
+    float* y = p.y + plane * p.out_plane;
+    for (int r = 0; r < p.out_height; r += conv_pool::rows_together) {
+      const int rows = p.out_height - r < conv_pool::rows_together ? p.out_height - r : conv_pool::rows_together;
+      for (int i = 0; i < rows; ++i) combine_rows(p, x, r + i, lines + i * line);
+      for (int i = 0; i < rows; ++i, y += p.out_width) {
+        if (p.stride[1] == 1) combine_columns<1>(p, lines + i * line, y);
+        else if (p.stride[1] == 2) combine_columns<2>(p, lines + i * line, y);
+        else combine_any(p, lines + i * line, y);
+      }
     }
   }
 }

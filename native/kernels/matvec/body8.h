@@ -33,7 +33,7 @@ inline void add_rows8(const matvec::Rows& w, int row, int apart, const std::uint
     for (int chunk = from; chunk < to; ++chunk) {
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
-        fetch<1>(at[r]);
+        fetch<1, rows>(at[r]);
         Bytes v;
         at[r] = take_chunk<format>(at[r], per_unit, v);
 #pragma GCC unroll 8

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from rarefy.core.site import Site
 from rarefy.engine.explain import LayerRow
+from rarefy.engine.fused_conv import FusedConv2d
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedConv, Window, conv_candidates, pack_conv, window_of
+from rarefy.ops.conv_across import convolve_across, to_across
 from rarefy.ops.conv_reference import conv2d
 
 _MARGIN = 1.03  # a kernel has to win by more than the noise of the timing
@@ -139,6 +141,33 @@ def time_conv(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
         calls[name] = partial(packed.convolve, x, bias, None, "none")
     with torch.inference_mode():
         rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
+    return {name: rounds.median(name) for name in calls}
+
+
+class AcrossPlanner:
+    """Packs convolutions for `batch` images across the lanes of vectors, by the kernel that is fastest so."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self._best: dict[Any, str] = {}
+
+    def repack(self, conv: FusedConv2d, image: tuple[int, int]) -> FusedConv2d:
+        packed = conv.packed
+        key = (packed.shape, packed.window, packed.nnz * 50 // max(1, packed.to_dense().numel()), image)
+        if key not in self._best:
+            times = time_across(packed.to_dense(), packed.window, (self.batch, *image))
+            self._best[key] = min(times, key=lambda name: times[name])
+        again = pack_conv(packed.to_dense(), packed.window, self._best[key], across=True)
+        return FusedConv2d(again, conv.bias, conv.activation)
+
+
+def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
+    """Median milliseconds of each candidate kernel on images across the lanes, in interleaved rounds."""
+    x = to_across(torch.randn(image[0], weight.shape[1] * window.groups, *image[1:]))
+    packs = {name: pack_conv(weight, window, name, across=True) for name in conv_candidates(weight)}
+    calls = {name: partial(convolve_across, packed, x, None, None, "none") for name, packed in packs.items()}
+    with torch.inference_mode():
+        rounds = interleaved(calls, rounds=5, warmup=1, seconds=0.3)
     return {name: rounds.median(name) for name in calls}
 
 

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from rarefy.engine.conv_plan import ConvPlan, Image
 from rarefy.engine.fuse_norm import value_of
-from rarefy.engine.sparse_conv import FusedConv2d, FusedConvPool, MaxPool2d
+from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool, MaxPool2d
 from rarefy.ops import PackedConv, available, pack_conv, pool_of
 
 _aten = torch.ops.aten

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.engine.conv_plan import ConvPlan
-from rarefy.ops import PackedConv, Pool
 
 
 class SparseConv2d(nn.Module):
@@ -25,51 +24,6 @@ class SparseConv2d(nn.Module):
             return out
         result: Tensor = torch.ops.rarefy.packed_conv2d(x, packed.handle, self.source.bias, None, "none")
         return result
-
-
-class FusedConv2d(nn.Module):
-    """act(conv(x) + bias + residual) inside a captured graph, where shapes and types are known to fit.
-
-    The kernel is called without torch's dispatcher, which would cost as much as a small layer.
-    """
-
-    def __init__(self, packed: PackedConv, bias: Tensor | None, activation: str) -> None:
-        super().__init__()
-        self.packed, self.activation = packed, activation
-        self.bias: Tensor | None
-        self.register_buffer("bias", bias)
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        residual = None if residual is None else residual.contiguous()
-        return self.packed.convolve(x.contiguous(), self.bias, residual, self.activation)
-
-
-class FusedConvPool(nn.Module):
-    """max_pool(act(conv(x) + bias)), image by image: what lies between the two stays in the cache."""
-
-    def __init__(self, conv: FusedConv2d, pool: Pool) -> None:
-        super().__init__()
-        self.conv, self.pool = conv, pool
-
-    def forward(self, x: Tensor) -> Tensor:
-        packed, x = self.conv.packed, x.contiguous()
-        shape = packed.out_shape(x.shape)
-        between, out = torch.empty(1, *shape[1:]), torch.empty(self.pool.out_shape(shape))
-        for image, pooled in zip(x.split(1), out.split(1), strict=True):
-            packed.convolve(image, self.conv.bias, None, self.conv.activation, between)
-            self.pool.largest(between, pooled)
-        return out
-
-
-class MaxPool2d(nn.Module):
-    """The largest value of each window, inside a captured graph."""
-
-    def __init__(self, pool: Pool) -> None:
-        super().__init__()
-        self.pool = pool
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pool.largest(x.contiguous())
 
 
 def with_sparse_convs(twin: nn.Module, plans: dict[str, ConvPlan]) -> nn.Module:

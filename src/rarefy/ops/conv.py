@@ -12,9 +12,11 @@ from torch import Tensor
 from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.ops import native
 from rarefy.ops.checks import require_floats
+from rarefy.ops.conv_pool import Pool
 from rarefy.ops.conv_reference import ACTIVATIONS, Window, conv2d
 
 _REFERENCE = "reference"
+_PLAIN = Window()
 _numbers = itertools.count(1)
 _alive: "weakref.WeakValueDictionary[int, PackedConv]" = weakref.WeakValueDictionary()
 
@@ -38,7 +40,8 @@ class ConvKernel:
 class PackedConv:
     """A sparse (out, in / groups, kh, kw) float32 weight laid out for `kernel`; it lives while this object does.
 
-    handle: what `rarefy::packed_conv2d` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout.
+    handle: what `rarefy::packed_conv2d` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout;
+    across: laid out for images across the lanes of vectors (`rarefy.ops.conv_across`), which that operation does not take.
     Copies and pickles are packed anew, and get handles of their own.
     """
 
@@ -49,6 +52,7 @@ class PackedConv:
     nbytes: int
     kernel: str
     _layout: Any = field(repr=False)  # the native object, or the dense weight where there is none
+    across: bool = False
 
     def __post_init__(self) -> None:
         _alive[self.handle] = self
@@ -57,9 +61,10 @@ class PackedConv:
         """The weight (out, in / groups, kh, kw), as it is stored (denormals as zero)."""
         if isinstance(self._layout, Tensor):
             return self._layout.clone()
-        dense = torch.empty(self.shape)
+        out, in_, high, wide = self.shape
+        dense = torch.empty((out, in_, wide, high) if self.across else self.shape)
         self._layout.unpack(dense.data_ptr())
-        return dense
+        return dense.transpose(2, 3).contiguous() if self.across else dense
 
     def convolve(
         self, x: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, out: Tensor | None = None
@@ -86,24 +91,49 @@ class PackedConv:
         )
         return out
 
+    def convolve_pooled(self, x: Tensor, bias: Tensor | None, activation: str, pool: Pool) -> Tensor:
+        """pool(act(conv(x) + bias)) for contiguous x (batch, in, height, width). Checked by the caller."""
+        if isinstance(self._layout, Tensor):
+            return pool.largest(self.convolve(x, bias, None, activation))
+        batch, _, height, width = x.shape
+        between = self.out_shape(x.shape)
+        out = torch.empty(pool.out_shape(between))
+        self._layout.convolve_pooled(
+            x.data_ptr(),
+            (batch, height, width),
+            (*self.window.padding, *between[2:]),
+            0 if bias is None else bias.data_ptr(),
+            ACTIVATIONS.index(activation),
+            (*pool.kernel, *pool.stride, *pool.padding, *pool.dilation),
+            (out.shape[2], out.shape[3]),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
+
+    @property
+    def layout(self) -> Any:
+        """The native object, for whoever calls it many times; None without the native module."""
+        return None if isinstance(self._layout, Tensor) else self._layout
+
     def out_shape(self, x: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
         """(batch, out, height, width) of the result for an input of shape x."""
         return (x[0], self.shape[0], *self.window.out_size(x[2:], self.shape[2:]))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.to_dense(), self.window, self.kernel)
+        return _unpickle, (self.to_dense(), self.window, self.kernel, self.across)
 
     def __copy__(self) -> "PackedConv":
-        return pack_conv(self.to_dense(), self.window, self.kernel)
+        return pack_conv(self.to_dense(), self.window, self.kernel, across=self.across)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedConv":
         return self.__copy__()
 
 
-def _unpickle(weight: Tensor, window: Window, kernel: str) -> PackedConv:
+def _unpickle(weight: Tensor, window: Window, kernel: str, across: bool) -> PackedConv:
     """Packs for the same kernel where this CPU has it, else for the one chosen here."""
     names = {known.name for known in kernels()} | {_REFERENCE}
-    return pack_conv(weight, window, kernel if kernel in names else None)
+    return pack_conv(weight, window, kernel if kernel in names else None, across=across)
 
 
 def kernels() -> list[ConvKernel]:
@@ -140,10 +170,12 @@ def _fill(weight: Tensor, rows: int) -> float:
     return float(blocks.sum() / kept.clamp_min(1))
 
 
-def pack_conv(weight: Tensor, window: Window = Window(), kernel: str | None = None) -> PackedConv:
+def pack_conv(
+    weight: Tensor, window: Window = _PLAIN, kernel: str | None = None, *, across: bool = False
+) -> PackedConv:
     """Lays out a convolution weight (out, in / groups, kh, kw), float32 with exact zeros, for a kernel.
 
-    Without a kernel's name the likely best is taken. Raises DTypeError or ShapeError for another type or rank,
+    Without a kernel's name the likely best is taken. across: for images across the lanes of vectors. Raises DTypeError or ShapeError for another type or rank,
     UnknownNameError for a kernel that is not there, ValueError for one that this CPU (or RAREFY_ISA) does not allow.
 
     >>> import torch
@@ -170,8 +202,11 @@ def pack_conv(weight: Tensor, window: Window = Window(), kernel: str | None = No
     if name not in compiled:
         raise unknown_name("pack_conv: kernel", name, compiled)
     sizes, steps = (out, in_, window.groups, high, wide), (*window.stride, *window.dilation)
+    if across:  # rows and columns change places
+        weight = weight.transpose(2, 3).contiguous()
+        sizes, steps = (out, in_, window.groups, wide, high), (*window.stride[::-1], *window.dilation[::-1])
     layout = module.PackedConv(weight.data_ptr(), sizes, steps, name)
-    return PackedConv(next(_numbers), (out, in_, high, wide), window, layout.nnz, layout.nbytes, name, layout)
+    return PackedConv(next(_numbers), (out, in_, high, wide), window, layout.nnz, layout.nbytes, name, layout, across)
 
 
 def find(handle: int) -> PackedConv:

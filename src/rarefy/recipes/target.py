@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.allocations.knapsack import Option, knapsack
 from rarefy.calibration.batches import as_batches, as_call, inference
 from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.protocols import Allocation, Pattern
@@ -20,6 +19,7 @@ from rarefy.patterns.nm import NM
 from rarefy.pruning import OneShot, PruneReport
 from rarefy.pruning.resolve import resolve_allocation, resolve_method, resolve_pattern
 from rarefy.recipes.target_losses import SOLVED, Losses
+from rarefy.recipes.target_search import Allocate, Densities, LeastLoss
 from rarefy.recipes.target_times import LayerTimes, Speed, measured_speed, pruned_as, trial
 
 LEAST_DENSITY = 0.02
@@ -29,9 +29,6 @@ _ALLOWED = 0.05  # and a result further off than this is said to have missed
 _TRIALS = 6
 _SOLVES = 3
 WHOLE = "kept whole: the asked speed-up does not need its zeros"
-
-Densities = dict[str, float]
-Allocate = Callable[[float], Densities | None]  # densities whose layers take at most so many ms; None: impossible
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def prune_to_speed(
     """Prunes `model` in place so that compiled it is `target_speedup` times faster than dense torch, measured here.
 
     example_inputs: one call of the model (a tensor, a tuple or a dict), by default the first batch of `data`.
-    allocation: None spreads the milliseconds so that the losses (`recipes.target_losses`) are least; a name spreads
+    allocation: None spreads the milliseconds so that the model loses least (`recipes.target_search`); a name spreads
     zeros that way ("uniform", "erk", ...) and finds how many are needed. Layers that need no zeros stay whole.
 
     The time of the model is what its layers take (measured a layer and density) plus a rest; the rest is measured
@@ -127,18 +124,11 @@ def _densities(pattern: Pattern) -> list[float]:
     return [LEAST_DENSITY ** (1.0 - i / (_OPTIONS - 1)) for i in range(_OPTIONS)]
 
 
-def _least_loss(job: Job, times: LayerTimes, losses: Losses) -> Allocate:
-    """The knapsack over (site, density)."""
-    options = {
-        site.name: [Option(d, times(site, d), losses(site.name, d)) for d in _densities(job.pattern)]
-        for site in job.sites
-    }
-
-    def allocate(budget: float) -> Densities | None:
-        found = knapsack(options, budget)
-        return None if found is None else {name: option.density for name, option in found.items()}
-
-    return allocate
+def _least_loss(job: Job, times: LayerTimes, losses: Losses, seed: int = 0) -> LeastLoss:
+    """The knapsack over (site, density), and zeros spread evenly where the model prefers that."""
+    options = {site.name: [(d, times(site, d)) for d in _densities(job.pattern)] for site in job.sites}
+    rivals = [] if isinstance(job.pattern, NM) else [_spread(job, name, times) for name in ("uniform", "erk")]
+    return LeastLoss(job.model, job.sites, options, losses, rivals, seed)
 
 
 def _spread(job: Job, allocation: str | Allocation, times: LayerTimes) -> Allocate:

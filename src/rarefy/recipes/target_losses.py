@@ -1,6 +1,6 @@
-"""What each layer's sparsity costs the whole model: the method's own layer errors, weighed by how far they reach."""
+"""What sparsity costs: the method's own error a layer and density, and of the whole model with layers put together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,16 +17,17 @@ from rarefy.pruning.sensitivity import interpolated, layer_errors
 
 SOLVED = (0.6, 0.4, 0.25, 0.15, 0.08, 0.03)  # densities at which every layer is solved
 _REFERENCE = 0.25  # the density at which a layer's reach is measured
-_BATCHES = 2  # that the reach is measured on
+_BATCHES = 2  # that the model's error is measured on
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
 
 class Losses:
-    """`losses(site, density)`: the relative squared error of the model's output that a site's sparsity brings.
+    """The errors of the method's solutions, and the model's error with any of them stitched together.
 
-    A layer's own error at a density (`pruning.sensitivity`) times its reach: the error of the model's output over
-    the layer's own when that layer alone is solved at one density. Without data the reach is 1 everywhere.
+    errors: relative squared error of each layer's output by density (`pruning.sensitivity`). reach: the error of the
+    model's output over the layer's own, when that layer alone is solved at one density; 1 without data. Solutions are
+    kept in bfloat16: they serve to compare allocations, never as weights.
     """
 
     def __init__(
@@ -41,52 +42,61 @@ class Losses:
         loss: Loss | None = None,
         seed: int = 0,
     ) -> None:
-        reference = min(densities, key=lambda d: abs(d - _REFERENCE))
-        solved: dict[str, tuple[Weight, Tensor]] = {}
+        self.solved: dict[str, dict[float, Tensor]] = {site.name: {} for site in sites}
 
         def keep(site: Site, density: float, weight: Weight, solution: Solution) -> None:
-            if density == reference and batches:
-                solved[site.name] = solution.weight, solution.mask
+            if batches:
+                self.solved[site.name][density] = solution.weight.to(torch.bfloat16)
 
         self.errors = layer_errors(model, one_shot, pattern, sites, batches, densities, loss=loss, seed=seed, seen=keep)
-        reached = _reached(model, sites, solved, batches[:_BATCHES], loss) if solved else {}
+        self._loss, self._batches = loss, [batches[i] for i in _spread_over(len(batches))]
+        with inference(model):
+            self._before = _outputs(model, self._batches, loss)
+        reference = min(densities, key=lambda d: abs(d - _REFERENCE))
         own = {name: max(found[reference], 1e-12) for name, found in self.errors.items()}
-        self.reach = {name: reached[name] / own[name] if name in reached else 1.0 for name in self.errors}
+        alone = {s.name: self.model_error(model, [s], {s.name: reference}) for s in sites} if batches else {}
+        self.reach = {name: alone[name] / own[name] if batches else 1.0 for name in own}
 
-    def __call__(self, site: str, density: float) -> float:
-        return self.reach[site] * interpolated(self.errors[site], density)
+    def of(self, site: str, density: float) -> float:
+        """The layer's own error at a density."""
+        return interpolated(self.errors[site], density)
+
+    def model_error(self, model: nn.Module, sites: Sequence[Site], densities: Mapping[str, float]) -> float:
+        """Relative squared error of the model's output when the sites hold their solutions at these densities.
+
+        Between the solved densities a weight is a mixture of its neighbours'.
+        """
+        with inference(model), _replaced(sites, lambda s: self._stitched(s, densities[s.name])):
+            after = _outputs(model, self._batches, self._loss)
+        scale = sum(float(y.square().sum()) for y in self._before) or 1.0
+        return sum(float((a - b).square().sum()) for a, b in zip(after, self._before, strict=True)) / scale
+
+    def _stitched(self, site: Site, density: float) -> Tensor:
+        known = {**self.solved[site.name], 1.0: site.read()}
+        low = max((d for d in known if d <= density), default=min(known))
+        high = min((d for d in known if d >= low and d >= density), default=low)
+        share = (density - low) / (high - low) if high > low else 0.0
+        return torch.lerp(known[low].float(), known[high].float(), share)
 
 
-def _reached(
-    model: nn.Module,
-    sites: Sequence[Site],
-    solved: Mapping[str, tuple[Weight, Tensor]],
-    batches: Sequence[Any],
-    loss: Loss | None,
-) -> dict[str, float]:
-    """Relative squared error of the model's output when one site alone holds its solution, by site."""
-    with inference(model):
-        before = _outputs(model, batches, loss)
-        scale = sum(float(y.square().sum()) for y in before) or 1.0
-        found = {}
-        for site in sites:
-            with _replaced(site, *solved[site.name]):
-                after = _outputs(model, batches, loss)
-            change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
-            found[site.name] = change / scale
-    return found
+def _spread_over(count: int) -> list[int]:
+    """A few batches, from early to late: batches are often sorted by length."""
+    return sorted({(2 * i + 1) * count // (2 * _BATCHES) for i in range(_BATCHES)}) if count else []
 
 
 @contextmanager
-def _replaced(site: Site, weight: Weight, mask: Tensor) -> Any:
-    """The site with another weight, the old one put back after."""
-    before = site.parameter.detach().clone()
+def _replaced(sites: Sequence[Site], weight_of: Callable[[Site], Tensor]) -> Iterator[None]:
+    """The sites with other weights, the old ones put back after."""
+    before = [site.parameter.detach().clone() for site in sites]
     try:
-        site.write(weight, mask)
+        for site in sites:
+            weight = weight_of(site)
+            site.write(weight, torch.ones_like(weight, dtype=torch.bool))
         yield
     finally:
         with torch.no_grad():
-            site.parameter.copy_(before)
+            for site, weight in zip(sites, before, strict=True):
+                site.parameter.copy_(weight)
 
 
 def _outputs(model: nn.Module, batches: Sequence[Any], loss: Loss | None) -> list[Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from rarefy.engine.program.facts import Fact
+from rarefy.engine.program.rows8 import NO_BYTES, Bytes, Known, constants, known_for, size_in_bytes, stride_of
 from rarefy.engine.program.sizes import ONE, Size, row_major
 from rarefy.engine.program.slots import slots_of
 from rarefy.engine.program.values import ABSENT, BYTES, Buffer, Part, Value, shape_of, traced
@@ -30,6 +31,7 @@ class Builder:
         self.kept: list[Any] = []
         self.done: set[Node] = set()
         self._values: dict[Node, Value] = {}
+        self._bytes: dict[tuple[Part, Known], Bytes] = {}
 
     def emit(self, method: str, *arguments: Any) -> None:
         self.steps.append((method, arguments))
@@ -102,6 +104,34 @@ class Builder:
         out = self.scratch(value.count)
         self.emit("copy", value.part, sizes, strides[:3], out)
         return Value(out, value.sizes, row_major(value.sizes))
+
+    def bytes_for(self, value: Value, known: Known, gaps: bool = True) -> Bytes:
+        """Memory for the 8-bit rows of a value without gaps, as `bytes_of` finds it from now on; no step yet.
+
+        gaps: rows begin on cache lines; a kernel that writes 8-bit rows leaves none.
+        """
+        features = value.sizes[-1].constant
+        stride = stride_of(features) if gaps else features
+        values = Part(Buffer(size_in_bytes(value, stride)))
+        if known is None:
+            scale, zero = Part(Buffer(value.rows * Size(4))), Part(Buffer(value.rows * Size(4)))
+        else:
+            scale, zero = (self.tensor(constant).part for constant in constants(known))
+        made = Bytes(values, scale, zero, stride, known)
+        self._bytes[value.part, known] = made
+        return made
+
+    def bytes_of(self, value: Value, known: Known) -> Bytes:
+        """The 8-bit rows of a value: those made before, or made by a step of their own."""
+        if (value.part, known) not in self._bytes:
+            made = self.bytes_for(value, known)
+            self.emit("quantise", value.part, value.rows, value.sizes[-1].constant, made.operand)
+        return self._bytes[value.part, known]
+
+    def bytes_beside(self, node: Node, value: Value) -> tuple[Any, ...]:
+        """The 8-bit rows that the step which makes a node's value makes along with it, for the layers that read it."""
+        wanted, known = known_for(node, self.region)
+        return self.bytes_for(value, known).operand if wanted else NO_BYTES
 
     def native(self, module: Any, symbols: tuple[str, ...], hints: Mapping[str, int]) -> Any:
         """The native program, its buffers numbered and the arena's shared by what is not alive together."""

@@ -64,7 +64,7 @@ def _combine(node: Node, build: Builder) -> None:
     norms = [u for u in node.users if u.target is _aten.layer_norm.default and u in build.region]
     if node.target is _aten.add.Tensor and len(norms) == 1 and norm_fits(norms[0], build.facts):
         _, _, weight, bias, eps = norm_arguments(norms[0])
-        emit_norm(build, a, b, weight, bias, eps, y.part, build.new(norms[0]))
+        emit_norm(build, norms[0], a, b, (weight, bias, eps), y.part)
         build.done.add(norms[0])
     else:
         build.emit("combine", node.target is _aten.mul.Tensor, a.part, b.part, a.count, b.count, y.part)
@@ -109,7 +109,8 @@ def _emit_embed(node: Node, terms: list[Node], build: Builder, affine: tuple[obj
     y = build.new(node)
     tables = [_table(term, build) for term in terms]
     features = y.sizes[-1].constant
-    build.emit("embed", tables, y.rows, features, build.optional(weight), build.optional(bias), eps, y.part)
+    parameters = (build.optional(weight), build.optional(bias), eps)
+    build.emit("embed", tables, y.rows, features, *parameters, y.part, build.bytes_beside(node, y))
 
 
 @lowers(_aten.embedding.default, fits=_embedding_fits, light=True)

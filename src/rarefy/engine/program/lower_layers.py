@@ -8,6 +8,7 @@ from torch.fx import Node
 from rarefy.engine.program.builder import Builder
 from rarefy.engine.program.facts import Fact
 from rarefy.engine.program.lowering import lowers
+from rarefy.engine.program.rows8 import NO_BYTES, only_as_bytes, takes_bytes
 from rarefy.engine.program.sizes import ONE, ZERO, Size
 from rarefy.engine.program.values import ABSENT, Part, Value, is_floats, shape_of, traced
 from rarefy.ops.packed import ACTIVATIONS, find
@@ -45,9 +46,17 @@ def _packed_linear(node: Node, build: Builder) -> None:
     packed = find(handle)
     build.kept.append(packed)
     rows = build.rows(build.value(x))
+    rest = rows.rows, build.optional(bias), ACTIVATIONS.index(str(activation))
+    if not takes_bytes(packed):
+        build.emit("linear", packed.layout, rows.part, *rest, build.new(node).part)
+        return
+    source = build.bytes_of(rows, packed.input_scale).operand
+    known = None if node in build.outputs else only_as_bytes(node, build.region)
     y = build.new(node)
-    number = ACTIVATIONS.index(str(activation))
-    build.emit("linear", packed.layout, rows.part, rows.rows, build.optional(bias), number, y.part)
+    if known is None:
+        build.emit("linear8", packed.layout, source, *rest, y.part, NO_BYTES)
+    else:  # the layers that read it take 8-bit rows of one scale: nothing else is written
+        build.emit("linear8", packed.layout, source, *rest, ABSENT, build.bytes_for(y, known, gaps=False).operand)
 
 
 def _add_norm_fits(node: Node, facts: Facts) -> bool:
@@ -61,24 +70,25 @@ def _add_layer_norm(node: Node, build: Builder) -> None:
     x, residual, weight, bias, eps = node.args
     total = build.value(x)
     other = None if residual is None else build.value(residual)
-    emit_norm(build, total, other, weight, bias, eps, ABSENT, build.new(node))
+    emit_norm(build, node, total, other, (weight, bias, eps), ABSENT)
 
 
 def emit_norm(
     build: Builder,
+    node: Node,
     x: Value,
     residual: Value | None,
-    weight: object,
-    bias: object,
-    eps: object,
+    affine: tuple[object, object, object],
     total: Part,
-    y: Value,
 ) -> None:
-    """y = layer_norm(x + residual), and total = x + residual where it is wanted."""
+    """The value of a norm's node = layer_norm(x + residual), and total = x + residual where it is wanted."""
+    weight, bias, eps = affine
+    y = build.new(node)
     added = (ABSENT, ZERO) if residual is None else (residual.part, residual.rows)
     features = x.sizes[-1].constant
-    affine = (build.optional(weight), build.optional(bias), eps)
-    build.emit("norm", x.part, *added, x.rows, features, *affine, total, y.part)
+    parameters = (build.optional(weight), build.optional(bias), eps)
+    bytes_too = build.bytes_beside(node, y)
+    build.emit("norm", x.part, *added, x.rows, features, *parameters, total, y.part, bytes_too)
 
 
 def norm_fits(node: Node, facts: Facts) -> bool:
@@ -104,7 +114,7 @@ def norm_arguments(node: Node) -> tuple[object, object, object, object, object]:
 @lowers(_aten.layer_norm.default, fits=norm_fits)
 def _layer_norm(node: Node, build: Builder) -> None:
     x, _, weight, bias, eps = norm_arguments(node)
-    emit_norm(build, build.value(x), None, weight, bias, eps, ABSENT, build.new(node))
+    emit_norm(build, node, build.value(x), None, (weight, bias, eps), ABSENT)
 
 
 def _attention_fits(node: Node, facts: Facts) -> bool:
