@@ -10,6 +10,8 @@
 #include <tuple>
 
 #include "bind/block.h"
+#include "bind/conv.h"
+#include "bind/decoder.h"
 #include "bind/packed.h"
 #include "bind/program.h"
 #include "core/features.h"
@@ -109,6 +111,19 @@ NB_MODULE(_native, m) {
       .def("unpack", &rarefy::Packed::unpack, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("nnz", &rarefy::Packed::nnz)
       .def_prop_ro("nbytes", &rarefy::Packed::bytes);
+  nb::class_<rarefy::PackedConv>(m, "PackedConv")
+      .def(nb::init<std::uintptr_t, const rarefy::PackedConv::Sizes&, const rarefy::PackedConv::Steps&, const std::string&>(),
+           "weight"_a, "sizes"_a, "steps"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("convolve", &rarefy::PackedConv::convolve, nb::call_guard<nb::gil_scoped_release>())
+      .def("convolve_pooled", &rarefy::PackedConv::convolve_pooled, nb::call_guard<nb::gil_scoped_release>())
+      .def("convolve_across", &rarefy::PackedConv::convolve_across, nb::call_guard<nb::gil_scoped_release>())
+      .def("unpack", &rarefy::PackedConv::unpack, nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("nnz", &rarefy::PackedConv::nnz)
+      .def_prop_ro("nbytes", &rarefy::PackedConv::bytes);
+  m.def("conv_kernels", &rarefy::conv_listing, "(name, isa, rows, pixels, together) of every convolution kernel");
+  m.def("turn_across", &rarefy::turn_across, nb::call_guard<nb::gil_scoped_release>());
+  m.def("lanes_across", &rarefy::lanes_across);
+  m.def("max_pool", &rarefy::max_pool, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_multiply", &csr_multiply, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_multiply_transposed", &csr_multiply_transposed, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_sample", &csr_sample, nb::call_guard<nb::gil_scoped_release>());
@@ -116,4 +131,5 @@ NB_MODULE(_native, m) {
   m.def("add_layer_norm", &rarefy::add_layer_norm, nb::call_guard<nb::gil_scoped_release>());
   m.def("attention", &rarefy::attend, nb::call_guard<nb::gil_scoped_release>());
   rarefy::bind_program(m);
+  rarefy::bind_decoder(m);
 }

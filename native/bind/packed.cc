@@ -16,7 +16,7 @@ void require(const KernelEntry& kernel, const WeightSource& weight) {
                                 ", but this process may use " + isa_name(allowed) +
                                 " at most (the CPU, or RAREFY_ISA); leave the kernel out to have one chosen");
   const bool floats = kernel.weights == "fp32" || kernel.weights == "bf16";
-  if (floats != (weight.values != nullptr))
+  if (floats != (weight.bits == 0))  // not told by the addresses: a weight without entries has none
     throw std::invalid_argument("pack: kernel " + kernel.name + " stores " + kernel.weights + " weights, but got " +
                                 (floats ? "codes with scales; dequantize() them first" : "floats; quantize_weight() them first"));
 }
@@ -66,6 +66,7 @@ void Packed::multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t sca
 void Packed::unpack(std::uintptr_t weight) const { layout_->unpack(at<float>(weight)); }
 
 long Packed::live() { return live_objects; }
+void Packed::count_live(int change) { live_objects += change; }
 
 std::vector<Listed> listing() {
   std::vector<Listed> out;

@@ -39,7 +39,8 @@ class Packed {
   std::size_t bytes() const { return layout_->bytes(); }
   const Layout& layout() const { return *layout_; }
 
-  static long live();  // how many exist: the leak check asks
+  static long live();  // how many packed weights of any kind exist: the leak check asks
+  static void count_live(int change);
 
  private:
   std::unique_ptr<Layout> layout_;

@@ -28,7 +28,8 @@ struct Bands {
 
 // Consecutive bands, about equal in stored entries, at least `parts` of them if there are so many bands.
 std::vector<Bands> split(const Packed& weight, int parts, int widest) {
-  const int most = std::max<int>(1, static_cast<int>(max_sums / (static_cast<std::size_t>(band_rows) * widest)));
+  const int most = weight.tiles() == 1 ? weight.bands() + 1
+                                       : std::max<int>(1, static_cast<int>(max_sums / (static_cast<std::size_t>(band_rows) * widest)));
   parts = std::max(parts, (weight.bands() + most - 1) / most);
   std::size_t total = 0;
   for (int b = 0; b < weight.bands(); ++b) total += weight.values_of(b);
@@ -54,16 +55,45 @@ int tile_for(const Kernel& kernel, std::ptrdiff_t tokens) {
   return tile;
 }
 
-void finish_band(const Call& call, int band, std::ptrdiff_t token, int tile, int valid, const std::int32_t* sums) {
+// The scales and zero points of a tile's tokens, as Epilogue has them.
+struct Tokens {
+  alignas(64) float scale[128];
+  alignas(64) std::int32_t zero[128];
+};
+
+void fill(Tokens& tokens, const Rows8& x, std::ptrdiff_t token, int tile) {
+  for (int t = 0; t < tile; ++t) {
+    const std::ptrdiff_t at = std::min(token + t, x.tokens - 1) * x.step;
+    tokens.scale[t] = x.scale[at];
+    const auto minus = static_cast<std::uint32_t>(-x.zero[at]);
+    tokens.zero[t] = static_cast<std::int32_t>(minus * 128 << 16 | (minus & 0xffffu));
+  }
+}
+
+void finish_band(const Call& call, const Tokens& tokens, int band, std::ptrdiff_t token, int valid, const std::int32_t* sums) {
   const Packed& weight = call.weight;
   const int row = band * band_rows;
-  const std::ptrdiff_t scale_at = token * call.x.step, at = token * weight.out + row;
+  const std::ptrdiff_t at = token * weight.out + row;
   const Epilogue epilogue{weight.scale.data() + row, weight.sums.data() + row, call.bias == nullptr ? nullptr : call.bias + row,
-                          call.activation,           call.x.scale + scale_at,  call.x.zero + scale_at,
-                          call.x.step};
+                          call.activation,           tokens.scale,             tokens.zero};
   const Destination to{call.to.y == nullptr ? nullptr : call.to.y + at, call.to.values == nullptr ? nullptr : call.to.values + at,
                        weight.out, call.to.y == nullptr ? 1.0f / call.to.scale : 0.0f, call.to.zero};
-  weight.kernel->finish(sums, weight.rows_of(band), tile, valid, epilogue, to);
+  weight.kernel->finish(sums, weight.rows_of(band), valid, epilogue, to);
+}
+
+// Outputs of fewer bytes are likely still in a cache from the call before.
+constexpr std::ptrdiff_t cached_output = std::ptrdiff_t{1} << 20;
+
+// The outputs of a band, to be asked for while its last sums are made.
+Ahead outputs_of(const Call& call, int band, std::ptrdiff_t token, int valid, std::size_t groups) {
+  const Packed& weight = call.weight;
+  const bool floats = call.to.y != nullptr;
+  const std::ptrdiff_t size = floats ? 4 : 1;
+  if (call.x.tokens * weight.out * size < cached_output) return {nullptr, 0, 0, 0, 0};
+  const char* const y = floats ? reinterpret_cast<const char*>(call.to.y) : reinterpret_cast<const char*>(call.to.values);
+  const int each = (valid + static_cast<int>(groups)) / static_cast<int>(groups + 1);
+  return {y + (token * weight.out + band * band_rows) * size, weight.out * size, valid,
+          (weight.rows_of(band) * static_cast<int>(size) + 63) / 64, each};
 }
 
 void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int tile) {
@@ -72,18 +102,26 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
   const Kernel& kernel = *weight.kernel;
   const int valid = static_cast<int>(std::min<std::ptrdiff_t>(tile, call.x.tokens - token));
   const Accumulate accumulate = kernel.accumulate[which(tile)];
-  const std::size_t band_sums = static_cast<std::size_t>(band_rows) * tile;
+  const std::size_t band_sums = static_cast<std::size_t>(band_rows) * kernel.tokens;
   const std::size_t panel_words = static_cast<std::size_t>(kernel.depth) / 4 * tile;
-  float* const block = scratch.at_least(panel_words + band_sums * (bands.last - bands.first));
+  const bool finish_at_once = weight.tiles() == 1;  // then every band uses the same sums, which stay in the L1 cache
+  float* const block = scratch.at_least(panel_words + band_sums * (finish_at_once ? 1 : bands.last - bands.first));
   auto* const panel = reinterpret_cast<std::uint8_t*>(block);
   auto* const sums = reinterpret_cast<std::int32_t*>(block + panel_words);
+  Tokens tokens;
+  fill(tokens, call.x, token, tile);
   for (int t = 0; t < weight.tiles(); ++t) {
     const int first = t * kernel.depth, features = std::min(kernel.depth, weight.in - first);
     kernel.load_panel(call.x.values + token * call.x.stride + first, call.x.stride, valid, features, tile, panel);
-    for (int b = bands.first; b < bands.last; ++b)
-      accumulate(weight.segment(b, t), panel, sums + band_sums * (b - bands.first), t == 0);
+    for (int b = bands.first; b < bands.last; ++b) {
+      std::int32_t* const to = sums + (finish_at_once ? 0 : band_sums * (b - bands.first));
+      const Segment segment = weight.segment(b, t);
+      const bool last = t + 1 == weight.tiles();
+      Ahead ahead = last ? outputs_of(call, b, token, valid, segment.count) : Ahead{nullptr, 0, 0, 0, 0};
+      accumulate(segment, panel, to, t == 0, ahead);
+      if (last) finish_band(call, tokens, b, token, valid, to);
+    }
   }
-  for (int b = bands.first; b < bands.last; ++b) finish_band(call, b, token, tile, valid, sums + band_sums * (b - bands.first));
 }
 
 class Held : public Layout {

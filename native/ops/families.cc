@@ -2,9 +2,12 @@
 #include <stdexcept>
 
 #include "ops/block8.h"
-#include "ops/dense8.h"
+#include "ops/dense.h"
+#include "ops/fanin.h"
 #include "ops/layout.h"
 #include "ops/matvec.h"
+#include "ops/matvec4.h"
+#include "ops/nmg.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -16,11 +19,14 @@ void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, i
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all{
-      {dense8::entries, dense8::make},
+      {dense::entries, dense::make},
       {spmm::entries, spmm::make},
       {spmv::entries, spmv::make},
       {block8::entries, block8::make},
       {matvec::entries, matvec::make},
+      {matvec4::entries, matvec4::make},
+      {fanin::entries, fanin::make},
+      {nmg::entries, nmg::make},
   };
   return all;
 }

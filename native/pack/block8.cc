@@ -48,7 +48,8 @@ Row row_cells(const Tile& tile, int row, bool exact_pairs) {
 }
 
 // Rows of like length share a group, so that little filling is needed and the trip count of the loop changes seldom.
-std::vector<int> longest_first(const std::vector<Row>& rows) {
+template <class T>
+std::vector<int> longest_first(const std::vector<std::vector<T>>& rows) {
   std::vector<int> order(rows.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return rows[a].size() > rows[b].size(); });
@@ -62,7 +63,7 @@ void append_cell(Packed& packed, const Cell& cell) {
 
 std::size_t append_cells(Packed& packed, const Tile& tile, bool write_empty) {
   const int together = packed.kernel->rows;
-  std::vector<Row> rows((tile.used + 47) / 48 * 48);  // 48 is a multiple of every group size; rows beyond are empty
+  std::vector<Row> rows(band_rows);  // rows beyond the matrix are empty
   for (int r = 0; r < tile.used; ++r) rows[r] = row_cells(tile, r, packed.kernel->exact_pairs);
   const std::vector<int> order = longest_first(rows);
   std::size_t groups = 0;
@@ -80,52 +81,78 @@ std::size_t append_cells(Packed& packed, const Tile& tile, bool write_empty) {
   return groups;
 }
 
-std::vector<int> columns_used(const Tile& tile, int first, int rows) {
+// The inputs that any of these rows uses.
+std::vector<int> columns_used(const Tile& tile, const std::vector<int>& rows) {
   std::vector<int> columns;
   for (int k = 0; k < tile.features; ++k)
-    for (int r = 0; r < rows; ++r)
-      if (tile.at(first + r, k) != 0) {
-        columns.push_back(k);
-        break;
-      }
+    if (std::any_of(rows.begin(), rows.end(), [&](int r) { return tile.at(r, k) != 0; })) columns.push_back(k);
   return columns;
 }
 
+// Inputs that both rows use.
+int shared(const Tile& tile, int a, int b) {
+  int count = 0;
+  for (int k = 0; k < tile.features; ++k) count += tile.at(a, k) != 0 && tile.at(b, k) != 0;
+  return count;
+}
+
+// Rows that make a strip: the first left, then those that share most inputs with it. Neighbours where masks are blocks.
+std::vector<std::vector<int>> strips_of(const Tile& tile, int together) {
+  std::vector<int> left(std::max((tile.used + together - 1) / together * together, together));
+  std::iota(left.begin(), left.end(), 0);
+  std::vector<std::vector<int>> strips;
+  while (!left.empty()) {
+    std::vector<int> common;
+    for (const int row : left) common.push_back(row == left[0] ? INT32_MAX : shared(tile, left[0], row));
+    std::vector<int> order(left.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return common[a] > common[b]; });
+    std::vector<int> strip;
+    for (int i = 0; i < together; ++i) strip.push_back(left[order[i]]);
+    for (const int row : strip) left.erase(std::find(left.begin(), left.end(), row));
+    strips.push_back(std::move(strip));
+  }
+  return strips;
+}
+
 // One step of a strip: four inputs, and for every row the weights of those that `takes` names.
-int append_step(Packed& packed, const Tile& tile, int first, const std::array<int, 4>& columns, const std::array<bool, 4>& takes) {
+int append_step(Packed& packed, const Tile& tile, const std::vector<int>& rows, const std::array<int, 4>& columns, const std::array<bool, 4>& takes) {
   for (const int k : columns) packed.offsets.push_back(static_cast<std::uint16_t>(std::max(k, 0) * offset_unit));
-  for (int r = 0; r < packed.kernel->rows; ++r)
+  for (const int row : rows)
     for (int i = 0; i < 4; ++i)
-      packed.values.push_back(takes[i] && columns[i] >= 0 ? tile.at(first + r, columns[i]) : std::int8_t{0});
+      packed.values.push_back(takes[i] && columns[i] >= 0 ? tile.at(row, columns[i]) : std::int8_t{0});
   return 1;
 }
 
-int append_four(Packed& packed, const Tile& tile, int first, const std::array<int, 4>& columns) {
+int append_four(Packed& packed, const Tile& tile, const std::vector<int>& rows, const std::array<int, 4>& columns) {
   bool split = false;
-  for (int r = 0; r < packed.kernel->rows && !packed.kernel->exact_pairs; ++r) {
+  for (const int row : rows) {
+    if (packed.kernel->exact_pairs) break;
     Four w{};
-    for (int i = 0; i < 4; ++i) w[i] = columns[i] < 0 ? std::int8_t{0} : tile.at(first + r, columns[i]);
+    for (int i = 0; i < 4; ++i) w[i] = columns[i] < 0 ? std::int8_t{0} : tile.at(row, columns[i]);
     split = split || saturates(w);
   }
-  if (!split) return append_step(packed, tile, first, columns, {true, true, true, true});
-  return append_step(packed, tile, first, columns, {true, false, true, false}) +
-         append_step(packed, tile, first, columns, {false, true, false, true});
+  if (!split) return append_step(packed, tile, rows, columns, {true, true, true, true});
+  return append_step(packed, tile, rows, columns, {true, false, true, false}) +
+         append_step(packed, tile, rows, columns, {false, true, false, true});
 }
 
 std::size_t append_strips(Packed& packed, const Tile& tile, bool write_empty) {
-  const int together = packed.kernel->rows;
+  const std::vector<std::vector<int>> strips = strips_of(tile, packed.kernel->rows);
+  std::vector<std::vector<int>> used;
+  for (const std::vector<int>& rows : strips) used.push_back(columns_used(tile, rows));
   std::size_t groups = 0;
-  for (int first = 0; first < tile.used; first += together) {
-    const std::vector<int> columns = columns_used(tile, first, together);
-    if (columns.empty() && !write_empty) continue;
+  for (const int strip : longest_first(used)) {
+    const std::vector<int>& columns = used[strip];
+    if (columns.empty() && !write_empty) break;
     const std::size_t count_at = packed.groups.size();
     packed.groups.push_back(0);
-    for (int r = 0; r < together; ++r) packed.groups.push_back(static_cast<std::uint16_t>(first + r));
+    for (const int row : strips[strip]) packed.groups.push_back(static_cast<std::uint16_t>(row));
     int steps = 0;
     for (std::size_t at = 0; at < columns.size(); at += 4) {
       std::array<int, 4> four{-1, -1, -1, -1};
       std::copy(columns.begin() + at, columns.begin() + std::min(at + 4, columns.size()), four.begin());
-      steps += append_four(packed, tile, first, four);
+      steps += append_four(packed, tile, strips[strip], four);
     }
     packed.groups[count_at] = static_cast<std::uint16_t>(steps);
     ++groups;

@@ -10,7 +10,8 @@
 
 namespace rarefy::block8 {
 
-inline constexpr int band_rows = 192;  // a multiple of every group size; small enough to share out among threads
+// A multiple of every group size; the sums of so many rows fit in the L1 cache beside a panel until they are finished.
+inline constexpr int band_rows = 48;
 
 struct Packed {
   int out = 0, in = 0;

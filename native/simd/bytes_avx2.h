@@ -14,8 +14,8 @@ inline Bytes load_bytes(const unsigned char* p) { return {{load_16(p), load_16(p
 
 inline __m128i expand_unit(unsigned bits, const unsigned char* p) {
   const unsigned low = bits & 255u, high = bits >> 8 & 255u;
-  const __m128i a = _mm_shuffle_epi8(load_8(p), _mm_cvtsi64_si128(static_cast<long long>(spread.order[low])));
-  const __m128i b = _mm_shuffle_epi8(load_8(p + __builtin_popcount(low)), _mm_cvtsi64_si128(static_cast<long long>(spread.order[high])));
+  const __m128i a = _mm_shuffle_epi8(load_8(p), _mm_cvtsi64_si128(static_cast<long long>(spread.bytes[low])));
+  const __m128i b = _mm_shuffle_epi8(load_8(p + __builtin_popcount(low)), _mm_cvtsi64_si128(static_cast<long long>(spread.bytes[high])));
   return _mm_unpacklo_epi64(a, b);
 }
 inline Bytes expand_bytes(std::uint64_t mask, const unsigned char* p, int one, int two, int three) {

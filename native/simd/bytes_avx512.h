@@ -41,12 +41,12 @@ inline Bytes expand_bytes(std::uint64_t mask, const unsigned char* p, int one, i
 #endif
 
 #if RAREFY_DOT_BYTES
-inline Sums dot_bytes(Sums s, Bytes w, const std::uint8_t* x) { return _mm512_dpbusd_epi32(s, _mm512_loadu_si512(x), w); }
+inline Sums dot_vectors(Sums s, Bytes w, __m512i x) { return _mm512_dpbusd_epi32(s, x, w); }
 #else
-inline Sums dot_bytes(Sums s, Bytes w, const std::uint8_t* x) {  // in 16-bit products: the 8-bit ones saturate
-  const __m512i inputs = _mm512_loadu_si512(x);
-  const __m512i even = _mm512_madd_epi16(_mm512_and_si512(inputs, _mm512_set1_epi16(255)), _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8));
-  const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(inputs, 8), _mm512_srai_epi16(w, 8));
+inline Sums dot_vectors(Sums s, Bytes w, __m512i x) {  // in 16-bit products: the 8-bit ones saturate
+  const __m512i even = _mm512_madd_epi16(_mm512_and_si512(x, _mm512_set1_epi16(255)), _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8));
+  const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(x, 8), _mm512_srai_epi16(w, 8));
   return _mm512_add_epi32(s, _mm512_add_epi32(even, odd));
 }
 #endif
+inline Sums dot_bytes(Sums s, Bytes w, const std::uint8_t* x) { return dot_vectors(s, w, _mm512_loadu_si512(x)); }

@@ -6,3 +6,6 @@ constexpr bool exact_pairs = false;  // the sum of a pair of products saturates 
 inline Ints dot4(Ints sum, Ints x, Ints w) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)));
 }
+
+// sum + the products of the 16-bit halves of each lane.
+inline Ints plus_products(Ints sum, Ints a, Ints b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }

@@ -29,10 +29,10 @@ inline Ints nearest(Vec a) {
     return __builtin_fabsf(a.lane[i]) < 2147483648.0f ? static_cast<std::int32_t>(__builtin_nearbyintf(a.lane[i])) : INT32_MIN;
   });
 }
-inline Ints less_products(Ints sum, Ints parts, Ints zero) {
+inline int half_of(std::int32_t word, int i) { return static_cast<std::int16_t>(static_cast<std::uint32_t>(word) >> (16 * i)); }
+inline Ints plus_products(Ints sum, Ints a, Ints b) {
   return each_int([&](int i) {
-    const int high = parts.lane[i] >> 16, low = static_cast<std::int16_t>(parts.lane[i] & 0xffff);
-    return sum.lane[i] - (high * 128 + low) * (zero.lane[i] & 0xffff);
+    return sum.lane[i] + half_of(a.lane[i], 0) * half_of(b.lane[i], 0) + half_of(a.lane[i], 1) * half_of(b.lane[i], 1);
   });
 }
 inline Ints dot4(Ints sum, Ints x, Ints w) {
@@ -48,6 +48,12 @@ inline void store_bytes_n(std::uint8_t* p, Ints v, int n) {
     p[i] = static_cast<std::uint8_t>(v.lane[i] < 0 ? 0 : v.lane[i] > 255 ? 255 : v.lane[i]);
 }
 inline void store_bytes(std::uint8_t* p, Ints v) { store_bytes_n(p, v, width); }
+inline void store_bytes4(std::uint8_t* p, Ints a, Ints b, Ints c, Ints d) {
+  store_bytes(p, a);
+  store_bytes(p + width, b);
+  store_bytes(p + 2 * width, c);
+  store_bytes(p + 3 * width, d);
+}
 
 inline Ints gather4_words(const std::uint8_t* p, std::ptrdiff_t) { return loadu_ints(p); }
 inline void transpose4(Ints& a, Ints& b, Ints& c, Ints& d) {
@@ -75,3 +81,11 @@ inline void interleave4(Ints& a, Ints& b, Ints& c, Ints& d) {  // row j, byte 4v
 inline void separate4(Ints& a, Ints& b, Ints& c, Ints& d) {  // row v, byte 4i + j: word i of row v
   turn_bytes(a, b, c, d, [](const Ints* words, int v, int i, int j) { return byte_of(words[i].lane[j], v); });
 }
+
+inline Ints bytes_by_token(Ints a, Ints b, Ints c, Ints d) {
+  return each_int([&](int i) {
+    const auto byte = [i](Ints v) { return static_cast<std::uint32_t>(v.lane[i] < 0 ? 0 : v.lane[i] > 255 ? 255 : v.lane[i]); };
+    return static_cast<std::int32_t>(byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24);
+  });
+}
+inline void store_lanes(std::uint8_t* p, Ints v) { __builtin_memcpy(p, &v, 16); }

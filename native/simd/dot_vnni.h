@@ -5,3 +5,6 @@ constexpr bool exact_pairs = true;  // any pair of products may be summed
 
 // sum + four unsigned bytes of x times four signed bytes of w, in each lane.
 inline Ints dot4(Ints sum, Ints x, Ints w) { return _mm512_dpbusd_epi32(sum, x, w); }
+
+// sum + the products of the 16-bit halves of each lane.
+inline Ints plus_products(Ints sum, Ints a, Ints b) { return _mm512_dpwssd_epi32(sum, a, b); }

@@ -12,16 +12,21 @@ inline Vec load_stored(const unsigned char* p) {
 
 template <Stored stored>
 inline Vec expand_stored(Lanes keep, unsigned bits, const unsigned char* p) {
-  const __m128i order = _mm_cvtsi64_si128(static_cast<long long>(spread.order[bits]));
   if constexpr (stored == Stored::fp32) return expand(keep, reinterpret_cast<const float*>(p));
-  if constexpr (stored == Stored::bf16) {  // words: twice the place, and its neighbour; 0x80 stays negative
-    const __m128i low = _mm_add_epi8(order, order);
-    const __m128i twice = _mm_or_si128(_mm_unpacklo_epi8(low, _mm_add_epi8(low, _mm_set1_epi8(1))),
-                                       _mm_and_si128(_mm_unpacklo_epi8(order, order), _mm_set1_epi8(static_cast<char>(0x80))));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_shuffle_epi8(load_16(p), twice)), 16));
+  if constexpr (stored == Stored::bf16) {
+    const __m128i order = _mm_load_si128(reinterpret_cast<const __m128i*>(spread.words[bits]));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_shuffle_epi8(load_16(p), order)), 16));
   }
-  if constexpr (stored == Stored::int8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_shuffle_epi8(load_8(p), order)));
+  if constexpr (stored == Stored::int8) {
+    const __m128i order = _mm_cvtsi64_si128(static_cast<long long>(spread.bytes[bits]));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_shuffle_epi8(load_8(p), order)));
+  }
 }
+
+// A weight that is there is not 0.
+using Used = __m256;
+inline Used used_lanes(Lanes, Vec w) { return _mm256_cmp_ps(w, _mm256_setzero_ps(), _CMP_NEQ_UQ); }
+inline Vec load_used(Used used, const float* x) { return _mm256_and_ps(used, _mm256_loadu_ps(x)); }
 
 inline Vec gather_at(const float* x, const unsigned char* columns) {
   return _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(load_16(columns)), 4);

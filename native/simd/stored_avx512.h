@@ -23,6 +23,11 @@ inline Vec expand_stored(Lanes keep, unsigned, const unsigned char* p) {
   }
 }
 
+// The inputs of the lanes that have a weight; what stands in the others must not arrive, NaN least of all.
+using Used = Lanes;
+inline Used used_lanes(Lanes keep, Vec) { return keep; }
+inline Vec load_used(Used used, const float* x) { return load_lanes(used, x); }
+
 inline Vec gather_at(const float* x, const unsigned char* columns) {
   return _mm512_i32gather_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns))), x, 4);
 }

@@ -26,6 +26,10 @@ inline Vec expand_stored(Lanes keep, unsigned, const unsigned char* p) {
   return each([&](int i) { return keep.bits >> i & 1u ? stored_at<stored>(p, next++) : 0.0f; });
 }
 
+using Used = Lanes;
+inline Used used_lanes(Lanes keep, Vec) { return keep; }
+inline Vec load_used(Used used, const float* x) { return load_lanes(used, x); }
+
 inline Vec gather_at(const float* x, const unsigned char* columns) {
   return each([&](int i) {
     std::uint16_t column;

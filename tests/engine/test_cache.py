@@ -14,7 +14,7 @@ import rarefy
 from rarefy.core.site import find_sites
 from rarefy.engine import cache as cache_module
 from rarefy.engine.cache import Record, TimingCache, cache_folder
-from rarefy.engine.cell import Cell, bucket, cell_of
+from rarefy.engine.cell import Cell, Types, bucket, cell_of
 from rarefy.engine.plan import Planner
 
 CELL = Cell((8, 16), 32, (16, 0, 0, -1), 128)
@@ -135,12 +135,13 @@ def test_cells_tell_densities_and_patterns_apart() -> None:
     again = (torch.rand(64, 64, generator=generator) > 0.75).float()
     assert abs(cell_of(again, 8).support[0] - cell_of(scattered, 8).support[0]) <= 1
     keys = {
-        cell_of(scattered, tokens, weights, bias=bias).key
+        cell_of(scattered, tokens, Types(weights, static=static), bias=bias).key
         for tokens in (1, 8)
         for weights in ("fp32", "int8")
+        for static in (True, False)
         for bias in (True, False)
     }
-    assert len(keys) == 8
+    assert len(keys) == 16
 
 
 def refuse(*_: object, **__: object) -> None:

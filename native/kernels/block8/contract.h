@@ -34,23 +34,32 @@ struct Segment {
   const std::int8_t* values;
 };
 
-// Adds W_tile * panel into acc (rows of the band, tokens), both on cache lines. first: acc is written, not added to.
-using Accumulate = void (*)(const Segment&, const std::uint8_t* panel, std::int32_t* acc, bool first) noexcept;
+// Memory that will be written when the sums are done, to be asked for meanwhile: `lines` cache lines from each of `rows`
+// rows that are `stride` bytes apart, `each` rows a group.
+struct Ahead {
+  const char* at;
+  std::ptrdiff_t stride;
+  int rows, lines, each;
+};
+
+// Adds W_tile * panel into acc (rows of the band, a multiple of 16; tokens of the widest tile), both on cache lines.
+// first: acc is written, not added to.
+using Accumulate = void (*)(const Segment&, const std::uint8_t* panel, std::int32_t* acc, bool first, Ahead&) noexcept;
 
 // The panel of x[t * stride + k] for t < valid, k < features; zero elsewhere up to `tokens` and a multiple of 4 inputs.
 using LoadPanel = void (*)(const std::uint8_t* x, std::ptrdiff_t stride, int valid, int features, int tokens,
                            std::uint8_t* panel) noexcept;
 
 // What turns sums of a band into results. weight_scale, sums: of the band's rows, padded to 16; sums: the row's sum of
-// weights as 128 high + low, high << 16 | low with 0 <= low < 128, so that a 16-bit product gives it times a zero point.
+// weights as 128 high + low, high << 16 | low with 0 <= low < 128; zero: of the tile's tokens, halves -128 z and -z: the
+// products of such pairs of 16-bit halves give -z times the row's sum. scale: of the tile's tokens.
 struct Epilogue {
   const float* weight_scale;
   const std::int32_t* sums;
   const float* bias;  // of the band's first row, or null
   Activation activation;
-  const float* scale;  // of the tile's first token; `step` as in Rows8
+  const float* scale;
   const std::int32_t* zero;
-  std::ptrdiff_t step;
 };
 
 // Where they go: y, or bytes round(y * inverse) + zero; `stride` elements from token to token.
@@ -62,8 +71,8 @@ struct Destination {
   std::int32_t zero;
 };
 
-// acc has a multiple of 16 rows.
-using Finish = void (*)(const std::int32_t* acc, int rows, int tokens, int valid, const Epilogue&, const Destination&) noexcept;
+// acc as Accumulate wrote it.
+using Finish = void (*)(const std::int32_t* acc, int rows, int valid, const Epilogue&, const Destination&) noexcept;
 
 struct Kernel {
   const char* name;

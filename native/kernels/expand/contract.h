@@ -8,6 +8,8 @@
 
 namespace rarefy::expand {
 
+inline constexpr int ahead = 4096;  // bytes of values that are asked for before their turn
+
 // Writes `lines` lines of 64 bytes, aligned; may read 64 bytes behind the last value. Returns the value after the last
 // one used, so that a block can be expanded in pieces.
 using Expand = const std::uint8_t* (*)(const std::uint8_t* masks, const std::uint8_t* values, int lines,

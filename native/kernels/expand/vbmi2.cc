@@ -9,9 +9,16 @@ RAREFY_BEGIN_VNNI
 #pragma GCC target("avx512vbmi,avx512vbmi2")
 namespace rarefy::vbmi2 {
 namespace {
+// The hardware's prefetcher starts anew at every page, and two streams are read: both are asked for ahead.
+inline void ask_ahead(const std::uint8_t* masks, const std::uint8_t* values) {
+  _mm_prefetch(reinterpret_cast<const char*>(values + expand::ahead), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(masks + expand::ahead / 4), _MM_HINT_T0);
+}
+
 const std::uint8_t* expand_bytes(const std::uint8_t* masks, const std::uint8_t* values, int lines,
                                  std::uint8_t* to) noexcept {
   for (int l = 0; l < lines; ++l, masks += 8, to += 64) {
+    ask_ahead(masks, values);
     std::uint64_t bits;
     __builtin_memcpy(&bits, masks, sizeof bits);
     _mm512_store_si512(to, _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(values)));
@@ -23,6 +30,7 @@ const std::uint8_t* expand_bytes(const std::uint8_t* masks, const std::uint8_t* 
 const std::uint8_t* expand_halves(const std::uint8_t* masks, const std::uint8_t* values, int lines,
                                   std::uint8_t* to) noexcept {
   for (int l = 0; l < lines; ++l, masks += 4, to += 64) {
+    ask_ahead(masks, values);
     std::uint32_t bits;
     __builtin_memcpy(&bits, masks, sizeof bits);
     _mm512_store_si512(to, _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(values)));

@@ -13,6 +13,7 @@ namespace {
 using matvec::Format, matvec::Stored, matvec::size_of;
 #include "simd/avx2.h"
 #include "simd/stored_avx2.h"
+#include "simd/stored_natural.h"
 #include "simd/bytes_avx2.h"
 #include "kernels/activation.h"
 #include "kernels/finish_rows.h"

@@ -1,15 +1,16 @@
 // Streamed weights x few tokens of floats, written once over the simd operations and those of simd/stored_<isa>.h.
 
-inline constexpr int ahead = 1024;  // bytes of a stream fetched in advance; the hardware stops looking ahead at every page
+// Bytes fetched in advance, of all streams in work together: about what arrives in the time that memory takes to answer.
+inline constexpr int ahead = 4096;
 
 template <Stored stored, Format format>
 inline constexpr int lines_a_chunk =
     format == Format::dense ? (matvec::chunk_columns * size_of(stored) + 63) / 64 : (matvec::chunk_columns / 2 * size_of(stored) + 71) / 64;
 
-template <int lines>
+template <int lines, int streams>
 inline void fetch(const unsigned char* at) {
 #pragma GCC unroll 4
-  for (int i = 0; i < lines; ++i) __builtin_prefetch(at + ahead + 64 * i, 0, 3);
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(at + ahead / streams + 64 * i, 0, 3);
 }
 
 inline std::uint64_t mask_at(const unsigned char* at) {
@@ -23,7 +24,9 @@ template <Stored stored, Format format, int tokens>
 inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, const float* const (&x)[tokens], std::ptrdiff_t column,
                                       Vec (&partial)[tokens]) {
   constexpr int size = size_of(stored), parts = matvec::unit_columns / width;
-  if constexpr (format == Format::dense) {
+  if constexpr (format == Format::bitmask && interleaved) {
+    return add_interleaved<stored, tokens>(at, x, column, partial);
+  } else if constexpr (format == Format::dense) {
 #pragma GCC unroll 16
     for (int part = 0; part < matvec::chunk_columns / width; ++part) {
       const Vec w = load_stored<stored>(at + part * width * size);
@@ -40,12 +43,13 @@ inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, con
 #pragma GCC unroll 4
       for (int part = 0; part < parts; ++part) {
         const int first = unit * matvec::unit_columns + part * width;
-        const unsigned bits = static_cast<unsigned>(mask >> first) & ((1u << width) - 1u);
-        const Lanes keep = lanes(bits);
-        const Vec w = expand_stored<stored>(keep, bits, from);
-        if (format == Format::bitmask || part + 1 < parts) from += __builtin_popcount(bits) * size;
+        const std::uint64_t bits = mask >> first & ((1u << width) - 1u);
+        const Lanes keep = lanes(static_cast<unsigned>(bits));
+        const Vec w = expand_stored<stored>(keep, static_cast<unsigned>(bits), from);
+        const Used used = used_lanes(keep, w);
+        if (format == Format::bitmask || part + 1 < parts) from += static_cast<std::size_t>(__builtin_popcountll(bits)) * size;
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; ++t) partial[t] = fma(w, load_lanes(keep, x[t] + column + first), partial[t]);
+        for (int t = 0; t < tokens; ++t) partial[t] = fma(w, load_used(used, x[t] + column + first), partial[t]);
       }
       at = format == Format::bitmask ? from : at + per_unit * size;
     }
@@ -67,7 +71,7 @@ inline void add_rows(const matvec::Rows& w, int row, int apart, const float* con
   for (int chunk = 0; chunk < w.chunks; ++chunk) {
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
-      fetch<lines_a_chunk<stored, format>>(at[r]);
+      fetch<lines_a_chunk<stored, format>, rows>(at[r]);
       at[r] = add_chunk<stored, format, tokens>(at[r], per_unit, x, std::ptrdiff_t{chunk} * matvec::chunk_columns, partial[r]);
     }
   }
@@ -83,7 +87,7 @@ inline void add_indexed(const matvec::Rows& w, int row, const float* const (&x)[
   Vec partial[tokens];
   for (int t = 0; t < tokens; ++t) partial[t] = zero();
   for (int left = static_cast<int>(w.entries[row]); left > 0; left -= unit) {
-    __builtin_prefetch(at + ahead);
+    __builtin_prefetch(at + ahead / 2);
     const int used = left < unit ? left : unit;
     const unsigned char* const values = at + 2 * used;
     if (left >= unit) {

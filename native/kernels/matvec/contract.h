@@ -64,6 +64,13 @@ struct Kernel {
   void (*multiply8)(const Rows&, int first, int last, const Inputs8&, const RowOutput&) noexcept;
 };
 
+// The column (of a chunk) that stands at a place (of a chunk): interleaved where the kernel expands bytes or words.
+constexpr int column_at(const Kernel& kernel, int place) {
+  if (kernel.isa != Isa::amx || kernel.format != Format::bitmask || kernel.multiply == nullptr) return place;
+  const int g = 4 / size_of(kernel.stored), block = 16 * g, within = place % block;
+  return place / block * block + 16 * (within % g) + within / g;
+}
+
 struct Table {
   const Kernel* const* first;
   std::size_t size;

@@ -8,6 +8,7 @@ namespace {
 using matvec::Format, matvec::Stored, matvec::size_of;
 #include "simd/scalar.h"
 #include "simd/stored_scalar.h"
+#include "simd/stored_natural.h"
 #include "simd/bytes_scalar.h"
 #include "kernels/activation.h"
 #include "kernels/finish_rows.h"

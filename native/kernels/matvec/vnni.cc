@@ -15,6 +15,7 @@ namespace {
 using matvec::Format, matvec::Stored, matvec::size_of;
 #include "simd/avx512.h"
 #include "simd/stored_avx512.h"
+#include "simd/stored_natural.h"
 #include "simd/bytes_avx512.h"
 #include "kernels/activation.h"
 #include "kernels/finish_rows.h"

@@ -4,6 +4,7 @@ from rarefy.engine.benchmark import benchmark
 from rarefy.engine.benchmark_report import BenchmarkReport
 from rarefy.engine.compile import compile
 from rarefy.engine.compiled import Compiled
+from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.explain import Explanation, LayerRow
 
-__all__ = ["BenchmarkReport", "Compiled", "Explanation", "LayerRow", "benchmark", "compile"]
+__all__ = ["BenchmarkReport", "Compiled", "CompiledDecoder", "Explanation", "LayerRow", "benchmark", "compile"]

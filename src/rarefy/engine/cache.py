@@ -13,15 +13,15 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rarefy.engine.cell import Cell
+from rarefy.engine.cell import Cell, Types
 from rarefy.engine.machine import machine, machine_id
 
-VERSION = 1
+VERSION = 2
 _FILE = "timings.sqlite"
 _WAIT = 5.0  # seconds that a process waits for another's write
 _SCHEMA = f"""
@@ -160,7 +160,7 @@ def _warn_once(text: str) -> None:
 
 
 def _plain(cell: Cell | None) -> dict[str, Any] | None:
-    return None if cell is None else {name: getattr(cell, name) for name in cell.__dataclass_fields__}
+    return None if cell is None else asdict(cell)
 
 
 def _record(text: str) -> Record | None:
@@ -181,8 +181,9 @@ def _is_time(ms: float) -> bool:
 
 def _cell(raw: Mapping[str, Any]) -> Cell:
     out, width = map(int, raw["shape"])
-    rest = {name: raw[name] for name in ("weights", "activations", "activation", "bias")}
-    return Cell((out, width), int(raw["nnz"]), tuple(map(int, raw["support"])), int(raw["tokens"]), **rest)
+    types = Types(str(raw["types"]["weights"]), str(raw["types"]["activations"]), bool(raw["types"]["static"]))
+    support, behind = tuple(map(int, raw["support"])), str(raw["activation"])
+    return Cell((out, width), int(raw["nnz"]), support, int(raw["tokens"]), types, behind, bool(raw["bias"]))
 
 
 def known_layers(cache: TimingCache) -> Iterator[tuple[Cell, str, float]]:

@@ -10,20 +10,31 @@ _TILES = ((1, 1), (4, 1), (1, 4), (16, 1))
 
 
 @dataclass(frozen=True)
+class Types:
+    """The stored and the computed type of a layer; static: 8-bit inputs have one scale that is known in advance."""
+
+    weights: str = "fp32"
+    activations: str = "fp32"
+    static: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.weights}/{self.activations}{'/static' if self.static else ''}"
+
+
+@dataclass(frozen=True)
 class Cell:
     """One layer shape at one token count. Layers of one cell take the same time on one machine.
 
     shape: (out, in); support: density of the non-zero entries and of the 4x1, 1x4 and 16x1 tiles that hold any, each
-    a `bucket`, -1 where the shape has no whole tiles; nnz: of the layer measured; weights, activations: stored and
-    computed types; activation: what is fused behind the layer.
+    a `bucket`, -1 where the shape has no whole tiles; nnz: of the layer measured; activation: what is fused behind
+    the layer.
     """
 
     shape: tuple[int, int]
     nnz: int
     support: tuple[int, ...]
     tokens: int
-    weights: str = "fp32"
-    activations: str = "fp32"
+    types: Types = Types()
     activation: str = "none"
     bias: bool = True
 
@@ -33,14 +44,12 @@ class Cell:
         out, width = self.shape
         support = ",".join(map(str, self.support))
         return (
-            f"layer {out}x{width} support {support} tokens {self.tokens} {self.weights}/{self.activations} "
-            f"{self.activation}{' bias' if self.bias else ''}"
+            f"layer {out}x{width} support {support} tokens {self.tokens} {self.types} {self.activation}"
+            f"{' bias' if self.bias else ''}"
         )
 
 
-def cell_of(
-    weight: Tensor, tokens: int, weights: str = "fp32", activations: str = "fp32", *, bias: bool = True
-) -> Cell:
+def cell_of(weight: Tensor, tokens: int, types: Types = Types(), *, bias: bool = True) -> Cell:
     """The cell of a weight (out, in) with exact zeros."""
     kept = weight != 0
     out, width = weight.shape
@@ -50,7 +59,7 @@ def cell_of(
         else -1
         for rows, columns in _TILES
     )
-    return Cell((out, width), int(kept.count_nonzero()), support, tokens, weights, activations, bias=bias)
+    return Cell((out, width), int(kept.count_nonzero()), support, tokens, types, bias=bias)
 
 
 def _tiles(kept: Tensor, rows: int, columns: int) -> Tensor:

@@ -6,19 +6,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from rarefy.core.errors import DataError, EngineError
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example, capture
+from rarefy.engine.choices import Choices, choices_of
 from rarefy.engine.compiled import Compiled, Variant, threads
+from rarefy.engine.conv_plan import conv_plans_of, images_of
+from rarefy.engine.decoder.compile import try_decoder
+from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
+from rarefy.engine.free import Call, free_dense
 from rarefy.engine.fuse import describe, rewrite
-from rarefy.engine.input_scales import input_scales
+from rarefy.engine.fuse_conv import fuse_convs
+from rarefy.engine.fuse_conv_region import conv_variants
+from rarefy.engine.input_scales import InputScale, input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.precision import Precision
 from rarefy.engine.program import outside, with_programs
+from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
 from rarefy.engine.whole import choose, model_key
@@ -34,7 +43,8 @@ def compile(
     data: Iterable[Any] | None = None,
     threads: int | None = None,
     measure: bool = True,
-) -> Compiled:
+    keep_dense: bool = True,
+) -> Compiled | CompiledDecoder:
     """A model called like the original that runs its sparse layers with native kernels where they win.
 
     example_inputs: what the model is called with: a tensor, a tuple of positional or a dict of keyword arguments,
@@ -44,8 +54,11 @@ def compile(
     weights) or "int8" (with int8 or int4 weights). data: batches of model inputs (as for `rarefy.prune`) from which
     8-bit inputs get one scale a layer; without it each token gets its own at the call, which costs a little time and
     is more accurate. threads: of the calls (None: torch's own number at the call).
+    A causal language model of a known class becomes a `CompiledDecoder`, with a `generate` of its own.
     measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
-    times are kept on disk a machine (`rarefy cache`), so that compiling again takes little.
+    times are kept on disk a machine (`rarefy cache`), so that compiling again takes little. keep_dense: False empties
+    the weights of `model` that are packed for all shapes, which saves their memory; `model` can then run no more, and
+    `.to_dense()` gives it back.
 
     Where dense is faster a layer stays dense, where the whole compiled model is not faster the model runs as it
     was given, and `explain()` says so, with how far narrower types moved the outputs. A variant whose outputs differ
@@ -61,7 +74,23 @@ def compile(
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     with _threads(threads):
-        return _compile(model, examples, threads, measure, precision, data)
+        decoder = try_decoder(model, examples, precision, threads, measure, data)
+        if isinstance(decoder, CompiledDecoder):
+            return decoder
+        linears = [site for site in find_sites(model)[0] if not isinstance(site.module, nn.Conv2d)]
+        scales = {} if data is None else input_scales(model, linears, data)
+        return _compile(model, examples, threads, measure, precision, scales, keep_dense, decoder)
+
+
+def compile_again(model: nn.Module, choices: Choices, why: str | None, *, keep_dense: bool = False) -> Compiled:
+    """Compiles for what a model was compiled for before: the same types, inputs and scales, kernels of this CPU.
+
+    why: what `explain()` notes about it.
+    """
+    model.eval()
+    examples, count = list(choices.examples), choices.threads
+    with _threads(count):
+        return _compile(model, examples, count, True, choices.precision, choices.scales, keep_dense, None, why)
 
 
 _threads = threads  # `compile` has an argument of that name
@@ -73,33 +102,55 @@ def _compile(
     count: int | None,
     measure: bool,
     precision: Precision,
-    data: Iterable[Any] | None,
+    scales: Mapping[str, InputScale],
+    keep_dense: bool,
+    no_decoder: str | None,
+    why: str | None = None,
 ) -> Compiled:
     sites, _ = find_sites(model)
-    scales = {} if data is None else input_scales(model, sites, data)
+    convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
+    linears = [site for site in sites if site not in convs]
     tokens = [tokens_of(model, sites, partial(_call, model, example)) for example in examples]
     counts = {site.name: [t[site.name] for t in tokens if site.name in t] for site in sites}
-    plans, rows = plans_of(sites, counts, precision, scales, measure=measure)
-    key = model_key(model, rows) if measure else None
-    layers = with_sparse_layers(model, plans) if plans else model
+    plans, rows = plans_of(linears, counts, precision, scales, measure=measure)
+    images = [images_of(convs, partial(_call, model, example)) if convs else {} for example in examples]
+    seen_images = {site.name: [i[site.name] for i in images if site.name in i] for site in convs}
+    conv_plans, conv_rows = conv_plans_of(convs, seen_images, measure=measure)
+    sparse = bool(plans or conv_plans)
+    layers = with_sparse_convs(with_sparse_layers(model, plans), conv_plans) if sparse else model
+    key = model_key(model, [*rows, *conv_rows]) if measure else None
     pick = partial(_fastest, layers=layers, count=count, key=key, precision=precision)
-    variants, whole, notes = [], [], [] if why_not() is None else [f"note: {why_not()}"]
+    variants, whole, notes = [], [], [f"note: {said}" for said in (why_not(), why) if said is not None]
+    if no_decoder is not None:
+        notes.append(f"note: generate runs in torch, module by module: {no_decoder}")
     graphs: list[str] = []
-    for example, seen in zip(examples, tokens, strict=True):
-        graph, said = _graph(model, example, plans, seen) if plans else (None, "no layer is faster sparse")
+    for example, seen, image in zip(examples, tokens, images, strict=True):
+        native = partial(fuse_convs, plans=conv_plans, images=image)
+        graph, said = _graph(model, example, plans, seen, native) if sparse else (None, "no layer is faster sparse")
         graphs.append(said)
         candidates: dict[str, Callable[..., Any]] = {"source": model}
-        if plans:
+        if sparse:
             candidates["layers"] = layers
         if graph is not None:
-            candidates["graph"] = graph
+            batch = max((i[0] for i in image.values()), default=0)
+            candidates.update(conv_variants(graph, batch, measure=measure))
         variant, times = pick(example, candidates, notes)
         variants.append(variant)
         whole.append(times)
     explanation = Explanation(
-        tuple(rows), "; ".join(dict.fromkeys(graphs)), tuple(whole), tuple(notes), count or torch.get_num_threads()
+        (*rows, *conv_rows),
+        "; ".join(dict.fromkeys(graphs)),
+        tuple(whole),
+        tuple(notes),
+        count or torch.get_num_threads(),
     )
-    return Compiled(model, layers, variants, explanation, count)
+    choices = choices_of(plans, precision, scales, examples, [v.label for v in variants], count, not conv_plans)
+    made = Compiled(model, layers, variants, explanation, count, choices)
+    if not keep_dense and all(v.label != "source" for v in variants):
+        runs: list[Call] = [(v.run, v.example) for v in variants]
+        runs += [(layers, example) for example in examples]
+        free_dense(model, plans, runs)
+    return made
 
 
 def _call(model: Callable[..., Any], example: Example) -> Any:
@@ -108,15 +159,20 @@ def _call(model: Callable[..., Any], example: Example) -> Any:
 
 
 def _graph(
-    model: nn.Module, example: Example, plans: dict[str, LayerPlan], tokens: dict[str, int]
-) -> tuple[Callable[..., Any] | None, str]:
+    model: nn.Module,
+    example: Example,
+    plans: dict[str, LayerPlan],
+    tokens: dict[str, int],
+    convs: Callable[[GraphModule], list[str]],
+) -> tuple[GraphModule | None, str]:
     """The rewritten graph of the model, or None and why there is none."""
     try:
         graph = capture(model, example)
     except Exception as error:  # whatever export cannot do runs module by module
         return None, f"torch.export did not take the model ({type(error).__name__}); layers run one by one"
+    native = convs(graph)
     run, done = rewrite(graph, plans, tokens)
-    said = describe(run, done)
+    said = describe(run, [*native, *done])
     with_programs(run)
     return run, f"{said}; {outside(run)}"
 

@@ -3,14 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from rarefy.core.errors import RarefyError
+from rarefy.core.errors import EngineError, RarefyError
 from rarefy.engine.capture import Example
 from rarefy.engine.explain import Explanation
+from rarefy.engine.free import to_dense
+from rarefy.engine.sparse_linear import SparseLinear
+
+if TYPE_CHECKING:
+    from rarefy.engine.choices import Choices
 from rarefy.engine.misfit import misfit
 
 
@@ -88,14 +93,15 @@ class Compiled(nn.Module):
         variants: Sequence[Variant],
         explanation: Explanation | None,
         thread_count: int | None,
+        choices: "Choices | None" = None,
     ) -> None:
         super().__init__()
         self.__dict__["source"] = source  # not a submodule: its parameters are reached through `layers`
         self.layers = layers
         self._variants, self._threads = tuple(variants), thread_count
-        self._explanation = explanation
+        self._explanation, self.choices = explanation, choices
         self._choices: dict[Any, Callable[..., Any]] = {}
-        self._plain = all(v.label == "source" for v in self._variants)  # nothing to choose
+        self._plain = layers is source or (bool(variants) and all(v.label == "source" for v in variants))
 
     @property
     def config(self) -> Any:
@@ -105,6 +111,24 @@ class Compiled(nn.Module):
         """The choice, the time of each candidate and the reason, layer by layer, and the whole model's times."""
         assert self._explanation is not None, "only while the variants are being timed"
         return self._explanation
+
+    @property
+    def freed(self) -> bool:
+        """Whether dense weights were let go, so that `source` cannot run."""
+        return any(m.freed for m in self.layers.modules() if isinstance(m, SparseLinear))
+
+    def to_dense(self) -> nn.Module:
+        """The plain model: `source`, or where its weights were let go, a new one with the weights as they are stored
+        (rounded if the model was compiled for a narrower type)."""
+        return to_dense(self.layers) if self.freed else self.source
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own `generate`, with sparse layers where they are faster. Raises EngineError without one."""
+        own = getattr(self.layers, "generate", None)
+        if own is None:
+            raise EngineError(f"generate: {type(self.source).__name__} has no generate of its own")
+        with threads(self._threads), torch.inference_mode():
+            return own(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         run = self.source if self._plain else self._choice(args, kwargs)

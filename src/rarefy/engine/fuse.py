@@ -72,6 +72,15 @@ def fuse(graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str
     return done
 
 
+def drop_unread(graph: GraphModule) -> None:
+    """Lets go of parameters that no node reads any more: the graph would keep the dense weights alive."""
+    read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name, _ in list(graph.named_parameters(remove_duplicate=False)):
+        if name not in read:
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(owner), leaf)
+
+
 def rewrite(
     graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str, int]
 ) -> tuple[GraphModule, list[str]]:
@@ -86,6 +95,7 @@ def rewrite(
         simplify_masks(graph)
         fuse_attention(graph)
     graph.graph.eliminate_dead_code()
+    drop_unread(graph)
     graph.graph.lint()
     graph.recompile()
     return graph, done

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rarefy.core.site import Site
 from rarefy.engine.cache import TimingCache
+from rarefy.engine.cell import Types
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.input_scales import InputScale
 from rarefy.engine.precision import Precision
@@ -69,10 +70,10 @@ def _bias(site: Site) -> Tensor | None:
     return bias if isinstance(bias, Tensor) else None
 
 
-def _why_dense(site: Site, sparsity: float, precision: Precision) -> str | None:
+def why_dense(site: Site, sparsity: float, precision: Precision) -> str | None:
     """The reason to leave a site alone without timing it, if there is one."""
     if isinstance(site.module, nn.Conv2d):
-        return "convolution: no sparse kernel for it yet"
+        return "convolution: planned by the image it sees, when the model is compiled"
     if site.parameter.dtype != torch.float32:
         return f"weights are {site.parameter.dtype}, the sparse kernels take float32"
     if site.parameter.device.type != "cpu":
@@ -99,6 +100,7 @@ class Planner:
     ) -> None:
         self.rows: list[LayerRow] = []
         self._precision, self._scales = precision, scales
+        self._types = Types(precision.weights, precision.activations, static=bool(scales))
         timing = partial(time_layer, precision=precision, static=bool(scales))
         self._table = TimeTable(timing if measure else None, cache)
 
@@ -107,7 +109,7 @@ class Planner:
         weight = site.parameter.detach()
         weight = weight.t().contiguous() if site.transposed else weight
         sparsity = 1.0 - int(weight.count_nonzero()) / weight.numel()
-        why = _why_dense(site, sparsity, self._precision)
+        why = why_dense(site, sparsity, self._precision)
         if why is not None or not counts:
             why = why or "not reached by the example inputs"
             rows = counts or [0]
@@ -125,7 +127,7 @@ class Planner:
         return plan if plan.any_sparse else None
 
     def _choose(self, site: Site, weight: Tensor, sparsity: float, tokens: int) -> str:
-        found = self._table.times(weight, _bias(site), tokens, self._precision.weights, self._precision.activations)
+        found = self._table.times(weight, _bias(site), tokens, self._types)
         sparse = {name: ms for name, ms in found.ms.items() if name != "dense"}
         best = min(sparse, key=lambda name: sparse[name], default=None)
         chosen, reason = verdict(found, best)

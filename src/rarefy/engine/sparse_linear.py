@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.errors import EngineError
 from rarefy.engine.plan import LayerPlan
 
 
@@ -20,9 +21,20 @@ class SparseLinear(nn.Module):
         self.source, self.plan = source, plan
         self.out_features = plan.site.shape[0]
 
+    @property
+    def freed(self) -> bool:
+        """Whether the dense weight was let go."""
+        weight = self.source.weight
+        return isinstance(weight, Tensor) and weight.dim() == 1
+
     def forward(self, x: Tensor) -> Tensor:
         packed = self.plan.at(x.numel() // max(1, x.shape[-1]))
         if packed is None or x.dtype != torch.float32:
+            if self.freed:
+                raise EngineError(
+                    f"{self.plan.site.name}: input is {x.dtype}, the packed weight takes float32 and the dense one was "
+                    "let go; convert the input, or compile with keep_dense=True"
+                )
             out: Tensor = self.source(x)
             return out
         bias = self.source.bias

@@ -7,7 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from rarefy.engine.cache import Record, TimingCache
-from rarefy.engine.cell import Cell, cell_of
+from rarefy.engine.cell import Cell, Types, cell_of
 from rarefy.engine.cost import DENSE, CostModel, cost_model
 from rarefy.ops import candidates
 
@@ -40,13 +40,11 @@ class TimeTable:
     cache: TimingCache = field(default_factory=TimingCache)
     _seen: dict[str, Times] = field(default_factory=dict)
 
-    def times(
-        self, weight: Tensor, bias: Tensor | None, tokens: int, weights: str = "fp32", activations: str = "fp32"
-    ) -> Times:
+    def times(self, weight: Tensor, bias: Tensor | None, tokens: int, types: Types = Types()) -> Times:
         """Of the dense layer and of the candidates for a weight (out, in) at a token count."""
-        cell = cell_of(weight, tokens, weights, activations, bias=bias is not None)
+        cell = cell_of(weight, tokens, types, bias=bias is not None)
         if cell.key not in self._seen:
-            names = candidates(weight, tokens, weights, activations)
+            names = candidates(weight, tokens, types.weights, types.activations)
             self._seen[cell.key] = self._known(cell, names) or self._new(cell, weight, bias, names)
         return self._seen[cell.key]
 

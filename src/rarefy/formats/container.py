@@ -93,9 +93,12 @@ def write(path: Path, prepared: Prepared) -> None:
     replace_file(path, partial(save_file, dict(prepared.parts), metadata=dict(prepared.metadata)))
 
 
-def read_file(path: Path) -> Contents:
-    """The contents of one file, own or of another program that writes the same layouts. Raises FileError."""
-    metadata, stored = read_stored(path)
+def read_file(path: Path, *, mapped: bool = False) -> Contents:
+    """The contents of one file, own or of another program that writes the same layouts. Raises FileError.
+
+    mapped: tensors are views of the file, see `safe.read_stored`.
+    """
+    metadata, stored = read_stored(path, mapped=mapped)
     said = manifest.from_metadata(metadata, path)
     if said is None:
         return Contents(unpack_stored(stored, path), {}, own=False)

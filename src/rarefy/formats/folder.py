@@ -29,17 +29,17 @@ def read(path: str | Path) -> dict[str, Tensor | Packed]:
     return held | {alias: held[name] for alias, name in contents.aliases.items()}
 
 
-def read_contents(path: Path) -> Contents:
-    """The weights of a file or a folder. A folder with shards is read through its index."""
+def read_contents(path: Path, *, mapped: bool = False) -> Contents:
+    """The weights of a file or a folder. A folder with shards is read through its index. mapped: see `safe`."""
     weights = weights_path(path)
     if not weights.exists() and (path / INDEX).exists():
-        return _read_shards(path)
+        return _read_shards(path, mapped)
     if not weights.exists():
         raise FileError(f"{path}: holds no {weights.name}; give a file or folder that rarefy.save wrote")
-    return read_file(weights)
+    return read_file(weights, mapped=mapped)
 
 
-def _read_shards(folder: Path) -> Contents:
+def _read_shards(folder: Path, mapped: bool) -> Contents:
     """All shards together, because the parts of one sparse tensor may lie in different ones."""
     where = read_json(folder / INDEX).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
@@ -48,7 +48,7 @@ def _read_shards(folder: Path) -> Contents:
     for file in sorted(set(where.values())):
         if Path(file).name != file or not file.endswith(".safetensors"):
             raise FileError(f"{folder / INDEX}: {file!r} is not a safetensors file in the same folder; not opened")
-        stored |= read_stored(folder / file)[1]
+        stored |= read_stored(folder / file, mapped=mapped)[1]
     lost = sorted(where.keys() ^ stored.keys())
     if lost:
         raise FileError(f"{folder}: tensor {lost[0]!r} and {len(lost) - 1} more differ between index and shards")

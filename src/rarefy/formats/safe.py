@@ -1,7 +1,9 @@
-"""Every tensor of one safetensors file, copied out of it, or a FileError. The only place that opens weights."""
+"""Every tensor of one safetensors file, copied or mapped, or a FileError. The only place that opens weights."""
 
+import os
 import struct
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -12,14 +14,25 @@ MAX_HEADER = 32 * 2**20
 """Bytes. About a hundred thousand tensors; a larger header is an attack or needs shards."""
 
 
-def read_stored(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
-    """(metadata, {stored name: tensor}) of a file. The tensors are copies: what was checked cannot change later."""
+def read_stored(path: Path, *, mapped: bool = False) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
+    """(metadata, {stored name: tensor}) of a file. The tensors are copies: what was checked cannot change later.
+
+    mapped: they are the file's own pages instead, shared by all processes that have it open; a write goes to a private
+    copy. A file that is replaced (as `rarefy.save` does) keeps its old content here, but one that another program
+    rewrites in place changes under its readers. On Windows, where a mapped file cannot be replaced, they are copies.
+    """
     _check_header(path)
+    copied = not mapped or os.name == "nt"
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return file.metadata(), {name: _take(file, name, copied) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # whatever the reader trips over, the file is at fault
         raise FileError(f"{path}: not a whole safetensors file ({error}); get it again or save it again") from error
+
+
+def _take(file: Any, name: str, copied: bool) -> Tensor:
+    tensor: Tensor = file.get_tensor(name)
+    return tensor.clone() if copied else tensor
 
 
 def _check_header(path: Path) -> None:

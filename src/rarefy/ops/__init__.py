@@ -4,21 +4,33 @@ The only package that imports the native module. Importing it registers the oper
 """
 
 from rarefy.ops import attention as attention
+from rarefy.ops import conv_library as conv_library
+from rarefy.ops import conv_pool as conv_pool
 from rarefy.ops import library as library
 from rarefy.ops import norm as norm
 from rarefy.ops import quantize as quantize
+from rarefy.ops.conv import PackedConv, conv_candidates, pack_conv
+from rarefy.ops.conv_pool import Pool, pool_of
+from rarefy.ops.conv_reference import Window, window_of
 from rarefy.ops.native import KernelInfo, available, build, features, kernels, why_not
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight, candidates, pack
 
 __all__ = [
     "ACTIVATIONS",
     "KernelInfo",
+    "PackedConv",
     "PackedWeight",
+    "Pool",
+    "Window",
     "available",
     "build",
     "candidates",
+    "conv_candidates",
     "features",
     "kernels",
     "pack",
+    "pack_conv",
+    "pool_of",
     "why_not",
+    "window_of",
 ]

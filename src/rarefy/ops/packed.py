@@ -12,7 +12,7 @@ from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.core.quantized import QuantizedWeight
 from rarefy.ops import native, reference
 from rarefy.ops.checks import require_floats
-from rarefy.ops.families import FAMILIES, best_isa
+from rarefy.ops.families import FAMILIES, best_isa, takes_scales
 
 ACTIVATIONS = tuple(reference.ACTIVATIONS)
 _REFERENCE = "reference"
@@ -177,6 +177,11 @@ def candidates(
     values = weight.values if isinstance(weight, QuantizedWeight) else weight
     names = []
     for op, worth in FAMILIES.items():
-        typed = [k for k in usable if k.op == op and k.weights == weights and k.activations == activations]
+        if isinstance(weight, QuantizedWeight) and not takes_scales(op, weight.shape[1], weight.groups):
+            continue
+        stored = [k for k in usable if k.op == op and k.weights == weights]
+        typed = [k for k in stored if k.activations == activations]
+        if activations == "bf16" and not typed:  # float32 inputs are more exact than what was asked for
+            typed = [k for k in stored if k.activations == "fp32"]
         names += worth(best_isa(typed), values, tokens) if typed else []
     return names

@@ -31,7 +31,8 @@ class PruneReport:
     """What `prune` did. skipped maps the name of each layer left alone to the reason.
 
     timing: measured milliseconds of the pruned layers, dense against sparse on this machine (filled in by the
-    public `rarefy.prune`, see `recipes.measure`).
+    public `rarefy.prune`, see `recipes.measure`). target: of a call with `target_speedup`, what was asked and what the
+    compiled model measured (`recipes.target`).
     """
 
     method: str
@@ -41,6 +42,7 @@ class PruneReport:
     skipped: Mapping[str, str]
     seconds: float
     timing: Mapping[str, Any] | None = None
+    target: Mapping[str, Any] | None = None
 
     @property
     def sparsity(self) -> float:
@@ -74,6 +76,11 @@ class PruneReport:
             rows.append(
                 f"pruned layers at {self.timing['tokens']} tokens: {self.timing['dense_ms']:.2f} ms dense, "
                 f"{self.timing['sparse_ms']:.2f} ms sparse ({self.timing['speedup']:.2f}x), measured here"
+            )
+        if self.target:
+            rows.append(
+                f"whole model: {self.target['dense_ms']:.2f} ms dense, {self.target['compiled_ms']:.2f} ms compiled "
+                f"({self.target['achieved']:.2f}x, {self.target['asked']:g}x was asked), measured here"
             )
         return "\n".join(rows)
 

@@ -7,12 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.calibration.batches import as_batches, inference, runner
+from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Allocation, Pattern
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.plan import Planner, tokens_of
 from rarefy.pruning import OneShot, PruneReport
 from rarefy.pruning import prune as prune_only
+from rarefy.recipes.target import prune_to_speed
 
 _TOKENS_WITHOUT_DATA = 128
 
@@ -22,6 +24,8 @@ def prune(
     method: str | OneShot,
     *,
     sparsity: float | None = None,
+    target_speedup: float | None = None,
+    example_inputs: Any = None,
     pattern: str | Pattern | None = None,
     allocation: str | Allocation | None = None,
     data: Iterable[Any] | None = None,
@@ -35,7 +39,26 @@ def prune(
 
     measure: time each distinct pruned layer, dense torch against the best native kernel, at the token count of the
     first batch of `data` (128 without data); `report.timing` holds the result.
+
+    target_speedup: instead of a sparsity, how many times faster than dense torch the compiled model has to be at
+    `example_inputs` (by default the first batch of `data`): see `rarefy.recipes.target`.
     """
+    if target_speedup is not None:
+        if sparsity is not None:
+            raise SparsityError("prune: sparsity and target_speedup exclude each other; give the one that matters")
+        return prune_to_speed(
+            model,
+            method,
+            target_speedup,
+            pattern=pattern,
+            allocation=allocation,
+            data=data,
+            example_inputs=example_inputs,
+            loss=loss,
+            ignore=ignore,
+            seed=seed,
+            **options,
+        )
     batches = data if data is None else as_batches(data, method=str(method), needed=False)
     report = prune_only(
         model,

@@ -1,14 +1,20 @@
 """`rarefy.save` and `rarefy.load`: a model as a folder of safetensors, smaller because of its zeros."""
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from rarefy.core.errors import FileError, ModelError
-from rarefy.formats.container import prepare, write
+from rarefy.engine import Compiled
+from rarefy.engine.compile import compile_again
+from rarefy.engine.restore import restored
+from rarefy.formats.container import Contents, prepare, write
 from rarefy.formats.folder import read_contents, weights_path
 from rarefy.recipes.store_carry import carry_companions
+from rarefy.recipes.store_engine import forget_engine, read_engine, write_engine
 from rarefy.recipes.store_hf import build, is_hugging_face, write_config
+from rarefy.recipes.store_packed import packed_only, weight_of, without
 from rarefy.recipes.store_report import SaveReport
 from rarefy.recipes.store_state import collect, fill
 
@@ -29,26 +35,51 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
     prepared = prepare(tensors, aliases)
     extra: list[str] = []
     if weights.parent == path:
+        forget_engine(path)
         if carry is not None:
             extra += carry_companions(Path(carry), path)
         if is_hugging_face(source):
             extra += write_config(source, path, prepared.stored)
     write(weights, prepared)
+    if isinstance(model, Compiled) and weights.parent == path:
+        extra += write_engine(model, path)
     return SaveReport(str(path), prepared.stored, aliases, weights.stat().st_size, tuple(sorted(set(extra))))
 
 
-def load(path: str | Path, *, model: nn.Module | None = None) -> nn.Module:
-    """The model that `save` wrote.
+def load(
+    path: str | Path, *, model: nn.Module | None = None, compiled: bool = True, capture: bool = False
+) -> nn.Module:
+    """The model that `save` wrote; a compiled model comes back compiled, unless `compiled` is False.
 
     A Hugging Face model is built by transformers from the class that its config names, without random
     initialisation, and returned in evaluation mode. Anything else is filled into `model`, which must have exactly
     the tensors of the file: a class is never imported because a file names it.
 
+    Weights are mapped into memory from the file. A compiled model is packed for the kernels that were chosen when it
+    was compiled, runs layer by layer, and keeps no dense copy of what is packed; on another CPU it is compiled again.
+    capture: also captures its graph again, which takes seconds and runs faster.
+
     Raises FileError that names the tensor which is damaged, missing, unexpected or of another shape; a given
     `model` is then as it was.
     """
     path = Path(path)
-    contents = read_contents(path)
+    contents = read_contents(path, mapped=True)
+    engine = read_engine(path) if compiled and path.is_dir() else None
+    if engine is None:
+        return _plain(path, contents, model)
+    choices, explanation = engine
+    why = choices.why_not_here()
+    if capture and why is None:
+        return compile_again(_plain(path, contents, model), choices, None)
+    if why is not None:
+        return compile_again(_plain(path, contents, model), choices, f"compiled again here: {why}")
+    taken = {} if choices.needs_source else packed_only(contents, choices)
+    slim = without(contents, taken)
+    return restored(_plain(path, slim, model), choices, partial(weight_of, taken=taken), explanation)
+
+
+def _plain(path: Path, contents: Contents, model: nn.Module | None) -> nn.Module:
+    """The model as it was given to `compile`, or to `save`."""
     if model is not None:
         fill(model, contents, path)
         return model
@@ -64,6 +95,17 @@ def _source(model: object) -> nn.Module:
     """The model itself: what rarefy or torch compiled is the same weights in another dress."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"save: {type(model).__name__} is not an nn.Module; give the model itself")
+    if isinstance(model, Compiled):
+        return _source(_uncompiled(model))
     compiled_here = type(model).__module__.startswith("rarefy.engine")
     inner = getattr(model, "source" if compiled_here else "_orig_mod", None)  # _orig_mod: torch.compile
     return _source(inner) if isinstance(inner, nn.Module) else model
+
+
+def _uncompiled(model: Compiled) -> nn.Module:
+    if model.freed and model.choices is not None and not model.choices.precision.exact:
+        raise ModelError(
+            f"save: the model's weights were let go when it was compiled for {model.choices.precision}, and what is "
+            "left is rounded; save it before compiling, or compile with keep_dense=True"
+        )
+    return model.to_dense()

@@ -49,7 +49,7 @@ class Region(nn.Module):
 
     def __init__(self, program: Any, signature: Signature, kinds: tuple[str, ...], kept: list[Any]) -> None:
         super().__init__()
-        self._program, self.signature, self.kinds, self._kept = program, signature, kinds, kept
+        self._program, self.signature, self.kinds, self.kept = program, signature, kinds, kept
         self._last: tuple[Any, Any, Any] = (None, None, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Region":

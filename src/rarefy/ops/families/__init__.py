@@ -10,7 +10,20 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import block8, dense8, expand8, matvec, spmm, spmv
+from rarefy.ops.families import (
+    block8,
+    dense8,
+    dense16,
+    expand8,
+    expand16,
+    expand32,
+    fanin,
+    matvec,
+    matvec4,
+    nmg,
+    spmm,
+    spmv,
+)
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
@@ -18,11 +31,32 @@ Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
 FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which family is named first
     "spmv": spmv.worth,
     "matvec": matvec.worth,
+    "matvec4": matvec4.worth,
+    "fanin": fanin.worth,
+    "nmg": nmg.worth,
     "spmm": spmm.worth,
     "block8": block8.worth,
     "dense8": dense8.worth,
     "expand8": expand8.worth,
+    "dense16": dense16.worth,
+    "expand16": expand16.worth,
+    "expand32": expand32.worth,
 }
+
+# Which scales the kernels of a family take, where not all: asked with the inputs and the scales of a row.
+SCALES: dict[str, Callable[[int, int], bool]] = {
+    "matvec": lambda width, groups: groups == 1,
+    "fanin": lambda width, groups: groups == 1,
+    "nmg": lambda width, groups: groups == 1,
+    "matvec4": matvec4.takes_scales,
+    "dense8": dense8.takes_scales,
+    "expand8": dense8.takes_scales,
+}
+
+
+def takes_scales(op: str, width: int, groups: int) -> bool:
+    """Whether kernels of the family `op` can hold `groups` scales for the `width` inputs of a row."""
+    return op not in SCALES or SCALES[op](width, groups)
 
 
 def best_isa(kernels: Sequence[KernelInfo]) -> list[KernelInfo]:

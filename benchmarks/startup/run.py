@@ -1,0 +1,137 @@
+"""Start-up and memory of a saved model of 110 M parameters (BERT's base size, random weights, 80 % zeros).
+
+    python benchmarks/startup/run.py [--work FOLDER]
+
+Each way of loading is measured in a process of its own: seconds from the call of `rarefy.load` (and `rarefy.compile`)
+until the first output, torch, transformers and rarefy being imported; memory beyond what the imports take. A second
+process that loads the same folder tells what is shared. Writes results.md beside this file.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).parent
+WAYS = {
+    "plain": "dense weights, plain torch",
+    "compile": "dense weights, then compiled (times known)",
+    "compiled": "saved compiled",
+}
+TOKENS = 128
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(1000, 30000, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def make(folder: Path) -> None:
+    """Saves the model as it is, and compiled."""
+    import transformers
+
+    import rarefy
+
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig()).eval()
+    rarefy.prune(model, "magnitude", sparsity=0.8, measure=False)
+    rarefy.save(model, folder / "plain")
+    rarefy.save(rarefy.compile(model, batch()), folder / "compiled")
+
+
+def memory() -> dict[str, float]:
+    """MiB of this process: private and shared pages now, and the peak of all."""
+    status, smaps = Path("/proc/self/status").read_text(), Path("/proc/self/smaps_rollup").read_text()
+
+    def of(field: str, text: str) -> float:
+        found = re.search(rf"{field}:\s+(\d+) kB", text)
+        return int(found[1]) / 1024 if found else float("nan")
+
+    private = of("Private_Clean", smaps) + of("Private_Dirty", smaps)
+    return {"private": private, "proportional": of("Pss", smaps), "peak": of("VmHWM", status)}
+
+
+def child(way: str, folder: Path, hold: bool) -> None:
+    """Loads, calls, prints what it took; holds the model until its input closes."""
+    import transformers
+    import transformers.models.bert.modeling_bert
+
+    import rarefy
+    import rarefy.engine
+    import rarefy.recipes.store
+
+    assert transformers
+    inputs, before, began = batch(), memory(), time.perf_counter()
+    model: Any = rarefy.load(folder / ("compiled" if way == "compiled" else "plain"))
+    if way == "compile":
+        model = rarefy.compile(model, inputs)
+    loaded = time.perf_counter() - began
+    with torch.inference_mode():
+        model(**inputs)
+        first = time.perf_counter() - began
+        model(**inputs)
+    if hold:
+        print("ready", flush=True)
+        sys.stdin.readline()
+    after = memory()
+    print(json.dumps({"loaded": loaded, "first": first} | {k: after[k] - before[k] for k in before}))
+
+
+def measured(way: str, folder: Path, *, beside: bool = False) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", way, "--work", str(folder)]
+    if not beside:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+    pair = [
+        subprocess.Popen([*command, "--hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in pair:
+        assert process.stdout is not None
+        process.stdout.readline()
+    found = [process.communicate("\n")[0] for process in pair]
+    return dict(json.loads(found[0].splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--child", choices=WAYS)
+    parser.add_argument("--hold", action="store_true")
+    args = parser.parse_args()
+    if args.child:
+        child(args.child, args.work, args.hold)
+        return
+    from rarefy.engine.cpu import cpu_name
+
+    folder = args.work or Path(tempfile.mkdtemp())
+    if not (folder / "compiled").exists():
+        make(folder)
+    lines = [
+        f"BERT base size, 110 M parameters (438 MB dense), 80 % zeros, 1 x {TOKENS} tokens, {cpu_name()}, "
+        f"{torch.get_num_threads()} threads. `python benchmarks/startup/run.py` writes it.",
+        "",
+        "| way | seconds to ready | to the first output | peak MiB | private MiB | private MiB, two processes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for way, name in WAYS.items():
+        runs = [measured(way, folder) for _ in range(3)]
+        best = min(runs, key=lambda run: run["first"])
+        two = measured(way, folder, beside=True)
+        lines.append(
+            f"| {name} | {best['loaded']:.2f} | {best['first']:.2f} | {best['peak']:.0f} | {best['private']:.0f} | "
+            f"{two['private']:.0f} |"
+        )
+    (HERE / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+#include "bind/decoder.h"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "bind/packed.h"
+#include "core/denormals.h"
+#include "kernels/decode_attention/contract.h"
+#include "kernels/gate/contract.h"
+#include "kernels/rms/contract.h"
+#include "kernels/rope/contract.h"
+#include "ops/decoder.h"
+
+namespace nb = nanobind;
+
+namespace rarefy {
+namespace {
+
+using NormArgs = std::tuple<bool, std::uintptr_t, std::uintptr_t, float>;  // rms, weight, bias, eps
+using ChoiceArgs = std::tuple<std::int64_t, const Packed*>;
+using LinearArgs = std::tuple<std::vector<ChoiceArgs>, std::uintptr_t, int>;  // choices, bias, activation
+
+decoder::Norm norm_of(const NormArgs& args) {
+  const auto& [rms, weight, bias, eps] = args;
+  return {rms, at<float>(weight), at<float>(bias), eps};
+}
+
+// The layouts must all be (out, in); out 0: whatever they are, alike.
+decoder::Linear linear_of(const LinearArgs& args, int out, int in) {
+  const auto& [choices, bias, activation] = args;
+  decoder::Linear linear{{}, at<float>(bias), static_cast<Activation>(activation)};
+  if (choices.empty()) throw std::invalid_argument("decoder: a linear layer without a layout");
+  for (const auto& [tokens, packed] : choices) {
+    const Layout& layout = packed->layout();
+    if (out == 0) out = layout.out();
+    if (layout.out() != out || layout.in() != in)
+      throw std::invalid_argument("decoder: a layer is (" + std::to_string(layout.out()) + ", " +
+                                  std::to_string(layout.in()) + "), it must be (" + std::to_string(out) + ", " +
+                                  std::to_string(in) + ")");
+    linear.choices.push_back({tokens, &layout});
+  }
+  return linear;
+}
+
+// The model and one workspace a concurrent call. Addresses and layouts must outlive it: the Python side holds them.
+class Decoder {
+ public:
+  Decoder(int width, int heads, int kv_heads, int depth, std::uintptr_t embedding, int vocabulary, std::uintptr_t positions,
+          std::int64_t position_rows, std::int64_t position_offset)
+      : model_{width,         heads, kv_heads, depth, at<float>(embedding), vocabulary, at<float>(positions), position_rows,
+               position_offset, {},   {},       {}} {
+    if (kv_heads < 1 || heads % kv_heads != 0) throw std::invalid_argument("decoder: heads must be a multiple of kv_heads");
+  }
+
+  void add_block(const NormArgs& attention_norm, const LinearArgs& qkv, const NormArgs& q_norm, const NormArgs& k_norm,
+                 float scale, const LinearArgs& out, const NormArgs& mlp_norm, const LinearArgs& up, bool gated,
+                 int activation, const LinearArgs& down) {
+    const int attended = model_.heads * model_.depth;
+    decoder::Linear wide = linear_of(up, 0, model_.width);
+    const int features = wide.choices[0].layout->out() / (gated ? 2 : 1);
+    model_.blocks.push_back({norm_of(attention_norm),
+                             linear_of(qkv, (model_.heads + 2 * model_.kv_heads) * model_.depth, model_.width),
+                             norm_of(q_norm), norm_of(k_norm), scale, linear_of(out, model_.width, attended),
+                             norm_of(mlp_norm), std::move(wide), gated, static_cast<Activation>(activation),
+                             linear_of(down, model_.width, features)});
+  }
+
+  void set_head(const NormArgs& final_norm, const LinearArgs& head) {
+    model_.final_norm = norm_of(final_norm);
+    model_.head = linear_of(head, 0, model_.width);
+  }
+
+  void step(decoder::Workspace& workspace, std::int64_t batch, int tokens, int past, int capacity, std::uintptr_t ids,
+            std::uintptr_t positions, std::uintptr_t cosine, std::uintptr_t sine, std::int64_t rotary_rows,
+            std::uintptr_t keys, std::uintptr_t values, std::uintptr_t allowed, std::uintptr_t first, bool last_only,
+            std::uintptr_t logits, std::uintptr_t nanoseconds, int threads) const {
+    if (model_.head.choices.empty()) throw std::invalid_argument("decoder: set_head() has not been called");
+    const decoder::Step call{batch,
+                             tokens,
+                             past,
+                             capacity,
+                             at<std::int64_t>(ids),
+                             at<std::int64_t>(positions),
+                             at<float>(cosine),
+                             at<float>(sine),
+                             rotary_rows,
+                             at<float>(keys),
+                             at<float>(values),
+                             at<unsigned char>(allowed),
+                             at<int>(first),
+                             last_only,
+                             at<float>(logits),
+                             at<std::int64_t>(nanoseconds)};
+    decoder::step(model_, workspace, call, threads);
+  }
+
+ private:
+  decoder::Model model_;
+};
+
+std::vector<std::string> part_names() {
+  return {"embedding", "norms", "qkv", "rotary", "attention", "out", "up", "gate", "down", "head"};
+}
+
+// The single kernels, for their tests and for the walk in torch.
+
+void add_rms_norm(std::uintptr_t x, std::uintptr_t residual, std::uintptr_t sum, std::uintptr_t weight, std::uintptr_t y,
+                  std::int64_t rows, int features, float eps) {
+  rms::kernel(allowed_isa())
+      .add_rms_norm({at<float>(x), at<float>(residual), at<float>(sum), at<float>(weight), at<float>(y), features, features, eps},
+                    0, rows);
+}
+
+void rotate(std::uintptr_t x, std::int64_t tokens, int heads, int depth, std::uintptr_t cosine, std::uintptr_t sine) {
+  for (std::int64_t t = 0; t < tokens; ++t)
+    rope::kernel(allowed_isa())
+        .rotate(at<float>(x) + t * heads * depth, heads, depth, at<float>(cosine) + t * (depth / 2), at<float>(sine) + t * (depth / 2));
+}
+
+void gate_multiply(std::uintptr_t from, std::int64_t rows, int features, int activation, std::uintptr_t y) {
+  for (std::int64_t r = 0; r < rows; ++r)
+    gate::kernel(allowed_isa())
+        .multiply(at<float>(from) + r * 2 * features, features, static_cast<Activation>(activation), at<float>(y) + r * features);
+}
+
+// One group: q and y (queries, share, depth), keys and values of one head as in the cache.
+void decode_attention_group(std::uintptr_t q, std::uintptr_t keys, std::uintptr_t values, std::uintptr_t allowed, std::uintptr_t y,
+                      int queries, int share, int depth, int first, int past, float scale) {
+  const FlushDenormals flush;  // as in a step: the softmax relies on it
+  const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(share) * depth;
+  Scratch scratch;
+  decode_attention::kernel(allowed_isa())
+      .attend({at<float>(q), row, at<float>(keys), at<float>(values), at<unsigned char>(allowed), at<float>(y), row, queries,
+               share, depth, first, past, scale},
+              scratch.at_least(decode_attention::scratch_floats(past + queries, depth)));
+}
+
+}  // namespace
+
+void bind_decoder(nb::module_& m) {
+  using Unlocked = nb::call_guard<nb::gil_scoped_release>;
+  nb::class_<decoder::Workspace>(m, "DecoderWorkspace").def(nb::init<>()).def_prop_ro("nbytes", &decoder::Workspace::bytes);
+  nb::class_<Decoder>(m, "Decoder")
+      .def(nb::init<int, int, int, int, std::uintptr_t, int, std::uintptr_t, std::int64_t, std::int64_t>())
+      .def("add_block", &Decoder::add_block)
+      .def("set_head", &Decoder::set_head)
+      .def("step", &Decoder::step, Unlocked());
+  m.def("decoder_parts", &part_names);
+  m.def("add_rms_norm", &add_rms_norm, Unlocked());
+  m.def("rotate", &rotate, Unlocked());
+  m.def("gate_multiply", &gate_multiply, Unlocked());
+  m.def("decode_attention", &decode_attention_group, Unlocked());
+}
+
+}  // namespace rarefy

@@ -1,0 +1,270 @@
+#include "ops/decoder.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "core/denormals.h"
+#include "kernels/decode_attention/contract.h"
+#include "kernels/gate/contract.h"
+#include "kernels/norm/contract.h"
+#include "kernels/rms/contract.h"
+#include "kernels/rope/contract.h"
+#include "ops/parallel.h"
+#include "ops/split.h"
+
+namespace rarefy::decoder {
+namespace {
+
+constexpr int block_keys = decode_attention::block_keys;
+
+void require(bool fine, const std::string& what) {
+  if (!fine) throw std::invalid_argument("decoder step: " + what);
+}
+
+std::ptrdiff_t rows_of(const Step& call) { return call.batch * call.tokens; }
+
+void check(const Model& model, const Step& call) {
+  require(call.past >= 0 && call.tokens >= 0 && call.past + call.tokens <= call.capacity,
+          std::to_string(call.past) + " + " + std::to_string(call.tokens) + " tokens do not fit into a cache of " +
+              std::to_string(call.capacity));
+  require(call.capacity % block_keys == 0, "the cache's capacity must be a multiple of 16");
+  for (std::ptrdiff_t i = 0; i < rows_of(call); ++i) {
+    require(call.ids[i] >= 0 && call.ids[i] < model.vocabulary, "token id " + std::to_string(call.ids[i]) +
+                                                                     " is outside the vocabulary of " +
+                                                                     std::to_string(model.vocabulary));
+    const std::int64_t position = call.positions[i];
+    require(position >= 0 && (call.cosine == nullptr || position < call.rotary_rows) &&
+                (model.positions == nullptr || position + model.position_offset < model.position_rows),
+            "position " + std::to_string(position) + " is beyond the model's table");
+  }
+}
+
+// Adds the time since the last mark to a part.
+class Clock {
+ public:
+  explicit Clock(std::int64_t* to) : to_(to) {
+    if (to_ != nullptr) last_ = now();
+  }
+  void mark(Part part) {
+    if (to_ == nullptr) return;
+    const std::int64_t at = now();
+    to_[part] += at - last_;
+    last_ = at;
+  }
+
+ private:
+  static std::int64_t now() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
+  std::int64_t* to_;
+  std::int64_t last_ = 0;
+};
+
+// One call as it goes along.
+struct Run {
+  const Model& model;
+  const Step& call;
+  const Workspace::Buffers& at;
+  Isa isa;
+  int threads;
+  Clock clock;
+
+  std::ptrdiff_t qkv_width() const { return static_cast<std::ptrdiff_t>(model.heads + 2 * model.kv_heads) * model.depth; }
+};
+
+// f(row) for all rows, on several threads where there is enough to do.
+template <class Function>
+void each_row(const Run& run, std::ptrdiff_t rows, std::ptrdiff_t work_a_row, Function&& f) {
+  const int threads = threads_for(static_cast<double>(rows) * static_cast<double>(work_a_row), run.threads);
+  if (threads <= 1)
+    for (std::ptrdiff_t row = 0; row < rows; ++row) f(row);
+  else
+    parallel_for(static_cast<std::size_t>(rows), threads, [&](std::size_t row) { f(static_cast<std::ptrdiff_t>(row)); });
+}
+
+void embed(Run& run) {
+  const Model& m = run.model;
+  for (std::ptrdiff_t row = 0; row < rows_of(run.call); ++row) {
+    float* to = run.at.hidden + row * m.width;
+    std::memcpy(to, m.embedding + run.call.ids[row] * m.width, sizeof(float) * m.width);
+    if (m.positions == nullptr) continue;
+    const float* from = m.positions + (run.call.positions[row] + m.position_offset) * m.width;
+    for (int i = 0; i < m.width; ++i) to[i] += from[i];
+  }
+  run.clock.mark(Part::embedding);
+}
+
+// hidden += delta (where there is one), normed = norm(hidden).
+void normalise(Run& run, const Norm& norm, bool with_delta, std::ptrdiff_t rows) {
+  const int width = run.model.width;
+  const float* delta = with_delta ? run.at.delta : nullptr;
+  if (norm.weight != nullptr && norm.rms) {
+    const rms::Rows r{run.at.hidden, delta, with_delta ? run.at.hidden : nullptr, norm.weight, run.at.normed, width, width,
+                      norm.eps};
+    const rms::Kernel& kernel = rms::kernel(run.isa);
+    each_row(run, rows, 8 * width, [&](std::ptrdiff_t row) { kernel.add_rms_norm(r, row, row + 1); });
+  } else {
+    const norm::Kernel& kernel = norm::kernel(run.isa);
+    const norm::Rows r{run.at.hidden, nullptr, 0, norm.weight, norm.bias, run.at.normed, width, norm.eps};
+    each_row(run, rows, 8 * width, [&](std::ptrdiff_t row) {
+      float* const hidden = run.at.hidden + row * width;
+      for (int i = 0; with_delta && i < width; ++i) hidden[i] += delta[row * width + i];
+      if (norm.weight != nullptr) kernel.add_layer_norm(r, row, row + 1);
+      else std::memcpy(run.at.normed + row * width, hidden, sizeof(float) * width);
+    });
+  }
+  run.clock.mark(Part::norms);
+}
+
+void multiply(Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows, float* y, Part part) {
+  linear.at(rows).multiply(x, rows, linear.bias, linear.activation, y, run.threads);
+  run.clock.mark(part);
+}
+
+void normalise_heads(const Run& run, const Norm& norm, float* heads, int count) {
+  if (norm.weight == nullptr) return;
+  const int depth = run.model.depth;
+  rms::kernel(run.isa).add_rms_norm({heads, nullptr, nullptr, norm.weight, heads, depth, depth, norm.eps}, 0, count);
+}
+
+// Where a layer's keys and values of a batch row and head begin.
+std::size_t cached(const Run& run, std::size_t layer, std::ptrdiff_t row, int head) {
+  const std::size_t which = (layer * run.call.batch + row) * run.model.kv_heads + head;
+  return which * static_cast<std::size_t>(run.call.capacity) * run.model.depth;
+}
+
+// Turns one token's queries and keys by its position and writes its keys and values into the cache.
+void remember(const Run& run, const Block& block, std::size_t layer, std::ptrdiff_t row) {
+  const Model& m = run.model;
+  const Step& call = run.call;
+  float* const q = run.at.qkv + row * run.qkv_width();
+  float* const k = q + m.heads * m.depth;
+  const float* const v = k + m.kv_heads * m.depth;
+  normalise_heads(run, block.q_norm, q, m.heads);
+  normalise_heads(run, block.k_norm, k, m.kv_heads);
+  if (call.cosine != nullptr) {
+    const std::ptrdiff_t angle = call.positions[row] * (m.depth / 2);
+    rope::kernel(run.isa).rotate(q, m.heads + m.kv_heads, m.depth, call.cosine + angle, call.sine + angle);
+  }
+  const std::ptrdiff_t slot = call.past + row % call.tokens;
+  for (int head = 0; head < m.kv_heads; ++head) {
+    const std::size_t base = cached(run, layer, row / call.tokens, head);
+    float* const panel = call.keys + base + slot / block_keys * block_keys * m.depth + slot % block_keys;
+    for (int i = 0; i < m.depth; ++i) panel[i * block_keys] = k[head * m.depth + i];
+    std::memcpy(call.values + base + slot * m.depth, v + head * m.depth, sizeof(float) * m.depth);
+  }
+}
+
+void attend(Run& run, const Block& block, std::size_t layer) {
+  const Model& m = run.model;
+  const Step& call = run.call;
+  const int keys = call.past + call.tokens, share = m.heads / m.kv_heads;
+  const decode_attention::Kernel& kernel = decode_attention::kernel(run.isa);
+  // Queries of a row are split where heads alone leave threads idle; a part reads its keys again.
+  const std::ptrdiff_t groups = call.batch * m.kv_heads;
+  // Cached keys and values come from memory: the layers' weights have passed through the caches since the last token.
+  const double cached_floats = 2.0 * static_cast<double>(groups) * keys * m.depth;
+  const double work = 4 * cached_floats + static_cast<double>(rows_of(call)) * m.heads * keys * m.depth / 8;
+  const int threads = threads_for(work, run.threads);
+  const int parts = groups >= threads ? 1 : std::min<int>(call.tokens, static_cast<int>((threads + groups - 1) / groups));
+  parallel_for(static_cast<std::size_t>(groups) * parts, threads, [&](std::size_t task) {
+    static thread_local Scratch scratch;
+    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(task) / parts / m.kv_heads;
+    const int head = static_cast<int>(task / parts % m.kv_heads), part = static_cast<int>(task % parts);
+    const int begin = call.tokens * part / parts, end = call.tokens * (part + 1) / parts;
+    const std::ptrdiff_t token = row * call.tokens + begin, at = static_cast<std::ptrdiff_t>(head) * share * m.depth;
+    const std::size_t base = cached(run, layer, row, head);
+    const decode_attention::Group group{run.at.qkv + token * run.qkv_width() + at,
+                                        run.qkv_width(),
+                                        call.keys + base,
+                                        call.values + base,
+                                        call.allowed == nullptr ? nullptr : call.allowed + row * call.capacity,
+                                        run.at.attended + token * m.heads * m.depth + at,
+                                        static_cast<std::ptrdiff_t>(m.heads) * m.depth,
+                                        end - begin,
+                                        share,
+                                        m.depth,
+                                        call.first == nullptr ? 0 : call.first[row],
+                                        call.past + begin,
+                                        block.scale};
+    kernel.attend(group, scratch.at_least(decode_attention::scratch_floats(keys, m.depth)));
+  });
+  run.clock.mark(Part::attention);
+}
+
+void mlp(Run& run, const Block& block, std::ptrdiff_t rows) {
+  multiply(run, block.up, run.at.normed, rows, run.at.wide, Part::up);
+  if (block.gated) {
+    const int features = block.up.choices[0].layout->out() / 2;
+    const gate::Kernel& kernel = gate::kernel(run.isa);
+    each_row(run, rows, 16 * features, [&](std::ptrdiff_t row) {
+      float* const from = run.at.wide + row * 2 * features;
+      kernel.multiply(from, features, block.activation, from);
+    });
+    for (std::ptrdiff_t row = 1; row < rows; ++row)  // the products stand where the gates stood: closed up, row by row
+      std::memmove(run.at.wide + row * features, run.at.wide + row * 2 * features, sizeof(float) * features);
+    run.clock.mark(Part::gate);
+  }
+  multiply(run, block.down, run.at.wide, rows, run.at.delta, Part::down);
+}
+
+// Moves the last token of every row to the front, in what the last norm reads.
+void keep_last(Run& run) {
+  const Step& call = run.call;
+  const std::size_t bytes = sizeof(float) * run.model.width;
+  if (!call.last_only || call.tokens == 1) return;
+  for (std::ptrdiff_t row = 0; row < call.batch; ++row)
+    for (float* from : {run.at.hidden, run.at.delta})
+      std::memmove(from + row * run.model.width, from + ((row + 1) * call.tokens - 1) * run.model.width, bytes);
+}
+
+}  // namespace
+
+const Layout& Linear::at(std::ptrdiff_t tokens) const noexcept {
+  for (const Choice& choice : choices)
+    if (tokens <= choice.tokens) return *choice.layout;
+  return *choices.back().layout;
+}
+
+Workspace::Buffers Workspace::reserve(const Model& model, std::ptrdiff_t rows) {
+  std::size_t wide = 0;
+  for (const Block& block : model.blocks) wide = std::max<std::size_t>(wide, block.up.choices[0].layout->out());
+  const std::size_t width = model.width, heads = static_cast<std::size_t>(model.heads) * model.depth;
+  const std::size_t qkv = heads + 2 * static_cast<std::size_t>(model.kv_heads) * model.depth;
+  const std::size_t sizes[] = {width, width, width, qkv, heads, wide};
+  std::size_t total = 0;
+  for (const std::size_t size : sizes) total += (size * rows + 15) / 16 * 16;
+  float* at[6];
+  float* next = block_.at_least(total);
+  for (int i = 0; i < 6; ++i) at[i] = next, next += (sizes[i] * rows + 15) / 16 * 16;
+  bytes_ = std::max(bytes_, total * sizeof(float));
+  return {at[0], at[1], at[2], at[3], at[4], at[5]};
+}
+
+void step(const Model& model, Workspace& workspace, const Step& call, int threads) {
+  check(model, call);
+  std::ptrdiff_t rows = rows_of(call);
+  if (rows == 0) return;
+  const FlushDenormals flush;
+  const Workspace::Buffers buffers = workspace.reserve(model, rows);
+  Run run{model, call, buffers, allowed_isa(), threads, Clock(call.nanoseconds)};
+  embed(run);
+  for (std::size_t layer = 0; layer < model.blocks.size(); ++layer) {
+    const Block& block = model.blocks[layer];
+    normalise(run, block.attention_norm, layer > 0, rows);
+    multiply(run, block.qkv, buffers.normed, rows, buffers.qkv, Part::qkv);
+    each_row(run, rows, 8 * run.qkv_width(), [&](std::ptrdiff_t row) { remember(run, block, layer, row); });
+    run.clock.mark(Part::rotary);
+    attend(run, block, layer);
+    multiply(run, block.out, buffers.attended, rows, buffers.delta, Part::out);
+    normalise(run, block.mlp_norm, true, rows);
+    mlp(run, block, rows);
+  }
+  keep_last(run);
+  if (call.last_only) rows = call.batch;
+  normalise(run, model.final_norm, !model.blocks.empty(), rows);
+  multiply(run, model.head, buffers.normed, rows, call.logits, Part::head);
+}
+
+}  // namespace rarefy::decoder

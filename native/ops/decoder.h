@@ -1,0 +1,96 @@
+// A decoder-only language model as one call: all layers of a few new tokens, over preallocated buffers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/aligned.h"
+#include "ops/layout.h"
+
+namespace rarefy::decoder {
+
+// RMS norm, or layer norm with a bias that may be null. weight null: no norm at all.
+struct Norm {
+  bool rms;
+  const float *weight, *bias;
+  float eps;
+};
+
+// The layout of the smallest token count that is not exceeded (the last, beyond all).
+struct Choice {
+  std::ptrdiff_t tokens;
+  const Layout* layout;
+};
+
+struct Linear {
+  std::vector<Choice> choices;
+  const float* bias;
+  Activation activation;
+
+  const Layout& at(std::ptrdiff_t tokens) const noexcept;
+};
+
+// qkv: rows of all query heads, then key heads, then value heads. up: (features), or with `gated` gate's rows, then up's,
+// and the activation is the gate's. q_norm, k_norm: an RMS norm of each head, or no weight.
+struct Block {
+  Norm attention_norm;
+  Linear qkv;
+  Norm q_norm, k_norm;
+  float scale;
+  Linear out;
+  Norm mlp_norm;
+  Linear up;
+  bool gated;
+  Activation activation;
+  Linear down;
+};
+
+struct Model {
+  int width, heads, kv_heads, depth;
+  const float* embedding;  // (vocabulary, width)
+  int vocabulary;
+  const float* positions;  // (position_rows, width) that is added to the embedding, or null
+  std::ptrdiff_t position_rows, position_offset;
+  std::vector<Block> blocks;
+  Norm final_norm;
+  Linear head;
+};
+
+// What time went on in a call, in nanoseconds, added up: see `Part`.
+enum Part { embedding = 0, norms, qkv, rotary, attention, out, up, gate, down, head, parts };
+
+// One call: `tokens` new tokens for each of `batch` rows, behind `past` cached ones.
+struct Step {
+  std::ptrdiff_t batch;
+  int tokens, past, capacity;
+  const std::int64_t *ids, *positions;  // (batch, tokens)
+  const float *cosine, *sine;           // (rotary_rows, depth / 2) by position, or null
+  std::ptrdiff_t rotary_rows;
+  float* keys;    // (layers, batch, kv_heads, capacity / 16, depth, 16), capacity a multiple of 16
+  float* values;  // (layers, batch, kv_heads, capacity, depth)
+  const unsigned char* allowed;  // (batch, capacity), 0 = hidden, or null
+  const int* first;              // (batch): keys before are hidden, or null
+  bool last_only;                // logits of the last token of each row only
+  float* logits;                 // (batch, tokens or 1, vocabulary)
+  std::int64_t* nanoseconds;     // (parts), or null
+};
+
+// Memory that a call works in: grows to the largest call and then stays. One call at a time.
+class Workspace {
+ public:
+  struct Buffers {
+    float *hidden, *normed, *delta, *qkv, *attended, *wide;
+  };
+  Buffers reserve(const Model& model, std::ptrdiff_t rows);
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  Scratch block_;
+  std::size_t bytes_ = 0;
+};
+
+// Throws std::invalid_argument for an id, a position or a cache size out of range, before anything is written.
+void step(const Model& model, Workspace& workspace, const Step& call, int threads);
+
+}  // namespace rarefy::decoder

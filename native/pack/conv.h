@@ -1,0 +1,60 @@
+// A convolution's weight laid out for one conv kernel: bands of output channels, blocks of input channels, groups of
+// output channels with like counts (or blocks of neighbours that share their inputs).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/aligned.h"
+#include "kernels/conv/contract.h"
+
+namespace rarefy::conv {
+
+// The window of a convolution; the padding belongs to the call.
+struct Window {
+  int height = 1, width = 1;                // kernel
+  int stride_y = 1, stride_x = 1;
+  int dilation_y = 1, dilation_x = 1;
+};
+
+inline constexpr int band_channels = 64;  // at most; small enough to share out among threads
+
+struct Packed {
+  int out = 0, in = 0, groups = 1;  // output channels of all groups; input channels of one
+  Window window;
+  const Kernel* kernel = nullptr;
+  int block = 1;  // input channels in a panel
+  std::size_t nnz = 0;
+  AlignedVector<float> values;
+  AlignedVector<std::uint16_t> offsets;
+  std::vector<std::uint16_t> heads;
+  struct Start {
+    std::size_t value, offset, head, count;
+  };
+  std::vector<Start> starts;  // (bands of all groups, blocks)
+
+  int group_out() const { return groups == 0 ? 0 : out / groups; }
+  int bands_a_group() const { return (group_out() + band_channels - 1) / band_channels; }
+  int bands() const { return groups * bands_a_group(); }
+  int band_rows() const;               // output channels of a band, of the last one perhaps fewer
+  int padded_rows() const;             // with filling up to whole groups
+  int first_row(int band) const;       // output channel
+  int rows_of(int band) const;
+  int blocks() const { return in == 0 ? 1 : (in + block - 1) / block; }
+  int channels_of(int b) const { return b + 1 < blocks() ? block : in - b * block; }
+  int panel_rows() const { return (kernel->pixels - 1) * window.stride_y + (window.height - 1) * window.dilation_y + 1; }
+  int channel_vectors() const { return window.width * panel_rows(); }
+  std::size_t panel_vectors() const;   // of a whole block, and zeros for filling
+  Segment segment(int band, int b) const;
+  std::size_t bytes() const;
+};
+
+// weight: (out, in / groups, height, width) row-major. Zeros and denormals are left out. panel_bytes: what a panel may take.
+// Throws std::invalid_argument where one input channel is more than the offsets can name.
+Packed pack(const float* weight, int out, int in, int groups, const Window&, const Kernel&, std::size_t panel_bytes);
+
+// The inverse: writes every entry.
+void unpack(const Packed& packed, float* weight);
+
+}  // namespace rarefy::conv

@@ -1,0 +1,66 @@
+"""What compiling decided, as plain data: enough to pack the weights again without timing anything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rarefy.engine.capture import Example
+from rarefy.engine.machine import machine
+from rarefy.engine.plan import LayerPlan
+from rarefy.engine.precision import Precision
+from rarefy.ops import kernels
+
+Steps = tuple[tuple[int, str | None], ...]  # (largest token count, kernel; None is dense)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """kernels: by site; scales: (scale, zero point) of 8-bit inputs by site, where they are static; examples: what the
+    model was compiled for, and runs: the variant that was chosen for each; threads: of the calls (None: torch's own
+    number); machine: where it was timed; complete: False where something else was chosen, for a convolution say."""
+
+    kernels: Mapping[str, Steps]
+    precision: Precision = field(default_factory=Precision)
+    scales: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    examples: Sequence[Example] = ()
+    runs: Sequence[str] = ()
+    threads: int | None = None
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = True
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether some calls run the model as it was given, which needs its dense weights."""
+        return "source" in self.runs
+
+    def why_not_here(self) -> str | None:
+        """Why these choices are not those of this process; None if they are."""
+        if not self.complete:
+            return "its convolutions are planned where they run"
+        here, there = machine(self.threads), self.machine
+        if any(here[part] != there.get(part) for part in ("cpu", "features", "threads")):
+            return "it was compiled on another CPU, for other instructions or for another number of threads"
+        known = {kernel.name for kernel in kernels()} or {"reference"}
+        lost = sorted({name for steps in self.kernels.values() for _, name in steps if name is not None} - known)
+        return f"this process has no kernel {lost[0]!r}" if lost else None
+
+
+def choices_of(
+    plans: Mapping[str, LayerPlan],
+    precision: Precision,
+    scales: Mapping[str, tuple[float, int]],
+    examples: Sequence[Example],
+    runs: Sequence[str],
+    threads: int | None,
+    complete: bool = True,
+) -> Choices:
+    """The choices that plans stand for."""
+    names = {
+        site: tuple((limit, None if packed is None else packed.kernel) for limit, packed in plan.steps)
+        for site, plan in plans.items()
+    }
+    held = {site: scale for site, scale in scales.items() if site in names}
+    here = machine(threads or torch.get_num_threads())
+    return Choices(names, precision, held, tuple(examples), tuple(runs), threads, here, complete)

@@ -1,0 +1,193 @@
+"""Which kernel each convolution gets, decided by timing it against torch's at the images of the examples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.core.site import Site
+from rarefy.engine.cache import Record, TimingCache
+from rarefy.engine.explain import LayerRow
+from rarefy.engine.fused_conv import FusedConv2d
+from rarefy.engine.timing import interleaved
+from rarefy.ops import PackedConv, Window, conv_candidates, pack_conv, window_of
+from rarefy.ops.conv_across import convolve_across, to_across
+from rarefy.ops.conv_reference import conv2d
+
+_MARGIN = (
+    0.9  # a kernel that is nearly as fast wins: it also takes in what follows, which torch would compute on its own
+)
+_LIKELY_SPARSITY = 0.6  # from here on a native kernel is likely faster than torch's convolution
+Image = tuple[int, int, int]  # batch, height, width of a layer's input
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """The packed weights of one convolution by the images that they were chosen for; None = stay with torch."""
+
+    site: Site
+    window: Window
+    steps: tuple[tuple[Image, PackedConv | None], ...]
+
+    def at(self, image: Image) -> PackedConv | None:
+        """The choice for the measured image that is nearest in its number of pixels."""
+        return min(self.steps, key=lambda step: abs(_pixels(step[0]) - _pixels(image)))[1]
+
+    @property
+    def any_native(self) -> bool:
+        return any(packed is not None for _, packed in self.steps)
+
+
+def _pixels(image: Image) -> int:
+    return image[0] * image[1] * image[2]
+
+
+def images_of(sites: Sequence[Site], run: Callable[[], Any]) -> dict[str, Image]:
+    """The image that each convolution sees in one run (the largest, where it is called several times)."""
+    seen: dict[str, Image] = {}
+    hooks = []
+    for site in sites:
+
+        def note(module: nn.Module, args: tuple[Any, ...], name: str = site.name) -> None:
+            x = args[0]
+            if x.dim() == 4:
+                image = (x.shape[0], x.shape[2], x.shape[3])
+                seen[name] = max(image, seen.get(name, image), key=_pixels)
+
+        hooks += [m.register_forward_pre_hook(note) for m in site.modules]
+    try:
+        with torch.inference_mode():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _why_torch(site: Site) -> str | None:
+    """The reason to leave a convolution alone without timing it, if there is one."""
+    if site.parameter.dtype != torch.float32:
+        return f"weights are {site.parameter.dtype}, the native kernels take float32"
+    if site.parameter.device.type != "cpu":
+        return f"weights are on {site.parameter.device}, the native kernels run on the CPU"
+    assert isinstance(site.module, nn.Conv2d)
+    return None if window_of(site.module) is not None else "its padding is not of zeros on both sides alike"
+
+
+class ConvPlanner:
+    """Plans convolutions; those of one shape, window, density and image are timed once a machine.
+
+    measure: False times nothing and takes the likely best kernel wherever zeros or the window make a gain likely.
+    """
+
+    def __init__(self, *, measure: bool = True) -> None:
+        self.rows: list[LayerRow] = []
+        self._measure = measure
+
+    def plan(self, site: Site, images: Sequence[Image]) -> ConvPlan | None:
+        """The plan of one convolution, or None if it stays with torch at every image."""
+        module = site.module
+        assert isinstance(module, nn.Conv2d)
+        weight = module.weight.detach()
+        sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
+        why, window = _why_torch(site), window_of(module)
+        if why is not None or window is None or not images:
+            reason = why or "not reached by the example inputs"
+            self.rows.append(LayerRow(site.name, site.shape, sparsity, 0, "dense", None, None, reason))
+            return None
+        packs: dict[str, PackedConv] = {}
+        steps: list[tuple[Image, PackedConv | None]] = []
+        for image in sorted(set(images), key=_pixels):
+            kernel = self._choose(site, weight, window, sparsity, image)
+            if kernel != "dense" and kernel not in packs:
+                packs[kernel] = pack_conv(weight, window, kernel)
+            steps.append((image, packs.get(kernel)))
+        plan = ConvPlan(site, window, tuple(steps))
+        return plan if plan.any_native else None
+
+    def _choose(self, site: Site, weight: Tensor, window: Window, sparsity: float, image: Image) -> str:
+        high, wide = window.out_size(image[1:], weight.shape[2:])
+        about = site.name, site.shape, sparsity, image[0] * high * wide
+        if not self._measure:
+            likely = sparsity > _LIKELY_SPARSITY
+            kernel = conv_candidates(weight, window.groups)[0] if likely else "dense"
+            self.rows.append(LayerRow(*about, kernel, None, None, "not timed", origin="model"))
+            return kernel
+        times, origin = known_times("conv", weight, window, image, partial(time_conv, weight, window, image))
+        native = {name: ms for name, ms in times.items() if name != "dense"}
+        best = min(native, key=lambda name: native[name])
+        gain = times["dense"] / native[best]
+        chosen = best if gain > _MARGIN else "dense"
+        reason = "dense is faster" if chosen == "dense" else f"{gain:.2f}x faster than dense"
+        self.rows.append(LayerRow(*about, chosen, times["dense"], native[best], reason, dict(native), origin))
+        return chosen
+
+
+def known_times(
+    kind: str, weight: Tensor, window: Window, image: Image, measure: Callable[[], dict[str, float]]
+) -> tuple[dict[str, float], str]:
+    """Milliseconds by kernel, from the cache on disk or measured now, and which of the two."""
+    names = frozenset({"dense", *conv_candidates(weight, window.groups)})
+    density = round(50 * float(weight.count_nonzero()) / max(1, weight.numel()))
+    key = f"{kind} {tuple(weight.shape)} {window} {image} {density}/50 {torch.get_num_threads()} threads"
+    cache = TimingCache()
+    known = cache.get(key)
+    if known is not None and known.tried == names:
+        return dict(known.ms), "cache"
+    times = measure()
+    cache.put(key, Record(times, None, names))
+    return times, "measured"
+
+
+def time_conv(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
+    """Median milliseconds of torch's convolution and of each candidate kernel, in interleaved rounds."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(image[0], weight.shape[1] * window.groups, *image[1:], generator=generator)
+    bias = torch.zeros(weight.shape[0])
+    calls: dict[str, Callable[[], Any]] = {"dense": partial(conv2d, x, weight, bias, None, "none", window)}
+    for name in conv_candidates(weight, window.groups):
+        try:
+            packed = pack_conv(weight, window, name)
+        except ValueError:  # this kernel's offsets are too short for the window
+            continue
+        calls[name] = partial(packed.convolve, x, bias, None, "none")
+    with torch.inference_mode():
+        rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
+    return {name: rounds.median(name) for name in calls}
+
+
+class AcrossPlanner:
+    """Packs convolutions for `batch` images across the lanes of vectors, by the kernel that is fastest so."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def repack(self, conv: FusedConv2d, image: tuple[int, int]) -> FusedConv2d:
+        weight, window = conv.packed.to_dense(), conv.packed.window
+        seen = (self.batch, *image)
+        times, _ = known_times("conv across", weight, window, seen, partial(time_across, weight, window, seen))
+        again = pack_conv(weight, window, min(times, key=lambda name: times[name]), across=True)
+        return FusedConv2d(again, conv.bias, conv.activation)
+
+
+def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
+    """Median milliseconds of each candidate kernel on images across the lanes, in interleaved rounds."""
+    x = to_across(torch.randn(image[0], weight.shape[1] * window.groups, *image[1:]))
+    packs = {name: pack_conv(weight, window, name, across=True) for name in conv_candidates(weight, window.groups)}
+    calls = {name: partial(convolve_across, packed, x, None, None, "none") for name, packed in packs.items()}
+    with torch.inference_mode():
+        rounds = interleaved(calls, rounds=5, warmup=1, seconds=0.3)
+    return {name: rounds.median(name) for name in calls}
+
+
+def conv_plans_of(
+    sites: Sequence[Site], images: Mapping[str, Sequence[Image]], *, measure: bool = True
+) -> tuple[dict[str, ConvPlan], list[LayerRow]]:
+    """Plans of the convolutions among `sites` by site name, and the rows that explain them."""
+    planner = ConvPlanner(measure=measure)
+    convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
+    plans = {site.name: planner.plan(site, images.get(site.name, ())) for site in convs}
+    return {name: plan for name, plan in plans.items() if plan is not None}, planner.rows

@@ -1,0 +1,90 @@
+"""A run of fused convolutions as one module: no allocation between them, and hardly any Python.
+
+What lies between the convolutions is in one block of memory, planned once for each input shape; blocks are kept for
+the next call, one for each call that is under way, so that several threads may call at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.engine.conv_calls import Call, Calls, Step
+from rarefy.engine.conv_memory import LINE
+from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Offsets into the block by value (None: not there), the block's bytes, the calls, (value, shape) of results."""
+
+    offsets: tuple[int | None, ...]
+    nbytes: int
+    calls: tuple[Call, ...]
+    results: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class ConvRegion(nn.Module):
+    """Runs `convs` as `steps` say; values [0, inputs) are the arguments, `outputs` those that it returns.
+
+    across: images lie across the lanes of vectors inside (the weights are packed so).
+    """
+
+    def __init__(
+        self,
+        convs: Sequence[FusedConv2d | FusedConvPool],
+        steps: Sequence[Step],
+        outputs: Sequence[int],
+        across: bool,
+    ) -> None:
+        super().__init__()
+        self.convs, self.steps = nn.ModuleList(convs), tuple(steps)
+        self.outputs, self.across = tuple(outputs), across
+        self._plans: dict[Any, _Plan] = {}
+        self._blocks: list[Tensor] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}, "_blocks": []}  # they hold addresses
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        images = [x.contiguous() for x in given]
+        threads = torch.get_num_threads()
+        key = (threads, *(x.shape for x in images))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._planned(images, threads)
+        block = self._block(plan.nbytes)
+        try:
+            return _run(plan, block, images)
+        finally:
+            self._blocks.append(block)
+
+    def _block(self, nbytes: int) -> Tensor:
+        while self._blocks:
+            block = self._blocks.pop()
+            if block.numel() >= nbytes + LINE:
+                return block
+        return torch.empty(nbytes + LINE, dtype=torch.uint8)
+
+    def _planned(self, images: Sequence[Tensor], threads: int) -> _Plan:
+        calls = Calls(self.across, threads)
+        offsets, nbytes = calls.plan([tuple(x.shape) for x in images], list(self.convs), self.steps, self.outputs)  # type: ignore[arg-type]
+        results = tuple((value, calls.values[value].shape) for value in calls.results)
+        return _Plan(tuple(offsets), nbytes, tuple(calls.calls), results)
+
+
+def _run(plan: _Plan, block: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    base = -(-block.data_ptr() // LINE) * LINE
+    at = [0 if offset is None else base + offset for offset in plan.offsets]
+    at[: len(images)] = [image.data_ptr() for image in images]
+    results = tuple(torch.empty(shape) for _, shape in plan.results)
+    for (value, _), result in zip(plan.results, results, strict=True):
+        at[value] = result.data_ptr()
+    for call in plan.calls:
+        arguments = list(call.arguments)
+        for position, value in call.places:
+            arguments[position] = at[value]
+        call.run(*arguments)
+    return results

@@ -1,0 +1,196 @@
+"""Which layouts each merged layer gets: one for a token or a few, and another for many only where it wins clearly."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rarefy.core.errors import EngineError
+from rarefy.engine.cell import Types
+from rarefy.engine.decoder.structure import Merged, Structure
+from rarefy.engine.explain import LayerRow
+from rarefy.engine.input_scales import InputScale
+from rarefy.engine.plan import time_layer
+from rarefy.engine.precision import Precision
+from rarefy.engine.times import Times, TimeTable
+from rarefy.ops import PackedWeight, available, candidates, pack
+from rarefy.ops.decoder import Linear
+
+_SECOND_LAYOUT = 1.25  # a second copy of a weight costs memory: it has to be so much faster than the first
+_WALK_MS = 0.03  # what a dense layer costs beside its product: the step is then no native call, but goes through Python
+_FEW = 8  # token counts up to here are always served natively, so that a step is one call
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The layouts of one merged layer: packed weights up to token counts, None = the dense layers in torch."""
+
+    merged: Merged
+    bias: Tensor | None
+    steps: tuple[tuple[int, PackedWeight | None], ...]
+
+    def at(self, tokens: int) -> PackedWeight | None:
+        """The choice of the nearest measured count at or above `tokens` (the largest beyond the last)."""
+        for limit, packed in self.steps:
+            if tokens <= limit:
+                return packed
+        return self.steps[-1][1]
+
+    def native(self) -> Linear:
+        """The packed choices, for the native step."""
+        packed = tuple((limit, weight) for limit, weight in self.steps if weight is not None)
+        return Linear(packed, self.bias, self.merged.activation)
+
+    @property
+    def out_features(self) -> int:
+        return self.merged.out_features
+
+    @property
+    def nbytes(self) -> int:
+        return sum({id(p): p.nbytes for _, p in self.steps if p is not None}.values())
+
+
+class Chooser:
+    """Chooses for layers at token counts; those of one cell (`engine.cell`) are timed once a machine.
+
+    scales: of 8-bit inputs by layer, where they are known in advance; measure: False chooses by the cost model alone.
+    """
+
+    def __init__(
+        self,
+        precision: Precision,
+        counts: Sequence[int],
+        scales: Mapping[str, InputScale] | None = None,
+        *,
+        measure: bool = True,
+    ) -> None:
+        self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
+        self.rows: list[LayerRow] = []
+        timing = partial(time_layer, precision=precision, static=bool(scales))
+        self._types = Types(precision.weights, precision.activations, static=bool(scales))
+        self._table = TimeTable(timing if measure else None)
+
+    def choose(self, merged: Merged) -> Chosen:
+        """Packs the layer for what is fastest at each count. Raises EngineError where no kernel has the types."""
+        weight = merged.weight()
+        if not available():
+            return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
+        sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
+        source, names = self.precision.stored(weight), self._names(merged, weight, sparsity)
+        scale, wanted = self.scales.get(merged.name), dict.fromkeys(names.values())
+        packs = {name: pack(source, name, input_scale=scale) for name in wanted if name != "dense"}
+        return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
+
+    def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
+        """The choice at each count: the fastest layout at the least, and at most one more, for the longest prompt."""
+        found = {count: self._table.times(weight, None, count, self._types) for count in self.counts}
+        at = {count: self._options(weight, count, times) for count, times in found.items()}
+        if not at[self.counts[0]]:
+            raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")
+        first = min(at[self.counts[0]], key=at[self.counts[0]].__getitem__)
+        second = self._second(at[self.counts[-1]], first)
+        chosen: dict[int, str] = {}
+        for count in self.counts:
+            kept = {name: ms for name, ms in at[count].items() if name in (first, second, "dense")}
+            chosen[count] = min(kept, key=kept.__getitem__, default=first if count <= _FEW else second)
+            self._explain(merged, weight, sparsity, count, chosen[count], found[count])
+        return chosen
+
+    def _options(self, weight: Tensor, count: int, times: Times) -> dict[str, float]:
+        """Milliseconds of what may run at a count: the packed kernels, and torch where a step need not be one call."""
+        names = candidates(weight, count, self.precision.weights, self.precision.activations)
+        at = {name: times.ms.get(name, float("inf")) for name in names}
+        return {**at, "dense": times.ms["dense"] + _WALK_MS} if self.precision.exact and count > _FEW else at
+
+    @staticmethod
+    def _second(at: Mapping[str, float], first: str) -> str:
+        """What long prompts run with: the first layout or torch, which cost no memory, unless another is far faster."""
+        if not at:
+            return first
+        best = min(at, key=at.__getitem__)
+        free = {name: ms for name, ms in at.items() if name in (first, "dense")}
+        near = min(free, key=free.__getitem__, default=best)
+        return near if at[near] <= _SECOND_LAYOUT * at[best] else best
+
+    def _explain(self, merged: Merged, weight: Tensor, sparsity: float, count: int, name: str, found: Times) -> None:
+        packed = {kernel: ms for kernel, ms in found.ms.items() if kernel != "dense"}
+        dense, ms = found.ms.get("dense"), found.ms.get(name)
+        best = min(packed, key=lambda kernel: packed[kernel], default=name)
+        if ms is None:
+            reason = "the layout for fewer tokens: no kernel of these types is made for so many"
+        elif dense is not None and name != "dense":
+            reason = f"{dense / ms:.2f}x as fast as dense" + (
+                "" if name == best else f"; {best} is no second layout worth"
+            )
+        else:
+            reason = "dense is as fast or faster"
+        label = merged.name if len(merged.parts) == 1 else f"{merged.name} and {len(merged.parts) - 1} more"
+        shape = (weight.shape[0], weight.shape[1])
+        row = LayerRow(label, shape, sparsity, count, name, dense, packed.get(best), reason, packed, found.origin)
+        self.rows.append(row)
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenLayer:
+    """The choices of one layer of the model."""
+
+    qkv: Chosen
+    out: Chosen
+    up: Chosen
+    down: Chosen
+
+    def all(self) -> tuple[Chosen, ...]:
+        return self.qkv, self.out, self.up, self.down
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The choices of the whole model."""
+
+    layers: tuple[ChosenLayer, ...]
+    head: Chosen
+
+    def all(self) -> list[Chosen]:
+        return [chosen for layer in self.layers for chosen in layer.all()] + [self.head]
+
+    def is_native(self, tokens: int) -> bool:
+        """True where every layer is packed for so many tokens, so that the native step can run them."""
+        return all(chosen.at(tokens) is not None for layer in self.layers for chosen in layer.all())
+
+
+def plan_of(structure: Structure, chooser: Chooser) -> Plan:
+    """Choices for every layer of a structure, the head among them."""
+    layers = tuple(
+        ChosenLayer(*(chooser.choose(merged) for merged in (layer.qkv, layer.out, layer.up, layer.down)))
+        for layer in structure.layers
+    )
+    return Plan(layers, chooser.choose(structure.head))
+
+
+def linear(chosen: Chosen, x: Tensor) -> Tensor:
+    """act(x W^T + bias) of (..., in) by what was chosen for so many tokens, in torch or by a packed kernel."""
+    packed = chosen.at(x.numel() // max(1, x.shape[-1]))
+    activation = chosen.merged.activation
+    if packed is not None:
+        out: Tensor = torch.ops.rarefy.packed_linear(x, packed.handle, chosen.bias, activation, packed.shape[0])
+        return out
+    return activate(chosen.merged.dense(x), activation)
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """The activation by its name."""
+    match activation:
+        case "none":
+            return x
+        case "relu":
+            return F.relu(x)
+        case "silu":
+            return F.silu(x)
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+    raise EngineError(f"activation {activation!r} is not known")

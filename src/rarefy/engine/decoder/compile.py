@@ -1,0 +1,138 @@
+"""From a recognised language model to the compiled one: layouts chosen, outputs compared with the source's."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.core.site import find_sites
+from rarefy.engine.capture import Example
+from rarefy.engine.decoder.choose import Chooser, Plan, plan_of
+from rarefy.engine.decoder.generate import positions_of
+from rarefy.engine.decoder.model import CompiledDecoder
+from rarefy.engine.decoder.profile import parts_of_a_token
+from rarefy.engine.decoder.recognise import NotKnownError, recognise
+from rarefy.engine.decoder.runner import Runner
+from rarefy.engine.decoder.structure import Structure
+from rarefy.engine.differ import differs
+from rarefy.engine.explain import Explanation
+from rarefy.engine.input_scales import input_scales
+from rarefy.engine.precision import Precision
+from rarefy.engine.timing import interleaved
+from rarefy.ops import why_not
+
+_COUNTS = (1, 8, 32)  # token counts at which layers are always timed: one text, and batches of them
+_MOST_ROWS = 256  # longer prompts run with what was chosen for this many rows
+
+
+def try_decoder(
+    model: nn.Module,
+    examples: Sequence[Example],
+    precision: Precision,
+    count: int | None,
+    measure: bool,
+    data: Iterable[Any] | None,
+) -> CompiledDecoder | str | None:
+    """The compiled decoder; why a language model is not compiled as one; None for any other model."""
+    if not callable(getattr(model, "generate", None)) or not callable(getattr(model, "get_output_embeddings", None)):
+        return None
+    ids = [_ids(model, example) for example in examples]
+    try:
+        structure = recognise(model)
+        if any(rows is None for rows in ids):
+            raise NotKnownError("the example inputs hold no input_ids")
+        scales = {} if data is None else input_scales(model, find_sites(model)[0], data)
+        chooser = Chooser(precision, _counts([rows for rows in ids if rows is not None]), scales, measure=measure)
+        return _compile(model, structure, [rows for rows in ids if rows is not None], chooser, count, measure)
+    except NotKnownError as error:
+        return str(error)
+
+
+def _ids(model: nn.Module, example: Example) -> Tensor | None:
+    args, kwargs = example
+    found = args[0] if args else kwargs.get("input_ids")
+    return found if isinstance(found, Tensor) and found.dim() == 2 and not found.is_floating_point() else None
+
+
+def _counts(ids: Sequence[Tensor]) -> list[int]:
+    """Token counts to time: of a step, and of the example prompts."""
+    rows = [min(_MOST_ROWS, example.numel()) for example in ids] + [example.shape[0] for example in ids]
+    return [*_COUNTS, *(n for n in rows if n > 0)]
+
+
+def _compile(
+    model: nn.Module, structure: Structure, ids: Sequence[Tensor], chooser: Chooser, count: int | None, measure: bool
+) -> CompiledDecoder:
+    plan = plan_of(structure, chooser)
+    with torch.inference_mode():
+        runner = Runner(structure, plan)
+        output, far = _agree(model, runner, ids, chooser.precision)
+        whole = tuple(_times(model, runner, example) for example in ids) if measure else ()
+        notes = _notes(structure, plan, runner, measure)
+    if not chooser.precision.exact:
+        notes.append(f"{chooser.precision}: logits are {far:.1%} away from the source model's")
+    said = count or torch.get_num_threads()
+    explanation = Explanation(tuple(chooser.rows), _graph(structure, plan), whole, tuple(notes), said)
+    return CompiledDecoder(model, runner, output, explanation, count)
+
+
+def _logits(runner: Runner, ids: Tensor) -> Tensor:
+    cache = runner.cache(*ids.shape)
+    return runner.run(ids.long().contiguous(), positions_of(None, *ids.shape), cache, last_only=False)
+
+
+def _prompt_and_token(runner: Runner, ids: Tensor) -> Tensor:
+    """Logits of all tokens, the last of them by a step of its own: prompts and single tokens run differently."""
+    ids, positions = ids.long(), positions_of(None, *ids.shape)
+    cache = runner.cache(*ids.shape)
+    at = ids.shape[1] - 1
+    pieces = [
+        runner.run(ids[:, part].contiguous(), positions[:, part].contiguous(), cache, last_only=False)
+        for part in (slice(0, at), slice(at, at + 1))
+        if ids[:, part].numel()
+    ]
+    return torch.cat(pieces, dim=1)
+
+
+def _agree(model: nn.Module, runner: Runner, ids: Sequence[Tensor], precision: Precision) -> tuple[type, float]:
+    """The class of the model's outputs and how far the runtime's logits are from them. Raises NotKnownError where they
+    differ by more than the types explain."""
+    kind, far = type(None), 0.0
+    for example in ids:
+        output = model(input_ids=example)
+        why, distance = differs(_prompt_and_token(runner, example), output.logits, precision)
+        if why is not None:
+            raise NotKnownError(f"what the runtime computes {why}")
+        kind, far = type(output), max(far, distance)
+    return kind, far
+
+
+def _times(model: nn.Module, runner: Runner, ids: Tensor) -> dict[str, Any]:
+    """Milliseconds of the example's forward pass, in the source and compiled."""
+    calls = {"source": partial(model, input_ids=ids, use_cache=False), "compiled": partial(_logits, runner, ids)}
+    rounds = interleaved(calls, rounds=5, warmup=1, seconds=1.0)
+    faster = rounds.ratio("compiled", "source") >= 1.0
+    return {
+        "inputs": str(tuple(ids.shape)),
+        "source_ms": rounds.median("source"),
+        "compiled_ms": rounds.median("compiled"),
+        "speedup": rounds.ratio("compiled", "source"),
+        "runs": "the decoder runtime" + ("" if faster else " (slower than the source at this shape)"),
+    }
+
+
+def _graph(structure: Structure, plan: Plan) -> str:
+    native = "one native call a step" if plan.is_native(1) else "layer by layer in torch"
+    return f"decoder runtime for {structure.kind}: {len(structure.layers)} layers, {native}"
+
+
+def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> list[str]:
+    packed = sum({id(chosen): chosen.nbytes for chosen in plan.all()}.values())
+    notes = [f"packed weights: {packed / 2**20:.1f} MiB"]
+    if measure:
+        parts = parts_of_a_token(runner, past=min(128, structure.most_positions - 1), steps=5)
+        shown = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(parts.items(), key=lambda pair: -pair[1]) if ms > 0)
+        notes.append(f"one token behind 128, ms: {shown}")
+    return notes + ([] if why_not() is None else [f"note: {why_not()}"])

@@ -1,0 +1,145 @@
+"""The compiled decoder: called like the model it came from, with a `generate` of its own."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.core.errors import DTypeError, ShapeError
+from rarefy.engine.compiled import threads
+from rarefy.engine.decoder.arguments import mask_for, request_of, unsupported
+from rarefy.engine.decoder.cache import DecoderCache
+from rarefy.engine.decoder.generate import Timings, generate, positions_of
+from rarefy.engine.decoder.profile import parts_of_a_token
+from rarefy.engine.decoder.runner import Runner
+from rarefy.engine.explain import Explanation
+
+_OURS = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "return_dict"}
+
+
+class CompiledDecoder(nn.Module):
+    """A causal language model on the native runtime. Inference only; calls from several threads are safe as long as
+    each has a cache of its own (every `generate` has).
+
+    source: the model as it was given, whose parameters are shared; do not change them: weights are packed at compile
+    time. A call with arguments that the runtime does not know (labels, inputs_embeds, another cache) runs in `source`.
+    """
+
+    source: nn.Module
+
+    def __init__(
+        self, source: nn.Module, runner: Runner, output: Any, explanation: Explanation, thread_count: int | None
+    ) -> None:
+        super().__init__()
+        self.__dict__["source"] = source  # not a submodule: it must not be found by what walks over modules
+        self._runner, self._output, self._explanation, self._threads = runner, output, explanation, thread_count
+        self._signature = inspect.signature(source.forward)
+        self.last = Timings()  # of the latest `generate`, whichever thread it ran in
+
+    @property
+    def config(self) -> Any:
+        return getattr(self.source, "config", None)
+
+    @property
+    def generation_config(self) -> Any:
+        return getattr(self.source, "generation_config", None)
+
+    def explain(self) -> Explanation:
+        """What every layer runs with and why, times of the whole, and where the time of one token goes."""
+        return self._explanation
+
+    def cache(self, batch: int, tokens: int) -> DecoderCache:
+        """An empty cache for `past_key_values`, with room for so many tokens (it grows when it must)."""
+        return self._runner.cache(batch, tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all packed weights."""
+        return sum({id(c): c.nbytes for c in self._runner.plan.all()}.values())
+
+    def profile(self, past: int = 128, steps: int = 8) -> dict[str, float]:
+        """Milliseconds of each part of one token behind `past` tokens: the median of so many steps."""
+        with threads(self._threads), torch.inference_mode():
+            return parts_of_a_token(self._runner, past, steps)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = self._signature.bind_partial(*args).arguments | kwargs if args else kwargs
+        with threads(self._threads), torch.inference_mode():
+            if not self._takes(given):
+                return self.source(**given)
+            return self._forward(**{name: value for name, value in given.items() if name in _OURS})
+
+    def _takes(self, given: dict[str, Any]) -> bool:
+        past = given.get("past_key_values")
+        known = all(name in _OURS or value is None for name, value in given.items())
+        mask = given.get("attention_mask")
+        plain = mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
+        keep = isinstance(given.get("logits_to_keep", 0), int)
+        return known and plain and keep and isinstance(past, DecoderCache | None) and given.get("input_ids") is not None
+
+    def _forward(
+        self,
+        input_ids: Any,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: DecoderCache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+    ) -> Any:
+        ids = self._runner.require_ids("forward", input_ids)
+        cache = past_key_values or self._runner.cache(ids.shape[0], ids.shape[1])
+        if cache.batch != ids.shape[0]:
+            raise ShapeError(f"forward: input_ids has {ids.shape[0]} rows and past_key_values {cache.batch}")
+        total = cache.length + ids.shape[1]
+        self._runner.require_length("forward", total)
+        cache.reserve(total)
+        cache.see(attention_mask, ids.shape[1])
+        positions = self._positions(ids, attention_mask, position_ids, cache.length)
+        logits = self._runner.run(ids, positions, cache, last_only=logits_to_keep == 1)
+        if logits_to_keep > 1:
+            logits = logits[:, -logits_to_keep:]
+        wanted = use_cache if use_cache is not None else getattr(self.config, "use_cache", True)
+        kept = cache if wanted or past_key_values is not None else None
+        out = self._output(logits=logits, past_key_values=kept)
+        return out if return_dict is None or return_dict else out.to_tuple()
+
+    def _positions(self, ids: Tensor, mask: Tensor | None, given: Tensor | None, past: int) -> Tensor:
+        if given is None:
+            from_mask = mask if self._runner.structure.positions_from_mask else None
+            return positions_of(from_mask, ids.shape[0], ids.shape[1], past)
+        if given.dtype not in (torch.int64, torch.int32):
+            raise DTypeError(f"forward: position_ids is {given.dtype}; positions are int64 (or int32)")
+        if given.dim() != 2 or given.shape[1] != ids.shape[1] or given.shape[0] not in (1, ids.shape[0]):
+            raise ShapeError(f"forward: position_ids has shape {tuple(given.shape)}; it must be {tuple(ids.shape)}")
+        if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < self._runner.structure.most_positions:
+            raise ShapeError(
+                f"forward: position_ids span [{int(given.min())}, {int(given.max())}], outside the model's "
+                f"{self._runner.structure.most_positions} positions"
+            )
+        return given.long().expand(ids.shape).contiguous()
+
+    def generate(self, input_ids: Any = None, *, inputs: Any = None, **kwargs: Any) -> Any:
+        """Token ids (batch, prompt + new), as `generate` of transformers gives them.
+
+        max_new_tokens or max_length, do_sample, temperature, top_k, top_p, eos_token_id, pad_token_id, attention_mask
+        (padding on the left), streamer, stopping_criteria; what is not given comes from the model's generation config.
+        generator or seed: for the draws, instead of torch's own state. Greedy tokens are the source model's. With
+        settings that the runtime does not have (beams, penalties, ...) the source model generates, in torch.
+        """
+        ids = input_ids if input_ids is not None else inputs
+        with threads(self._threads), torch.inference_mode():
+            if ids is None or unsupported(self.source, kwargs) is not None:
+                return self.source.generate(ids, **kwargs)  # type: ignore[operator]
+            ids = self._runner.require_ids("generate", ids)
+            request = request_of(self.source, kwargs, ids.shape[1])
+            timings = Timings()
+            out = generate(self._runner, ids, mask_for(self.source, kwargs, ids), request, timings)
+            self.last = timings
+            return out
+
+    def train(self, mode: bool = True) -> "CompiledDecoder":
+        if mode:
+            raise RuntimeError("CompiledDecoder.train: a compiled model is for inference; train .source, compile again")
+        return self

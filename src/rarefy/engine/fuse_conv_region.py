@@ -1,0 +1,96 @@
+"""Rewriting a captured graph: convolutions that follow each other become one module, images side by side or across."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch.fx import GraphModule, Node
+
+from rarefy.engine.conv_calls import Step
+from rarefy.engine.conv_plan import AcrossPlanner
+from rarefy.engine.conv_region import ConvRegion
+from rarefy.engine.fuse_norm import value_of
+from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
+from rarefy.ops import available
+from rarefy.ops.conv_across import lanes
+
+_FUSED = (FusedConv2d, FusedConvPool)
+Repack = Callable[[FusedConv2d, tuple[int, int]], FusedConv2d]  # and the height and width of its input
+
+
+def _runs(graph: GraphModule) -> list[list[Node]]:
+    """Fused convolutions with nothing but constants between them, in order."""
+    runs: list[list[Node]] = [[]]
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), _FUSED):
+            runs[-1].append(node)
+        elif node.op not in ("get_attr", "placeholder") and runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def _image(node: Node) -> tuple[int, int] | None:
+    """Height and width of a node's value where the tracer fixed them."""
+    value = value_of(node)
+    if value is None or value.dim() != 4 or not all(isinstance(n, int) for n in value.shape[2:]):
+        return None
+    return int(value.shape[2]), int(value.shape[3])
+
+
+def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack | None) -> None:
+    sources = [node for node in run for node in node.all_input_nodes]
+    inputs = [node for node in dict.fromkeys(sources) if node not in run]
+    number = {node: i for i, node in enumerate([*inputs, *run])}
+    steps = [
+        Step(number[n.all_input_nodes[0]], number[n.args[1]] if len(n.args) > 1 else -1, number[n])  # type: ignore[index]
+        for n in run
+    ]
+    outputs = [node for node in run if any(user not in run for user in node.users)]
+    convs = []
+    for node in run:
+        conv, image = graph.get_submodule(str(node.target)), _image(node.all_input_nodes[0])
+        assert isinstance(conv, _FUSED)
+        plain = repack is None or isinstance(conv, FusedConvPool)
+        convs.append(conv if plain else repack(conv, image or (1, 1)))
+    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None)
+    graph.add_submodule(name, region)
+    with graph.graph.inserting_after(run[-1]):
+        call = graph.graph.call_module(name, tuple(inputs))
+    place = call
+    for i, node in enumerate(outputs):
+        with graph.graph.inserting_after(place):
+            place = graph.graph.call_function(_take, (call, i))
+        place.meta.update(node.meta)
+        node.replace_all_uses_with(place, delete_user_cb=lambda user: user not in run)
+    for node in reversed(run):
+        graph.graph.erase_node(node)
+
+
+def _take(values: tuple[torch.Tensor, ...], i: int) -> torch.Tensor:
+    return values[i]
+
+
+def with_regions(graph: GraphModule, repack: Repack | None = None) -> GraphModule | None:
+    """A graph of the same parameters in which runs of two or more fused convolutions are one module; None: none is.
+
+    repack: gives each convolution packed for images across the lanes, in which layout the runs then compute.
+    """
+    runs = [run for run in _runs(graph) if len(run) > 1] if available() else []
+    if not runs:
+        return None
+    twin = GraphModule(graph, copy.deepcopy(graph.graph))
+    for i, run in enumerate(r for r in _runs(twin) if len(r) > 1):
+        _replace_run(twin, run, f"rarefy_convs_{i}", repack)
+    twin.graph.lint()
+    twin.recompile()
+    return twin
+
+
+def conv_variants(graph: GraphModule, batch: int, *, measure: bool = True) -> dict[str, GraphModule]:
+    """The ways to run a rewritten graph that are worth timing for `batch` images (0: it sees none), by name."""
+    variants = {"graph": with_regions(graph) or graph}
+    if measure and available() and 2 * batch >= lanes():
+        across = with_regions(graph, AcrossPlanner(batch).repack)
+        if across is not None:
+            variants["graph, images across lanes"] = across
+    return variants

@@ -1,0 +1,45 @@
+"""Convolutions whose weight is packed: what stands in for `nn.Conv2d` in a compiled model."""
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.engine.conv_plan import ConvPlan
+
+# Some models compute padding of their own from these.
+_READ_BY_MODELS = ("kernel_size", "stride", "padding", "dilation", "groups", "in_channels", "out_channels")
+
+
+class SparseConv2d(nn.Module):
+    """The convolution by the kernel that the plan has for the image; torch's where the plan says so.
+
+    Inference only: gradients flow to x and the bias, the weight is frozen. The dense parameter is shared with the
+    source model, not copied.
+    """
+
+    def __init__(self, source: nn.Conv2d, plan: ConvPlan) -> None:
+        super().__init__()
+        self.source, self.plan = source, plan
+        for name in _READ_BY_MODELS:
+            setattr(self, name, getattr(source, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = self.plan.at((x.shape[0], x.shape[2], x.shape[3])) if x.dim() == 4 else None
+        if packed is None or x.dtype != torch.float32:
+            out: Tensor = self.source(x)
+            return out
+        result: Tensor = torch.ops.rarefy.packed_conv2d(x, packed.handle, self.source.bias, None, "none")
+        return result
+
+
+def with_sparse_convs(twin: nn.Module, plans: dict[str, ConvPlan]) -> nn.Module:
+    """Puts `SparseConv2d` where a plan is, in place, into a copy of the model that may be changed."""
+    if isinstance(twin, nn.Conv2d) and plans:
+        return SparseConv2d(twin, next(iter(plans.values())))
+    for plan in plans.values():
+        for name in (plan.site.name, *plan.site.aliases):
+            parent_name, _, leaf = name.rpartition(".")
+            parent = twin.get_submodule(parent_name)
+            source = getattr(parent, leaf)
+            assert isinstance(source, nn.Conv2d)
+            setattr(parent, leaf, SparseConv2d(source, plan))
+    return twin

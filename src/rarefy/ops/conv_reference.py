@@ -1,0 +1,60 @@
+"""The window of a convolution, and the fused convolution in plain torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# In the order of conv::Activation in native/kernels/conv/contract.h.
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    "gelu": F.gelu,
+}
+ACTIVATIONS = tuple(_FUNCTIONS)
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves over the image; each pair is (down, across)."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def out_size(self, image: Sequence[Any], kernel: Sequence[int]) -> tuple[Any, Any]:
+        """Height and width of the result."""
+        sides = zip(image, kernel, self.stride, self.padding, self.dilation, strict=True)
+        high, wide = ((size + 2 * pad - far * (taps - 1) - 1) // step + 1 for size, taps, step, pad, far in sides)
+        return high, wide
+
+
+def window_of(conv: nn.Conv2d) -> Window | None:
+    """The window of a module, or None where its padding is not made of zeros on both sides alike."""
+    if conv.padding_mode != "zeros" or (isinstance(conv.padding, str) and conv.padding != "valid"):
+        return None
+    padding = (0, 0) if isinstance(conv.padding, str) else _pair(conv.padding)
+    return Window(_pair(conv.stride), padding, _pair(conv.dilation), conv.groups)
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    return (values[0], values[-1])
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """The named activation, elementwise."""
+    return _FUNCTIONS[activation](x)
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, window: Window
+) -> Tensor:
+    """act(conv(x) + bias + residual): x (batch, in, h, w), weight (out, in / groups, kh, kw), residual as y."""
+    y = F.conv2d(x, weight, bias, window.stride, window.padding, window.dilation, window.groups)
+    return activate(y if residual is None else y + residual, activation)

@@ -1,0 +1,86 @@
+"""Small language models of every class that the runtime knows, pruned to half."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rarefy
+
+transformers = pytest.importorskip("transformers")
+
+VOCABULARY, POSITIONS = 97, 96
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6}
+ROTARY = {**SMALL, "intermediate_size": 80, "max_position_embeddings": POSITIONS}
+
+
+def _llama(**more: Any) -> nn.Module:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**ROTARY, "num_key_value_heads": 2, **more}))
+
+
+def _mistral() -> nn.Module:
+    config = transformers.MistralConfig(**ROTARY, num_key_value_heads=3, sliding_window=None)
+    return transformers.MistralForCausalLM(config)
+
+
+def _qwen2() -> nn.Module:
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**ROTARY, num_key_value_heads=6))
+
+
+def _qwen3() -> nn.Module:
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**ROTARY, num_key_value_heads=2, head_dim=20))
+
+
+def _opt() -> nn.Module:
+    config = {**SMALL, "ffn_dim": 80, "word_embed_proj_dim": 48, "max_position_embeddings": POSITIONS}
+    return transformers.OPTForCausalLM(transformers.OPTConfig(**config))
+
+
+def _gpt2() -> nn.Module:
+    config = {"vocab_size": VOCABULARY, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": POSITIONS}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**config))
+
+
+def _llama3_rope() -> nn.Module:
+    rope = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return _llama(rope_parameters={**rope, "original_max_position_embeddings": 32}, attention_bias=True, mlp_bias=True)
+
+
+def _linear_rope() -> nn.Module:
+    return _llama(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, tie_word_embeddings=True)
+
+
+CLASSES: dict[str, Callable[[], nn.Module]] = {
+    "llama": _llama,
+    "llama3-rope": _llama3_rope,
+    "linear-rope": _linear_rope,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "opt": _opt,
+    "gpt2": _gpt2,
+}
+
+
+def build(name: str, sparsity: float = 0.5) -> Any:
+    """A model whose weights, norms and biases are all random, so that every part of it counts."""
+    torch.manual_seed(0)
+    model = CLASSES[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = None
+    if sparsity:
+        rarefy.prune(model, "magnitude", sparsity=sparsity, measure=False)
+    return model
+
+
+def compiled(model: Any, **options: Any) -> Any:
+    return rarefy.compile(model, {"input_ids": tokens(1, 9)}, measure=False, **options)
+
+
+def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(1, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,3 @@
+"""What the recipes share with the tests of the engine."""
+
+from engine.conftest import prefer as prefer
