@@ -1,5 +1,6 @@
 """The Llama-shaped model of the decode benchmark: random weights with exact zeros, 298 M parameters."""
 
+import re
 from typing import Any
 
 import torch
@@ -24,19 +25,20 @@ def llama(sparsity: float, head_sparsity: float = 0.0, seed: int = 0, **changes:
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    layers = changes.pop("num_hidden_layers", SHAPE["num_hidden_layers"])
-    config = LlamaConfig(**{**SHAPE, **changes, "num_hidden_layers": 1}, tie_word_embeddings=False)
+    config = LlamaConfig(**{**SHAPE, **changes}, tie_word_embeddings=False)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     generator = torch.Generator().manual_seed(seed)
+    made: dict[str, nn.Parameter] = {}
     for name, parameter in list(model.named_parameters()):
-        zeros = head_sparsity if "lm_head" in name else 0.0 if "embed" in name else sparsity
+        kind = re.sub(r"layers\.\d+", "layers", name)
+        if kind not in made:
+            zeros = head_sparsity if "lm_head" in name else 0.0 if "embed" in name else sparsity
+            value = torch.ones(parameter.shape) if parameter.dim() == 1 else _random(parameter.shape, zeros, generator)
+            made[kind] = nn.Parameter(value, requires_grad=False)
         owner, _, leaf = name.rpartition(".")
-        value = torch.ones(parameter.shape) if parameter.dim() == 1 else _random(parameter.shape, zeros, generator)
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+        setattr(model.get_submodule(owner), leaf, made[kind])
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    model.model.layers = nn.ModuleList([model.model.layers[0]] * layers)
-    config.num_hidden_layers = layers
     return model.eval()
 
 

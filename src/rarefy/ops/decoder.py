@@ -4,7 +4,7 @@ Small records describe the model; `NativeDecoder` hands their addresses to the n
 Keys are cached in panels of 16 (`empty_cache`), so that attention over the cache reads one feature of 16 keys at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,13 +168,45 @@ class NativeDecoder:
         capacity), 0 = hidden; first: int32 (batch), keys before are hidden; nanoseconds: int64 (parts), added to.
         All contiguous. Raises ValueError for an id, a position or a token count out of range.
         """
-        keys, values = cache
-        self._native.step(
+        self.bound(
             workspace,
-            ids.shape[0],
-            ids.shape[1],
-            past,
+            ids,
+            positions,
+            cache,
+            logits,
+            rotary=rotary,
+            allowed=allowed,
+            first=first,
+            last_only=last_only,
+            nanoseconds=nanoseconds,
+        )(past)
+
+    def bound(
+        self,
+        workspace: Any,
+        ids: Tensor,
+        positions: Tensor,
+        cache: tuple[Tensor, Tensor],
+        logits: Tensor,
+        *,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        allowed: Tensor | None = None,
+        first: Tensor | None = None,
+        last_only: bool = True,
+        nanoseconds: Tensor | None = None,
+    ) -> Callable[[int], None]:
+        """`step` as a function of `past`, for calls over the same tensors: addresses are looked up once.
+
+        The function holds the tensors and the workspace; threads are those of now.
+        """
+        keys, values = cache
+        step, (batch, tokens), capacity, threads = (
+            self._native.step,
+            ids.shape,
             values.shape[3],
+            torch.get_num_threads(),
+        )
+        rest = (
             ids.data_ptr(),
             positions.data_ptr(),
             0 if rotary is None else rotary[0].data_ptr(),
@@ -187,5 +219,11 @@ class NativeDecoder:
             last_only,
             logits.data_ptr(),
             0 if nanoseconds is None else nanoseconds.data_ptr(),
-            torch.get_num_threads(),
+            threads,
         )
+        held = (ids, positions, keys, values, logits, rotary, allowed, first, nanoseconds)
+
+        def run(past: int, held: Any = held) -> None:
+            step(workspace, batch, tokens, past, capacity, *rest)
+
+        return run

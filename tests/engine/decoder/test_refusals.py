@@ -100,6 +100,9 @@ def _unknown():
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     dynamic = transformers.LlamaConfig(**ROTARY, num_key_value_heads=2, rope_parameters=rope)
     yield "depend on the length", transformers.LlamaForCausalLM(dynamic)
+    part = build("llama")
+    part.model.rotary_emb.inv_freq = part.model.rotary_emb.inv_freq[:3]
+    yield "only a part", part
     double = build("llama").double()
     yield "float64", double
     replaced = build("llama")

@@ -77,10 +77,11 @@ def _tokens(
     prompt = most - request.max_new_tokens
     clock = time.perf_counter()
     logits = runner.run(out[:, :prompt].contiguous(), positions_of(mask, batch, prompt), cache, last_only=True)
-    position = positions_of(mask, batch, prompt)[:, -1:] + 1
+    position = (positions_of(mask, batch, prompt)[:, -1:] + 1).contiguous()
     newest = torch.empty(batch, 1, dtype=torch.int64)
     running = torch.ones(batch, dtype=torch.bool)
     eos = torch.tensor(request.eos, dtype=torch.int64)
+    following, advance = runner.stepper(newest, position, cache)
     for at in range(prompt, most):
         token = request.sampling.next(logits[:, -1], request.generator)
         if request.eos and not running.all():
@@ -94,7 +95,8 @@ def _tokens(
         if _ended(running, token, eos, request, out[:, : at + 1]):
             return at + 1
         if at + 1 < most:
-            logits = runner.run(newest, position, cache, last_only=True, out=logits)
+            advance()
+            logits = following
             position += 1
     return most
 

@@ -18,7 +18,7 @@ _ACTIVATIONS = {
     "GELUTanh": "gelu_tanh",
     "PytorchGELUTanh": "gelu_tanh",
 }
-_STATIC_ROTARY = ("default", "linear", "llama3", "yarn", "proportional")  # cosines depend on the position only
+_STATIC_ROTARY = ("default", "linear", "llama3", "yarn")  # cosines depend on the position only
 
 
 class NotKnownError(Exception):
@@ -94,6 +94,8 @@ def _llama(model: Any) -> Structure:
         raise NotKnownError(f"rotary positions of type {body.rotary_emb.rope_type!r} depend on the length of the text")
     layers = tuple(_llama_layer(name, layer) for name, layer in _names("model.layers", body.layers))
     depth = body.layers[0].self_attn.head_dim
+    if 2 * body.rotary_emb.inv_freq.numel() != depth:
+        raise NotKnownError(f"only a part of the {depth} features of a head is turned by its position")
     sizes = Sizes(config.hidden_size, config.num_attention_heads, config.num_key_value_heads, depth)
     head = _merged("lm_head", model.lm_head)
     embedding = _floats(body.embed_tokens.weight)

@@ -1,6 +1,7 @@
 """Runs new tokens through the model, natively in one call where every layer is packed for them, else layer by layer."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -120,6 +121,36 @@ class Runner:
             for at in starts
         ]
         return pieces[-1] if last_only else torch.cat(pieces, dim=1)
+
+    def stepper(
+        self, ids: Tensor, positions: Tensor, cache: DecoderCache, nanoseconds: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[], None]]:
+        """(logits (batch, 1, vocabulary), a function that fills them): runs `ids` and `positions` (batch, 1), which the
+        caller changes between calls, up to the cache's capacity. What can be looked up once is."""
+        logits = torch.empty(ids.shape[0], 1, self.plan.head.out_features)
+        if self._native is None or not self.plan.is_native(ids.shape[0]):
+
+            def run() -> None:
+                self.run(ids, positions, cache, last_only=True, out=logits)
+
+            return logits, run
+        step = self._native.bound(
+            self._workspace(),
+            ids,
+            positions,
+            (cache.keys, cache.values),
+            logits,
+            rotary=None if self._rotary is None else self._rotary.at_least(cache.capacity),
+            allowed=cache.allowed,
+            first=cache.first,
+            nanoseconds=nanoseconds,
+        )
+
+        def advance() -> None:
+            step(cache.length)
+            cache.length += 1
+
+        return logits, advance
 
     def _once(
         self,
