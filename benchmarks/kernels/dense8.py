@@ -113,7 +113,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     lines = [
         f"`python {' '.join(sys.argv)}`, {cpu()}, {options.threads} threads, {options.rounds} interleaved rounds, "
-        f"torch {torch.__version__}, instruction set {ops.features()['isa']}. Microseconds; GMAC/s, all weights counted.",
+        f"torch {torch.__version__}, instruction set {ops.features()['isa']}. Times in us; GMAC/s count all weights.",
         "",
         "| layer (out x in) | tokens | oneDNN | ours | us | against oneDNN | GMAC/s | ... |",
         "|---|---|---|---|---|---|---|---|",

@@ -86,7 +86,8 @@ def main() -> None:
     ]
     print("\n".join(lines))
     x = torch.randn(options.tokens, options.shape[1])
-    for (stored, activations), zeros in itertools.product(TYPES, options.zeros):
+    there = [types for types in TYPES if names(*types)]
+    for (stored, activations), zeros in itertools.product(there, options.zeros):
         weight = torch.randn(*options.shape) * (torch.rand(*options.shape) >= zeros)
         calls, sizes = {"torch": torch_dense(weight, x, stored)}, {}
         for name in names(stored, activations):

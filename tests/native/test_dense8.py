@@ -156,6 +156,14 @@ def test_floats_are_quantised_with_a_scale_that_is_known(name, tokens):
 
 
 @every_kernel
+def test_floats_are_quantised_as_by_the_operation_of_its_own(name):
+    values, x = codes(37, 130, 0.5), 3 * normal(33, 130) + normal(33, 1, seed=8)
+    packed = ops.pack(QuantizedWeight(values, torch.full((37, 1), 0.01)), name)
+    rows, scale, zero = torch.ops.rarefy.quantize_rows(x)
+    assert torch.equal(run_floats(name, values, x), multiply8(packed, rows, scale, zero))
+
+
+@every_kernel
 def test_one_scale_for_all_tokens(name):
     values, x = codes(20, 64), bytes_of(19, 64)
     packed = ops.pack(QuantizedWeight(values, torch.ones(20, 1)), name)

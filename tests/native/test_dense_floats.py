@@ -5,6 +5,7 @@ import torch
 from oracle import EPS, assert_close, expected, normal, sparse, tolerance
 
 from rarefy import ops
+from rarefy.core.quantized import quantize_weight
 
 KERNELS = {k.name: k for k in ops.kernels() if k.op in ("dense16", "expand16", "expand32")}
 pytestmark = pytest.mark.skipif(not KERNELS, reason="the native module is not built")
@@ -160,3 +161,26 @@ def test_8_bit_inputs_are_refused():
     packed = ops.pack(sparse(4, 8, 0.5), next(iter(KERNELS)))
     with pytest.raises(RuntimeError, match="8-bit inputs"):
         packed.layout.multiply8(0, 1, 0, 0, 0, 0, 0, 0, 0.0, 0, 1)
+
+
+def test_without_tiles_bfloat16_is_computed_with_floats(monkeypatch):
+    usable = [k for k in ops.kernels() if k.isa != "amx"]
+    monkeypatch.setattr(ops.native, "kernels", lambda: usable)
+    for tokens in (1, 100):
+        names = ops.candidates(sparse(64, 64, 0.5), tokens, "bf16", "bf16")
+        assert any(name.startswith("expand16") for name in names)
+        assert {k.activations for k in usable if k.name in names} == {"fp32"}
+
+
+def test_which_kernels_are_worth_timing():
+    few_zeros, many_zeros = sparse(64, 64, 0.7), sparse(64, 64, 0.2)
+    assert any(n.startswith("expand32") for n in ops.candidates(few_zeros, 16))
+    assert not any(n.startswith("expand32") for n in ops.candidates(many_zeros, 16))
+    assert not any(n.startswith("expand32") for n in ops.candidates(few_zeros, 2048))
+    dense, half = sparse(64, 64, 1.0), sparse(64, 64, 0.5)
+    assert any(n.startswith("expand16") for n in ops.candidates(half, 16, "bf16", "bf16"))
+    assert not any(n.startswith("expand16") for n in ops.candidates(dense, 16, "bf16", "bf16"))
+    for weight in (dense, half):
+        names = ops.candidates(quantize_weight(weight), 16, "int8", "int8")
+        assert len([n for n in names if n.startswith("dense8")]) == 1
+        assert any(n.startswith("expand8") for n in names) == (weight is half)

@@ -92,7 +92,7 @@ inline void quantise_row(const float* x, int features, int padded, float scale, 
   for (k = features; k < padded; ++k) to[k] = 0;
 }
 
-// An infinity or a NaN in the row makes its scale, and so every result of the row, a NaN. A row of next to nothing is zero.
+// An infinity or a NaN in the row makes its scale, and so every result of the row, a NaN.
 inline void range_of_row(const float* x, int features, float* scale, std::int32_t* zero_point) noexcept {
   const Vec none = zero();
   Vec high = none, low = none, poison = none;
@@ -113,10 +113,12 @@ inline void range_of_row(const float* x, int features, float* scale, std::int32_
     low = min(low, v);
     poison = fma(v, none, poison);
   }
-  const float top = largest(max(high, high_too)), bottom = -largest(sub(none, min(low, low_too))), span = top - bottom;
+  const float top = largest(max(high, high_too)), bottom = -largest(sub(none, min(low, low_too)));
   poison = add(poison, poison_too);
-  const float step = span > 1e-30f ? span / 255.0f : 1.0f;
-  const float offset = __builtin_rintf(-bottom / step);
+  // As native/ops/quantise.cc: halves first, and no denormal, so that neither the width nor the inverse overflows.
+  const float width_of_step = top / 255.0f - bottom / 255.0f, least = 1.17549435e-38f;
+  const float step = top == bottom ? 1.0f : width_of_step > least ? width_of_step : least;
+  const float offset = __builtin_rintf(-bottom * (1.0f / step));
   *scale = step + sum(poison);
   *zero_point = offset > 0.0f ? offset < 255.0f ? static_cast<std::int32_t>(offset) : 255 : 0;
 }

@@ -18,7 +18,7 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::dense {
-extern const Kernel int8_vnni = {"vnni", Isa::vnni, Type::int8, 48, 1, 0, 24, 192, vnni::multiply_dots, vnni::finish,
+extern const Kernel int8_vnni = {"vnni", Isa::vnni, Type::int8, 48, 1, 128, 24, 192, vnni::multiply_dots, vnni::finish,
                                    vnni::quantise_row, vnni::range_of_row, nullptr};
 }  // namespace rarefy::dense
 #endif

@@ -179,6 +179,9 @@ def candidates(
     for op, worth in FAMILIES.items():
         if isinstance(weight, QuantizedWeight) and not takes_scales(op, weight.shape[1], weight.groups):
             continue
-        typed = [k for k in usable if k.op == op and k.weights == weights and k.activations == activations]
+        stored = [k for k in usable if k.op == op and k.weights == weights]
+        typed = [k for k in stored if k.activations == activations]
+        if activations == "bf16" and not typed:  # float32 inputs are more exact than what was asked for
+            typed = [k for k in stored if k.activations == "fp32"]
         names += worth(best_isa(typed), values, tokens) if typed else []
     return names

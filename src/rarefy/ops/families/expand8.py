@@ -8,5 +8,5 @@ from rarefy.ops.native import KernelInfo
 
 
 def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[str]:
-    """All of them where the bitmap saves a tenth of the bytes or more."""
-    return [k.name for k in kernels] if weight.count_nonzero() <= 0.775 * weight.numel() else []
+    """The best of them where the bitmap saves a tenth of the bytes or more."""
+    return [kernels[0].name] if weight.count_nonzero() <= 0.775 * weight.numel() else []
