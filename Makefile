@@ -51,6 +51,9 @@ check: $(done)/check
 bench: $(done)/test $(done)/rivals
 	$(bin)/python benchmarks/kernels/run.py
 	$(bin)/python benchmarks/demo/run.py
+	$(bin)/python benchmarks/cost/run.py
+	$(bin)/python benchmarks/latency/run.py
+	$(bin)/python benchmarks/startup/run.py
 
 docs: $(done)/check
 	$(bin)/mkdocs build --strict

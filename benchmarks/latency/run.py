@@ -79,7 +79,7 @@ class Bench:
                 allocate = _least_loss(job, times, losses) if ours else _spread(job, allocation, times)
                 plan = _Search(job, allocate, times).run()
                 said = {"densities": plan.densities, "trial": plan.speed.ratio, "trials": plan.trials}
-                said |= {"rest": plan.rest, "layers": _layers_ms(job, times, plan.densities)}
+                said |= {"layers": _layers_ms(job, times, plan.densities)}
                 self.file(target, allocation, "plan").write_text(json.dumps(said))
                 print(target, allocation, f"trial {plan.speed.ratio:.3f} after {plan.trials}", flush=True)
 

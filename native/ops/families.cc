@@ -7,6 +7,7 @@
 #include "ops/layout.h"
 #include "ops/matvec.h"
 #include "ops/matvec4.h"
+#include "ops/nmg.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
 
@@ -25,6 +26,7 @@ const std::vector<Family>& families() {
       {matvec::entries, matvec::make},
       {matvec4::entries, matvec4::make},
       {fanin::entries, fanin::make},
+      {nmg::entries, nmg::make},
   };
   return all;
 }

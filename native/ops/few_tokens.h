@@ -26,6 +26,32 @@ void share_rows(const std::vector<std::size_t>& starts, int rows, std::ptrdiff_t
   });
 }
 
+// The same in bands of 16 rows, for a weight of `bytes` whose rows are equally long.
+template <class Function>
+void share_bands(int rows, std::size_t bytes, std::ptrdiff_t tokens, int threads, Function f) {
+  constexpr double bytes_a_thread = 1 << 16;
+  constexpr int band = 16;
+  const std::size_t bands = static_cast<std::size_t>((rows + band - 1) / band);
+  const double work = static_cast<double>(bytes) * (1.0 + static_cast<double>(tokens) / 4.0);
+  threads = static_cast<int>(std::min<double>(threads, 1 + work / bytes_a_thread));
+  const std::size_t parts = std::min<std::size_t>(bands, threads == 1 ? 1 : 4 * threads);
+  parallel_for(parts, threads, [&](std::size_t part) {
+    const auto bound = [&](std::size_t p) { return std::min(rows, static_cast<int>(bands * p / parts) * band); };
+    if (bound(part) < bound(part + 1)) f(bound(part), bound(part + 1));
+  });
+}
+
+// x (tokens, in) as (in + 1, width): tokens beside each other, and behind the last feature zeros. This thread's scratch.
+inline const float* side_by_side(const float* x, std::ptrdiff_t tokens, int in, int width) {
+  static thread_local AlignedVector<float> scratch;
+  const std::size_t size = (static_cast<std::size_t>(in) + 1) * width;
+  if (scratch.size() < size) scratch.resize(size);
+  float* const to = scratch.data();
+  for (int k = 0; k <= in; ++k)
+    for (int t = 0; t < width; ++t) to[static_cast<std::size_t>(k) * width + t] = t < tokens && k < in ? x[t * in + k] : 0.0f;
+  return to;
+}
+
 // Inputs in a stream's columns: every `columns` features take 16 places, the rest of `places` a token is zero. Gives x
 // itself where it is so already, else this thread's scratch, and the stride.
 template <class T>

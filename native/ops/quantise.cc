@@ -53,7 +53,8 @@ void rows(const float* x, std::ptrdiff_t tokens, int features, std::uint8_t* val
 
 Rows8 to_scratch(const float* x, std::ptrdiff_t tokens, int features, float scale, std::int32_t zero, int threads) {
   static thread_local Scratch8 scratch;
-  const std::ptrdiff_t stride = (static_cast<std::ptrdiff_t>(features) + 63) / 64 * 64;
+  // Rows an odd number of cache lines apart do not all fall into the same sets of a cache.
+  const std::ptrdiff_t stride = (static_cast<std::ptrdiff_t>(features) + 63) / 64 * 64 | 64;
   if (const auto bytes = static_cast<std::size_t>(tokens * stride); scratch.values.size() < bytes) scratch.values.resize(bytes);
   const std::size_t scales = scale == 0.0f ? static_cast<std::size_t>(tokens) : 1;
   if (scratch.scale.size() < scales) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -24,52 +25,50 @@ std::uint16_t to_bf16(float value) {  // to nearest, ties to even; a NaN stays o
 
 float from_bf16(std::uint16_t high) { return std::bit_cast<float>(static_cast<std::uint32_t>(high) << 16); }
 
-// The entries of one row, whatever they come from.
-struct Source {
-  const WeightSource& weight;
-  Stored stored;
-  int row;
+std::uint32_t bits_of(float value, Stored stored) {  // 0: not there
+  const float as_stored = stored == Stored::bf16 ? from_bf16(to_bf16(value)) : value;
+  const auto bits = std::bit_cast<std::uint32_t>(as_stored);
+  return kept(as_stored) ? stored == Stored::bf16 ? bits >> 16 : bits : 0;
+}
 
-  std::size_t at(int k) const { return static_cast<std::size_t>(row) * weight.in + k; }
-  bool there(int k) const {
-    if (stored == Stored::int8) return weight.codes[at(k)] != 0;
-    const float value = weight.values[at(k)];
-    return kept(stored == Stored::bf16 ? from_bf16(to_bf16(value)) : value);
-  }
-  void put(int k, unsigned char* to) const {
-    if (stored == Stored::int8) std::memcpy(to, weight.codes + at(k), 1);
-    if (stored == Stored::fp32) std::memcpy(to, weight.values + at(k), 4);
-    if (stored == Stored::bf16) {
-      const std::uint16_t high = to_bf16(weight.values[at(k)]);
-      std::memcpy(to, &high, 2);
-    }
-  }
-};
+// One row, each entry as the bits that are stored, 0 where nothing is; as long as `row`, with zeros at the end.
+void take_row(const WeightSource& weight, Stored stored, int number, std::vector<std::uint32_t>& row) {
+  std::fill(row.begin() + weight.in, row.end(), 0);
+  const std::size_t first = static_cast<std::size_t>(number) * weight.in;
+  if (stored == Stored::int8)
+    for (int k = 0; k < weight.in; ++k) row[k] = static_cast<std::uint8_t>(weight.codes[first + k]);
+  else
+    for (int k = 0; k < weight.in; ++k) row[k] = bits_of(weight.values[first + k], stored);
+}
 
+// Writes rows of entries one after the other. Sizes are those of little-endian machines' first bytes.
 class Writer {
  public:
-  Writer(Packed& packed, const Source& source) : p_(packed), source_(source), size_(size_of(source.stored)) {}
+  explicit Writer(Packed& packed)
+      : p_(packed), size_(size_of(packed.kernel->stored)),
+        row_(static_cast<std::size_t>(std::max(packed.in, 4 * packed.chunks() * packed.groups.columns()) + chunk_columns)) {
+    const std::size_t most = static_cast<std::size_t>(p_.chunks()) * (8 + chunk_columns * size_) + sizeof(std::uint32_t);
+    buffer_.resize(p_.kernel->format == Format::index ? most + 2 * static_cast<std::size_t>(p_.in) : most);
+  }
 
-  void row() {
-    if (p_.kernel->format == Format::index) return indexed();
-    for (int chunk = 0; chunk < p_.chunks(); ++chunk) {
-      if (p_.kernel->format == Format::dense) dense(chunk);
-      else masked(chunk);
-    }
+  void row(const WeightSource& weight, int number) {
+    take_row(weight, p_.kernel->stored, number, row_);
+    at_ = buffer_.data();
+    if (p_.kernel->format == Format::index) indexed();
+    else
+      for (int chunk = 0; chunk < p_.chunks(); ++chunk) p_.kernel->format == Format::dense ? dense(chunk) : masked(chunk);
+    p_.bytes.insert(p_.bytes.end(), buffer_.data(), at_);
+    p_.entries.push_back(static_cast<std::uint32_t>(p_.in - std::count(row_.begin(), row_.begin() + p_.in, 0u)));
   }
 
  private:
-  unsigned char* more(int bytes) {
-    p_.bytes.resize(p_.bytes.size() + bytes);
-    return p_.bytes.data() + p_.bytes.size() - bytes;
+  void put(std::uint32_t bits) {  // whole words: the next one overwrites what is too much
+    std::memcpy(at_, &bits, sizeof bits);
+    at_ += size_;
   }
-  void value(int k) { source_.put(k, more(size_)); }
 
   void dense(int chunk) {
-    const int first = chunk * chunk_columns, last = std::min(first + chunk_columns, p_.in);
-    unsigned char* const to = more(chunk_columns * size_);
-    for (int k = first; k < last; ++k)
-      if (source_.there(k)) source_.put(k, to + (k - first) * size_);
+    for (int i = 0; i < chunk_columns; ++i) put(row_[chunk * chunk_columns + i]);
   }
 
   int column(int chunk, int unit, int i) const {
@@ -80,49 +79,49 @@ class Writer {
   // Exact integers may have zeros among their values, so that each unit has as many bits as it has room for.
   void masked(int chunk) {
     const Kernel& kernel = *p_.kernel;
-    const bool fill = kernel.format == Format::fixed && kernel.multiply8 != nullptr;
-    const std::size_t head = p_.bytes.size();
-    more(8);
+    const bool fixed = kernel.format == Format::fixed, fill = fixed && kernel.multiply8 != nullptr;
+    unsigned char* const head = at_;
+    at_ += 8;
     std::uint64_t mask = 0;
     for (int unit = 0; unit < 4; ++unit) {
-      std::uint64_t bits = 0;
-      int room = p_.groups.per_unit();
-      for (int i = 0; i < p_.groups.columns(); ++i)
-        if (const int k = column(chunk, unit, i); k < p_.in && source_.there(k)) bits |= std::uint64_t{1} << i, --room;
-      for (int i = 0; fill && room > 0; ++i)
-        if (!(bits >> i & 1)) bits |= std::uint64_t{1} << i, --room;
-      for (int i = 0; i < unit_columns; ++i)
-        if (bits >> i & 1) {
-          unsigned char* const to = more(size_);
-          if (const int k = column(chunk, unit, i); i < p_.groups.columns() && k < p_.in) source_.put(k, to);
-        }
-      if (p_.kernel->format == Format::fixed) more(std::max(0, room) * size_);
-      mask |= bits << (unit_columns * unit);
+      unsigned char* const start = at_;
+      int spare = p_.groups.per_unit();
+      for (int i = 0; fill && i < p_.groups.columns(); ++i) spare -= row_[column(chunk, unit, i)] != 0;
+      for (int i = 0; i < unit_columns; ++i) {
+        const std::uint32_t bits = i < p_.groups.columns() ? row_[column(chunk, unit, i)] : 0;
+        const bool filler = fill && bits == 0 && spare > 0;
+        spare -= filler;
+        const bool there = bits != 0 || filler;
+        std::memcpy(at_, &bits, sizeof bits);
+        at_ += there ? size_ : 0;
+        mask |= std::uint64_t{there} << (unit_columns * unit + i);
+      }
+      if (!fixed) continue;
+      unsigned char* const end = start + p_.groups.per_unit() * size_;
+      std::fill(at_, end, std::uint8_t{0});
+      at_ = end;
     }
-    std::memcpy(p_.bytes.data() + head, &mask, 8);
+    std::memcpy(head, &mask, 8);
   }
 
   void indexed() {
     std::vector<std::uint16_t> columns;
     for (int k = 0; k < p_.in; ++k)
-      if (source_.there(k)) columns.push_back(static_cast<std::uint16_t>(k));
+      if (row_[k] != 0) columns.push_back(static_cast<std::uint16_t>(k));
     for (std::size_t i = 0; i < columns.size(); i += unit_columns) {
       const std::size_t used = std::min<std::size_t>(unit_columns, columns.size() - i);
-      std::memcpy(more(static_cast<int>(2 * used)), columns.data() + i, 2 * used);
-      for (std::size_t j = i; j < i + used; ++j) value(columns[j]);
+      std::memcpy(at_, columns.data() + i, 2 * used);
+      at_ += 2 * used;
+      for (std::size_t j = i; j < i + used; ++j) put(row_[columns[j]]);
     }
   }
 
   Packed& p_;
-  const Source& source_;
   int size_;
+  std::vector<std::uint32_t> row_;
+  std::vector<unsigned char> buffer_;  // of a row
+  unsigned char* at_ = nullptr;
 };
-
-std::uint32_t count(const Source& source) {
-  std::uint32_t n = 0;
-  for (int k = 0; k < source.weight.in; ++k) n += source.there(k);
-  return n;
-}
 
 }  // namespace
 
@@ -136,15 +135,13 @@ Packed pack(const WeightSource& weight, const Kernel& kernel) {
   p.kernel = &kernel;
   if (kernel.format == Format::fixed) p.groups = find_groups(weight);
   p.starts.push_back(0);
+  Writer writer(p);
   for (int row = 0; row < weight.out; ++row) {
-    const Source source{weight, kernel.stored, row};
-    p.entries.push_back(count(source));
-    Writer(p, source).row();
+    writer.row(weight, row);
     p.starts.push_back(p.bytes.size());
     if (!bytes) continue;
-    std::int32_t sum = 0;
-    for (int k = 0; k < weight.in; ++k) sum += weight.codes[source.at(k)];
-    p.sums.push_back(sum);
+    const std::int8_t* const codes = weight.codes + static_cast<std::size_t>(row) * weight.in;
+    p.sums.push_back(std::accumulate(codes, codes + weight.in, std::int32_t{0}));
     p.scales.push_back(weight.scales[row]);
   }
   p.bytes.resize(p.bytes.size() + overread);

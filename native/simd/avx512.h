@@ -56,7 +56,11 @@ inline void transpose4(Vec& a, Vec& b, Vec& c, Vec& d) {
 
 // Sparse matrix x vector: lanes named by `bits` take consecutive floats of `packed` (which may be read 16 floats on).
 using Lanes = __mmask16;
-inline Lanes lanes(unsigned bits) { return static_cast<Lanes>(bits); }
+inline Lanes lanes(unsigned bits) {  // written out: GCC 12 would move each use of the bits to a mask register anew
+  Lanes keep;
+  __asm__("kmovw %1, %0" : "=k"(keep) : "r"(bits));
+  return keep;
+}
 inline Vec expand(Lanes keep, const float* packed) { return _mm512_maskz_expand_ps(keep, _mm512_loadu_ps(packed)); }
 inline Vec load_lanes(Lanes keep, const float* p) { return _mm512_maskz_loadu_ps(keep, p); }
 inline Vec gather(const float* x, const unsigned short* index) {

@@ -28,6 +28,11 @@ inline void store_bytes_n(std::uint8_t* p, Ints v, int n) {
   const std::int64_t bytes = packed_bytes(v);
   for (int i = 0; i < n; ++i) p[i] = static_cast<std::uint8_t>(bytes >> (8 * i));
 }
+inline void store_bytes4(std::uint8_t* p, Ints a, Ints b, Ints c, Ints d) {
+  const Ints in_lanes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+  const Ints by_vector = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(in_lanes, by_vector));
+}
 
 inline Ints gather4_words(const std::uint8_t* p, std::ptrdiff_t stride) {
   const Ints v = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -48,6 +48,12 @@ inline void store_bytes_n(std::uint8_t* p, Ints v, int n) {
     p[i] = static_cast<std::uint8_t>(v.lane[i] < 0 ? 0 : v.lane[i] > 255 ? 255 : v.lane[i]);
 }
 inline void store_bytes(std::uint8_t* p, Ints v) { store_bytes_n(p, v, width); }
+inline void store_bytes4(std::uint8_t* p, Ints a, Ints b, Ints c, Ints d) {
+  store_bytes(p, a);
+  store_bytes(p + width, b);
+  store_bytes(p + 2 * width, c);
+  store_bytes(p + 3 * width, d);
+}
 
 inline Ints gather4_words(const std::uint8_t* p, std::ptrdiff_t) { return loadu_ints(p); }
 inline void transpose4(Ints& a, Ints& b, Ints& c, Ints& d) {

@@ -19,6 +19,12 @@ inline void store_bytes_n(std::uint8_t* p, Ints v, int n) {
   const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512()));
   _mm_mask_storeu_epi8(p, first_lanes(n), bytes);
 }
+// Four vectors, one after the other.
+inline void store_bytes4(std::uint8_t* p, Ints a, Ints b, Ints c, Ints d) {
+  const Ints in_lanes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+  const Ints by_vector = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(by_vector, in_lanes));
+}
 
 // Lane 4b + i is the i-th word of 16 bytes at p + 4 b stride: four neighbours from every fourth row.
 inline Ints gather4_words(const std::uint8_t* p, std::ptrdiff_t stride) {

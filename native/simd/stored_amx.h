@@ -6,7 +6,7 @@ constexpr bool interleaved = true;
 
 template <int tokens>
 inline void add_lanes(Vec w, std::uint64_t bits, const float* const (&x)[tokens], std::ptrdiff_t column, Vec (&partial)[tokens]) {
-  const Lanes keep = static_cast<Lanes>(bits);
+  const Lanes keep = lanes(static_cast<unsigned>(bits));
 #pragma GCC unroll 8
   for (int t = 0; t < tokens; ++t) partial[t] = fma(w, load_lanes(keep, x[t] + column), partial[t]);
 }
@@ -22,7 +22,7 @@ inline const unsigned char* add_interleaved(const unsigned char* at, const float
     for (int half = 0; half < 2; ++half) {
       const auto bits = static_cast<std::uint32_t>(mask >> (32 * half));
       const __m512i pair = _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(at));
-      at += 2 * __builtin_popcount(bits);
+      at += 2 * static_cast<std::size_t>(__builtin_popcountll(bits));
       const Vec low = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
       const Vec high = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
       add_lanes<tokens>(low, _pext_u32(bits, 0x55555555u), x, column + 32 * half, partial);

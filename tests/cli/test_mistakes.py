@@ -36,6 +36,10 @@ def test_a_missing_model_folder(ask, tmp_path):
     _refused(ask(model=tmp_path / "none"), "no such folder")
 
 
+def test_a_speed_up_and_a_sparsity_at_once(ask):
+    _refused(ask(**{"target-speedup": 2.0}), "--target-speedup", "--sparsity")
+
+
 def test_a_folder_without_a_model(ask, tmp_path):
     _refused(ask(model=tmp_path), "config.json")
 

@@ -38,7 +38,10 @@ ARGUMENTS: dict[str, Any] = {
     "score": Magnitude(),
     "solver": SparseGPT(),
 }
-ALWAYS = {("allocation", "global"): {"score": Magnitude()}}  # optional, but nothing works without it alone
+ALWAYS: dict[tuple[str, str], dict[str, Any]] = {
+    ("allocation", "global"): {"score": Magnitude()},  # optional, but nothing works without it alone
+    ("pattern", "sten"): {"n": 1, "m": 4, "g": 1},  # chunks of 16 columns, which the examples' matrices have
+}
 PATTERNS: tuple[Pattern, ...] = (Layerwise(), Rowwise(), FanIn(), NM(2, 4), Block(4, 1), Block(1, 4), Block(2, 2))
 
 

@@ -10,6 +10,7 @@ from contracts.examples import PATTERNS, make
 from rarefy.core.errors import DataError, RarefyError, ShapeError, SparsityError
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import entries
+from rarefy.patterns.grouped_nm import GroupedNM, all_ways
 from rarefy.patterns.nm import NM
 
 FOUND = list(dict.fromkeys([*PATTERNS, *(make(e) for e in entries("pattern"))]))
@@ -18,7 +19,7 @@ DENSITIES = (0.0, 0.05, 0.3, 0.5, 0.77, 1.0)
 
 
 def densities(pattern: Pattern) -> tuple[float, ...]:
-    return (pattern.density,) if isinstance(pattern, NM) else DENSITIES
+    return (pattern.density,) if isinstance(pattern, NM | GroupedNM) else DENSITIES
 
 
 def scores_of(kind: str, rows: int = 8, n: int = 16) -> Tensor:
@@ -75,6 +76,10 @@ def test_ties_go_to_the_lower_index(pattern: Pattern) -> None:
     closed = (pattern.span or 16) // (c if pattern.span is None else 1)
     for density in densities(pattern):
         mask = pattern.select(torch.ones(r, 16), density)
+        if isinstance(pattern, GroupedNM):  # it may not treat groups alike: the ways come in their own order
+            ways = all_ways(pattern.n, pattern.m).repeat_interleave(pattern.g, 0)
+            assert torch.equal(mask.reshape(-1, *ways.shape), ways.expand(mask.shape[0], -1, -1))
+            continue
         tiles = mask if pattern.span else mask.reshape(r, 16 // c, c)[0, :, :1].t()
         groups = tiles.reshape(-1, closed).int()
         assert (groups.diff(dim=1) <= 0).all(), mask.int()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from rarefy import ops
 from rarefy.core.quantized import QuantizedWeight
+from rarefy.ops.native import LEVELS
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight
 from rarefy.ops.reference import ACTIVATIONS as FUNCTIONS
 
@@ -220,8 +221,25 @@ def test_scales_of_groups_are_refused(name):
         ops.pack(QuantizedWeight(codes(4, 8, 1.0), torch.ones(4, 2)), name)
 
 
+@pytest.mark.skipif(ops.features()["isa"] not in ("vnni", "amx"), reason="the estimates are of AVX-512 with VNNI")
+@pytest.mark.parametrize(
+    ("rows", "columns", "shape"), [(1, 4, "-cell-"), (4, 1, "-strip-r4-"), (1, 1, "-strip-r2-"), (16, 1, "-strip-r16-")]
+)
+def test_the_shape_that_the_mask_fills_is_the_first_candidate(rows, columns, shape):
+    keep = codes(384 // rows, 384 // columns, 0.2) != 0
+    values = codes(384, 384, 1.0, largest=50) * keep.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+    weight = QuantizedWeight(values, torch.ones(384, 1))
+    ours = [n for n in ops.candidates(weight, 512, "int8", "int8") if n.startswith("block8")]
+    assert shape in ours[0]
+    assert len(ours) < len(KERNELS)
+
+
+def test_a_weight_without_entries_has_a_candidate_and_one_token_none():
+    zeros = QuantizedWeight(torch.zeros(8, 8, dtype=torch.int8), torch.ones(8, 1))
+    assert any(n.startswith("block8") for n in ops.candidates(zeros, 64, "int8", "int8"))
+    assert not any(n.startswith("block8") for n in ops.candidates(zeros, 1, "int8", "int8"))
+
+
 def test_every_instruction_set_is_tested():
-    levels = {kernel.isa for kernel in KERNELS.values()}
-    features = ops.features()
-    assert levels >= {"scalar"} | ({"avx2"} if features["avx2"] else set())
-    assert ("vnni" in levels) == (ops.features()["isa"] in ("vnni", "amx"))
+    allowed = LEVELS[: LEVELS.index(str(ops.features()["isa"])) + 1]
+    assert {kernel.isa for kernel in KERNELS.values()} == set(allowed) - {"amx"}

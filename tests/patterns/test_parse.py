@@ -4,6 +4,7 @@ from rarefy.core.errors import ShapeError, SparsityError, UnknownNameError
 from rarefy.core.protocols import Pattern
 from rarefy.patterns.block import Block
 from rarefy.patterns.fanin import FanIn
+from rarefy.patterns.grouped_nm import GroupedNM
 from rarefy.patterns.nm import NM
 from rarefy.patterns.parse import parse_pattern
 from rarefy.patterns.unstructured import Layerwise, Rowwise
@@ -18,6 +19,7 @@ from rarefy.patterns.unstructured import Layerwise, Rowwise
         ("fanin", FanIn()),
         ("2:4", NM(2, 4)),
         ("4:8", NM(4, 8)),
+        ("2:4:8", GroupedNM(2, 4, 8)),
         ("block:4x1", Block(4, 1)),
         ("block:16x16", Block(16, 16)),
     ],

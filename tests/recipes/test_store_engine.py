@@ -147,7 +147,7 @@ BROKEN: list[Callable[[dict[str, Any]], Any]] = [
     lambda said: said["scales"].update({"0": [0.0, 3]}),
     lambda said: said["scales"].update({"0": [0.1, 300]}),
     lambda said: said.update({"runs": ["graph"]}),
-    lambda said: said.update({"runs": ["eval", "graph"]}),
+    lambda said: said.update({"runs": ["eval()", "graph"]}),
     lambda said: said.update({"threads": -2}),
     lambda said: said["examples"][0]["args"].append({"tensor": "nowhere"}),
     lambda said: said.update({"explanation": {"rows": []}}),

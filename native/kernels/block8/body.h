@@ -24,20 +24,20 @@ inline Ints four_weights(const std::int8_t* values) {
 
 // Sums are `stride` tokens apart, the widest tile's, also for narrower ones.
 template <int rows, int tokens, int stride>
-inline void load_sums(const std::uint16_t* group, const std::int32_t* acc, bool first, Ints (&sums)[rows][tokens / width]) {
+inline void load_sums(const std::uint16_t* numbers, const std::int32_t* acc, bool first, Ints (&sums)[rows][tokens / width]) {
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
-    const std::int32_t* at = acc + static_cast<std::size_t>(group[1 + r]) * stride;
+    const std::int32_t* at = acc + static_cast<std::size_t>(numbers[r]) * stride;
 #pragma GCC unroll 16
     for (int v = 0; v < tokens / width; ++v) sums[r][v] = first ? ints_zero() : load_ints(at + v * width);
   }
 }
 
 template <int rows, int tokens, int stride>
-inline void store_sums(const std::uint16_t* group, std::int32_t* acc, const Ints (&sums)[rows][tokens / width]) {
+inline void store_sums(const std::uint16_t* numbers, std::int32_t* acc, const Ints (&sums)[rows][tokens / width]) {
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
-    std::int32_t* at = acc + static_cast<std::size_t>(group[1 + r]) * stride;
+    std::int32_t* at = acc + static_cast<std::size_t>(numbers[r]) * stride;
 #pragma GCC unroll 16
     for (int v = 0; v < tokens / width; ++v) store_ints(at + v * width, sums[r][v]);
   }
@@ -57,7 +57,7 @@ void accumulate_cells(const block8::Segment& segment, const std::uint8_t* panel,
   const std::int8_t* values = segment.values;
   for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
     Ints sums[rows][vectors];
-    load_sums<rows, tokens, stride>(group, acc, first, sums);
+    load_sums<rows, tokens, stride>(group + 1, acc, first, sums);
     ask_ahead(ahead);
     for (int steps = group[0]; steps > 0; --steps, offsets += rows, values += 4 * rows) {
 #pragma GCC unroll 16
@@ -69,35 +69,76 @@ void accumulate_cells(const block8::Segment& segment, const std::uint8_t* panel,
         for (int v = 0; v < vectors; ++v) sums[r][v] = dot4(sums[r][v], load_ints(x + v * width * 4), weights);
       }
     }
-    store_sums<rows, tokens, stride>(group, acc, sums);
+    store_sums<rows, tokens, stride>(group + 1, acc, sums);
   }
 }
 
-// Four vectors of tokens a step: bytes of 4 * width tokens fill one vector.
+// Four inputs' bytes of 4 * width tokens, as four vectors of words.
+inline void interleaved(const std::uint8_t* panel, const std::uint16_t* offsets, Ints (&x)[4]) {
+  constexpr int scale = 4 * width / block8::offset_unit;
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) x[i] = load_ints(panel + offset_of<4>(offsets, i) * scale);
+  interleave4(x[0], x[1], x[2], x[3]);
+}
+
+template <int rows>
+inline void multiply_step(const Ints (&x)[4], const std::int8_t* values, Ints (&sums)[rows][4]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) {
+    const Ints weights = four_weights(values + 4 * r);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) sums[r][v] = dot4(sums[r][v], x[v], weights);
+  }
+}
+
 template <int rows>
 void accumulate_strips(const block8::Segment& segment, const std::uint8_t* panel, std::int32_t* acc, bool first,
-                      block8::Ahead& ahead) noexcept {
+                       block8::Ahead& ahead) noexcept {
   constexpr int tokens = 4 * width;
-  constexpr int scale = tokens / block8::offset_unit;
   const std::uint16_t *group = segment.groups, *offsets = segment.offsets;
   const std::int8_t* values = segment.values;
   for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
     Ints sums[rows][4];
-    load_sums<rows, tokens, tokens>(group, acc, first, sums);
+    load_sums<rows, tokens, tokens>(group + 1, acc, first, sums);
     ask_ahead(ahead);
     for (int steps = group[0]; steps > 0; --steps, offsets += 4, values += 4 * rows) {
       Ints x[4];
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) x[i] = load_ints(panel + offset_of<4>(offsets, i) * scale);
-      interleave4(x[0], x[1], x[2], x[3]);
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-        const Ints weights = four_weights(values + 4 * r);
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) sums[r][v] = dot4(sums[r][v], x[v], weights);
-      }
+      interleaved(panel, offsets, x);
+      multiply_step(x, values, sums);
     }
-    store_sums<rows, tokens, tokens>(group, acc, sums);
+    store_sums<rows, tokens, tokens>(group + 1, acc, sums);
+  }
+}
+
+// Strips of more rows than there are registers for: the interleaved inputs of some steps are kept, and all rows pass by,
+// four at a time.
+template <int rows>
+void accumulate_tall_strips(const block8::Segment& segment, const std::uint8_t* panel, std::int32_t* acc, bool first,
+                            block8::Ahead& ahead) noexcept {
+  constexpr int tokens = 4 * width, together = 4, most = 24;
+  alignas(64) std::uint8_t kept[most][4][4 * width];
+  const std::uint16_t *group = segment.groups, *offsets = segment.offsets;
+  const std::int8_t* values = segment.values;
+  for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
+    ask_ahead(ahead);
+    for (int done = 0; done < group[0] || (done == 0 && first); done += most) {
+      const int steps = group[0] - done < most ? group[0] - done : most;
+      for (int s = 0; s < steps; ++s, offsets += 4) {
+        Ints x[4];
+        interleaved(panel, offsets, x);
+        for (int v = 0; v < 4; ++v) store_ints(kept[s][v], x[v]);
+      }
+      for (int r = 0; r < rows; r += together) {
+        Ints sums[together][4];
+        load_sums<together, tokens, tokens>(group + 1 + r, acc, first && done == 0, sums);
+        for (int s = 0; s < steps; ++s) {
+          const Ints x[4] = {load_ints(kept[s][0]), load_ints(kept[s][1]), load_ints(kept[s][2]), load_ints(kept[s][3])};
+          multiply_step(x, values + 4 * (s * rows + r), sums);
+        }
+        store_sums<together, tokens, tokens>(group + 1 + r, acc, sums);
+      }
+      values += 4 * rows * steps;
+    }
   }
 }
 
@@ -107,7 +148,9 @@ constexpr block8::Kernel make_block8(const char* name, Isa isa) {
   block8::Kernel kernel{name, isa, shape, rows, widest, depth, exact_pairs, {}, nullptr, finish<widest>};
   if constexpr (shape == block8::Shape::strip) {
     static_assert(widest == 4 * width);
-    kernel.accumulate[widest <= 16 ? 0 : widest <= 32 ? 1 : 2] = accumulate_strips<rows>;
+    constexpr int tile = widest <= 16 ? 0 : widest <= 32 ? 1 : 2;
+    if constexpr (rows > 4) kernel.accumulate[tile] = accumulate_tall_strips<rows>;
+    else kernel.accumulate[tile] = accumulate_strips<rows>;
     kernel.load_panel = load_bytes;
   } else {
     kernel.accumulate[0] = accumulate_cells<rows, 16, widest>;

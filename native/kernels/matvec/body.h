@@ -43,11 +43,11 @@ inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, con
 #pragma GCC unroll 4
       for (int part = 0; part < parts; ++part) {
         const int first = unit * matvec::unit_columns + part * width;
-        const unsigned bits = static_cast<unsigned>(mask >> first) & ((1u << width) - 1u);
-        const Lanes keep = lanes(bits);
-        const Vec w = expand_stored<stored>(keep, bits, from);
+        const std::uint64_t bits = mask >> first & ((1u << width) - 1u);
+        const Lanes keep = lanes(static_cast<unsigned>(bits));
+        const Vec w = expand_stored<stored>(keep, static_cast<unsigned>(bits), from);
         const Used used = used_lanes(keep, w);
-        if (format == Format::bitmask || part + 1 < parts) from += __builtin_popcount(bits) * size;
+        if (format == Format::bitmask || part + 1 < parts) from += static_cast<std::size_t>(__builtin_popcountll(bits)) * size;
 #pragma GCC unroll 8
         for (int t = 0; t < tokens; ++t) partial[t] = fma(w, load_used(used, x[t] + column + first), partial[t]);
       }

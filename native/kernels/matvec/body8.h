@@ -14,7 +14,7 @@ inline const unsigned char* take_chunk(const unsigned char* at, int per_unit, By
       const int one = __builtin_popcount(static_cast<unsigned>(mask) & 0xffffu), two = __builtin_popcount(static_cast<unsigned>(mask));
       const int three = __builtin_popcountll(mask << 16);
       w = expand_bytes(mask, at + 8, one, two, three);
-      return at + 8 + __builtin_popcountll(mask);
+      return at + 8 + static_cast<std::size_t>(__builtin_popcountll(mask));
     }
   }
 }

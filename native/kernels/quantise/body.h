@@ -20,14 +20,16 @@ inline void range(const float* x, int n, float* low, float* high) noexcept {
   *high = largest(max(max(most[0], most[1]), max(most[2], most[3])));
 }
 
-inline Ints rounded(Vec x, Vec inverse, Vec lowest, Vec highest, Ints shift) {
-  return add_ints(nearest(max(lowest, min(highest, mul(x, inverse)))), shift);
-}
+// What passes 32 bits becomes the least integer, and so does a NaN; storing saturates.
+inline Ints rounded(Vec x, Vec inverse, Ints shift) { return add_ints(nearest(min(set1(1e9f), mul(x, inverse))), shift); }
 
 inline void round_row(const float* x, int n, float inverse, std::int32_t zero_point, std::uint8_t* q) noexcept {
-  const Vec by = set1(inverse), lowest = set1(static_cast<float>(-zero_point)), highest = set1(static_cast<float>(255 - zero_point));
+  const Vec by = set1(inverse);
   const Ints shift = set_ints(zero_point);
   int i = 0;
-  for (; i + width <= n; i += width) store_bytes(q + i, rounded(loadu(x + i), by, lowest, highest, shift));
-  if (i < n) store_bytes_n(q + i, rounded(load_n(x + i, n - i), by, lowest, highest, shift), n - i);
+  for (; i + 4 * width <= n; i += 4 * width)
+    store_bytes4(q + i, rounded(loadu(x + i), by, shift), rounded(loadu(x + i + width), by, shift),
+                 rounded(loadu(x + i + 2 * width), by, shift), rounded(loadu(x + i + 3 * width), by, shift));
+  for (; i + width <= n; i += width) store_bytes(q + i, rounded(loadu(x + i), by, shift));
+  if (i < n) store_bytes_n(q + i, rounded(load_n(x + i, n - i), by, shift), n - i);
 }

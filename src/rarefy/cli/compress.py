@@ -25,6 +25,9 @@ def compress(
     sparsity: Annotated[
         float | None, typer.Option(help="Fraction of zeros in [0, 1); 2:4 and the like fix it.")
     ] = None,
+    target_speedup: Annotated[
+        float | None, typer.Option(help="Times faster than dense torch, measured; instead of --sparsity.")
+    ] = None,
     pattern: Annotated[
         str | None, typer.Option(help="unstructured, rowwise, fanin, 2:4, block:4x1, ...", show_default=False)
     ] = None,
@@ -46,6 +49,8 @@ def compress(
     Examples:
 
       rarefy compress my-bert --sparsity 0.7 --data texts.txt --out sparse-bert
+
+      rarefy compress my-bert --target-speedup 2 --data texts.txt --out sparse-bert
 
       rarefy compress my-bert --pattern 2:4 --data texts.txt --recover 300 --out sparse-bert
 
@@ -71,6 +76,7 @@ def compress(
         options=dict(map(option_of, option or [])),
         seed=seed,
         against=tuple(against or ("torch",)),
+        target_speedup=target_speedup,
     )
     job.check()
     console = Console()

@@ -115,7 +115,7 @@ def _compile(
     plans, rows = plans_of(linears, counts, precision, scales, measure=measure)
     images = [images_of(convs, partial(_call, model, example)) if convs else {} for example in examples]
     seen_images = {site.name: [i[site.name] for i in images if site.name in i] for site in convs}
-    conv_plans, conv_rows = conv_plans_of(convs, seen_images)
+    conv_plans, conv_rows = conv_plans_of(convs, seen_images, measure=measure)
     sparse = bool(plans or conv_plans)
     layers = with_sparse_convs(with_sparse_layers(model, plans), conv_plans) if sparse else model
     key = model_key(model, [*rows, *conv_rows]) if measure else None
@@ -132,7 +132,8 @@ def _compile(
         if sparse:
             candidates["layers"] = layers
         if graph is not None:
-            candidates.update(conv_variants(graph, max((i[0] for i in image.values()), default=0)))
+            batch = max((i[0] for i in image.values()), default=0)
+            candidates.update(conv_variants(graph, batch, measure=measure))
         variant, times = pick(example, candidates, notes)
         variants.append(variant)
         whole.append(times)
@@ -163,7 +164,7 @@ def _graph(
     plans: dict[str, LayerPlan],
     tokens: dict[str, int],
     convs: Callable[[GraphModule], list[str]],
-) -> tuple[Callable[..., Any] | None, str]:
+) -> tuple[GraphModule | None, str]:
     """The rewritten graph of the model, or None and why there is none."""
     try:
         graph = capture(model, example)

@@ -1,4 +1,4 @@
-"""The native calls of a run of convolutions for inputs of given shapes, in order, with the memory between them planned."""
+"""The native calls of a run of convolutions for inputs of given shapes, in order, and the memory between them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

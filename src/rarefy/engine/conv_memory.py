@@ -1,4 +1,4 @@
-"""Where the values between native calls lie in one block of memory: planned once, so that nothing is allocated later."""
+"""Where the values between native calls lie in one block of memory: planned once, nothing is allocated later."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.core.site import Site
+from rarefy.engine.cache import Record, TimingCache
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.fused_conv import FusedConv2d
 from rarefy.engine.timing import interleaved
@@ -16,7 +17,10 @@ from rarefy.ops import PackedConv, Window, conv_candidates, pack_conv, window_of
 from rarefy.ops.conv_across import convolve_across, to_across
 from rarefy.ops.conv_reference import conv2d
 
-_MARGIN = 1.03  # a kernel has to win by more than the noise of the timing
+_MARGIN = (
+    0.9  # a kernel that is nearly as fast wins: it also takes in what follows, which torch would compute on its own
+)
+_LIKELY_SPARSITY = 0.6  # from here on a native kernel is likely faster than torch's convolution
 Image = tuple[int, int, int]  # batch, height, width of a layer's input
 
 
@@ -74,13 +78,17 @@ def _why_torch(site: Site) -> str | None:
 
 
 class ConvPlanner:
-    """Plans convolutions; those of one shape, window, density and image are timed once."""
+    """Plans convolutions; those of one shape, window, density and image are timed once a machine.
 
-    def __init__(self) -> None:
+    measure: False times nothing and takes the likely best kernel wherever zeros or the window make a gain likely.
+    """
+
+    def __init__(self, *, measure: bool = True) -> None:
         self.rows: list[LayerRow] = []
-        self._timed: dict[Any, dict[str, float]] = {}
+        self._measure = measure
 
     def plan(self, site: Site, images: Sequence[Image]) -> ConvPlan | None:
+        """The plan of one convolution, or None if it stays with torch at every image."""
         module = site.module
         assert isinstance(module, nn.Conv2d)
         weight = module.weight.detach()
@@ -101,30 +109,37 @@ class ConvPlanner:
         return plan if plan.any_native else None
 
     def _choose(self, site: Site, weight: Tensor, window: Window, sparsity: float, image: Image) -> str:
-        key = (tuple(weight.shape), window, round(sparsity * 50), image)
-        if key not in self._timed:
-            self._timed[key] = time_conv(weight, window, image)
-        times = self._timed[key]
+        high, wide = window.out_size(image[1:], weight.shape[2:])
+        about = site.name, site.shape, sparsity, image[0] * high * wide
+        if not self._measure:
+            likely = sparsity > _LIKELY_SPARSITY
+            kernel = conv_candidates(weight, window.groups)[0] if likely else "dense"
+            self.rows.append(LayerRow(*about, kernel, None, None, "not timed", origin="model"))
+            return kernel
+        times, origin = known_times("conv", weight, window, image, partial(time_conv, weight, window, image))
         native = {name: ms for name, ms in times.items() if name != "dense"}
         best = min(native, key=lambda name: native[name])
-        wins = native[best] * _MARGIN < times["dense"]
-        chosen = best if wins else "dense"
-        reason = f"{times['dense'] / native[best]:.2f}x faster than dense" if wins else "dense is as fast or faster"
-        high, wide = window.out_size(image[1:], weight.shape[2:])
-        self.rows.append(
-            LayerRow(
-                site.name,
-                site.shape,
-                sparsity,
-                image[0] * high * wide,
-                chosen,
-                times["dense"],
-                native[best],
-                reason,
-                dict(native),
-            )
-        )
+        gain = times["dense"] / native[best]
+        chosen = best if gain > _MARGIN else "dense"
+        reason = "dense is faster" if chosen == "dense" else f"{gain:.2f}x faster than dense"
+        self.rows.append(LayerRow(*about, chosen, times["dense"], native[best], reason, dict(native), origin))
         return chosen
+
+
+def known_times(
+    kind: str, weight: Tensor, window: Window, image: Image, measure: Callable[[], dict[str, float]]
+) -> tuple[dict[str, float], str]:
+    """Milliseconds by kernel, from the cache on disk or measured now, and which of the two."""
+    names = frozenset({"dense", *conv_candidates(weight, window.groups)})
+    density = round(50 * float(weight.count_nonzero()) / max(1, weight.numel()))
+    key = f"{kind} {tuple(weight.shape)} {window} {image} {density}/50 {torch.get_num_threads()} threads"
+    cache = TimingCache()
+    known = cache.get(key)
+    if known is not None and known.tried == names:
+        return dict(known.ms), "cache"
+    times = measure()
+    cache.put(key, Record(times, None, names))
+    return times, "measured"
 
 
 def time_conv(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
@@ -133,7 +148,7 @@ def time_conv(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
     x = torch.randn(image[0], weight.shape[1] * window.groups, *image[1:], generator=generator)
     bias = torch.zeros(weight.shape[0])
     calls: dict[str, Callable[[], Any]] = {"dense": partial(conv2d, x, weight, bias, None, "none", window)}
-    for name in conv_candidates(weight):
+    for name in conv_candidates(weight, window.groups):
         try:
             packed = pack_conv(weight, window, name)
         except ValueError:  # this kernel's offsets are too short for the window
@@ -149,22 +164,19 @@ class AcrossPlanner:
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
-        self._best: dict[Any, str] = {}
 
     def repack(self, conv: FusedConv2d, image: tuple[int, int]) -> FusedConv2d:
-        packed = conv.packed
-        key = (packed.shape, packed.window, packed.nnz * 50 // max(1, packed.to_dense().numel()), image)
-        if key not in self._best:
-            times = time_across(packed.to_dense(), packed.window, (self.batch, *image))
-            self._best[key] = min(times, key=lambda name: times[name])
-        again = pack_conv(packed.to_dense(), packed.window, self._best[key], across=True)
+        weight, window = conv.packed.to_dense(), conv.packed.window
+        seen = (self.batch, *image)
+        times, _ = known_times("conv across", weight, window, seen, partial(time_across, weight, window, seen))
+        again = pack_conv(weight, window, min(times, key=lambda name: times[name]), across=True)
         return FusedConv2d(again, conv.bias, conv.activation)
 
 
 def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
     """Median milliseconds of each candidate kernel on images across the lanes, in interleaved rounds."""
     x = to_across(torch.randn(image[0], weight.shape[1] * window.groups, *image[1:]))
-    packs = {name: pack_conv(weight, window, name, across=True) for name in conv_candidates(weight)}
+    packs = {name: pack_conv(weight, window, name, across=True) for name in conv_candidates(weight, window.groups)}
     calls = {name: partial(convolve_across, packed, x, None, None, "none") for name, packed in packs.items()}
     with torch.inference_mode():
         rounds = interleaved(calls, rounds=5, warmup=1, seconds=0.3)
@@ -172,10 +184,10 @@ def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float
 
 
 def conv_plans_of(
-    sites: Sequence[Site], images: Mapping[str, Sequence[Image]]
+    sites: Sequence[Site], images: Mapping[str, Sequence[Image]], *, measure: bool = True
 ) -> tuple[dict[str, ConvPlan], list[LayerRow]]:
     """Plans of the convolutions among `sites` by site name, and the rows that explain them."""
-    planner = ConvPlanner()
+    planner = ConvPlanner(measure=measure)
     convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
     plans = {site.name: planner.plan(site, images.get(site.name, ())) for site in convs}
     return {name: plan for name, plan in plans.items() if plan is not None}, planner.rows

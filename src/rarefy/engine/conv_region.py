@@ -18,7 +18,7 @@ from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
 
 @dataclass(frozen=True)
 class _Plan:
-    """Offsets into the block by value (None: not there), the block's bytes, the calls, and (value, shape) of results."""
+    """Offsets into the block by value (None: not there), the block's bytes, the calls, (value, shape) of results."""
 
     offsets: tuple[int | None, ...]
     nbytes: int

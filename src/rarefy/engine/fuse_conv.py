@@ -139,8 +139,8 @@ def _fold(graph: GraphModule, chain: _Chain, number: int) -> None:
 def fuse_convs(graph: GraphModule, plans: Mapping[str, ConvPlan], images: Mapping[str, Image]) -> list[str]:
     """Replaces the convolutions whose plan is native at these images; returns the sites replaced.
 
-    What only the convolution's result goes through is computed by the kernel: batch norm of evaluation mode (folded into
-    weight and bias), the addition of a tensor of the same shape, an activation. Batch norms behind the other
+    What only the convolution's result goes through is computed by the kernel: batch norm of evaluation mode (folded
+    into weight and bias), the addition of a tensor of the same shape, an activation. Batch norms behind the other
     convolutions are folded too.
     """
     by_weight = {f"{n}.weight": p for p in plans.values() for n in (p.site.name, *p.site.aliases)}

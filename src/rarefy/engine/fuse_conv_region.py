@@ -86,10 +86,10 @@ def with_regions(graph: GraphModule, repack: Repack | None = None) -> GraphModul
     return twin
 
 
-def conv_variants(graph: GraphModule, batch: int) -> dict[str, GraphModule]:
+def conv_variants(graph: GraphModule, batch: int, *, measure: bool = True) -> dict[str, GraphModule]:
     """The ways to run a rewritten graph that are worth timing for `batch` images (0: it sees none), by name."""
     variants = {"graph": with_regions(graph) or graph}
-    if available() and 2 * batch >= lanes():
+    if measure and available() and 2 * batch >= lanes():
         across = with_regions(graph, AcrossPlanner(batch).repack)
         if across is not None:
             variants["graph, images across lanes"] = across

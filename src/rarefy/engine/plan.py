@@ -73,7 +73,7 @@ def _bias(site: Site) -> Tensor | None:
 def why_dense(site: Site, sparsity: float, precision: Precision) -> str | None:
     """The reason to leave a site alone without timing it, if there is one."""
     if isinstance(site.module, nn.Conv2d):
-        return "convolution: no sparse kernel for it yet"
+        return "convolution: planned by the image it sees, when the model is compiled"
     if site.parameter.dtype != torch.float32:
         return f"weights are {site.parameter.dtype}, the sparse kernels take float32"
     if site.parameter.device.type != "cpu":

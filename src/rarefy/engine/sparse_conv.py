@@ -5,6 +5,9 @@ from torch import Tensor, nn
 
 from rarefy.engine.conv_plan import ConvPlan
 
+# Some models compute padding of their own from these.
+_READ_BY_MODELS = ("kernel_size", "stride", "padding", "dilation", "groups", "in_channels", "out_channels")
+
 
 class SparseConv2d(nn.Module):
     """The convolution by the kernel that the plan has for the image; torch's where the plan says so.
@@ -16,6 +19,8 @@ class SparseConv2d(nn.Module):
     def __init__(self, source: nn.Conv2d, plan: ConvPlan) -> None:
         super().__init__()
         self.source, self.plan = source, plan
+        for name in _READ_BY_MODELS:
+            setattr(self, name, getattr(source, name))
 
     def forward(self, x: Tensor) -> Tensor:
         packed = self.plan.at((x.shape[0], x.shape[2], x.shape[3])) if x.dim() == 4 else None

@@ -41,7 +41,7 @@ class PackedConv:
     """A sparse (out, in / groups, kh, kw) float32 weight laid out for `kernel`; it lives while this object does.
 
     handle: what `rarefy::packed_conv2d` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout;
-    across: laid out for images across the lanes of vectors (`rarefy.ops.conv_across`), which that operation does not take.
+    across: laid out for images across the lanes of vectors (`rarefy.ops.conv_across`), which that one does not take.
     Copies and pickles are packed anew, and get handles of their own.
     """
 
@@ -146,20 +146,23 @@ def kernels() -> list[ConvKernel]:
     return [ConvKernel(*listed) for listed in module.conv_kernels() if levels.index(listed[1]) <= allowed]
 
 
-def conv_candidates(weight: Tensor) -> list[str]:
+def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
     """Names of the kernels worth timing for this weight (out, in / groups, kh, kw), likely best first.
 
-    Blocks of output channels are worth it where filling the blocks up costs little: for a weight pruned in such blocks,
-    and for a dense one. Never empty: without the native module it is ["reference"].
+    A kernel that works on more output channels at a time than a group has would compute nothing in some. Blocks of
+    output channels are worth it where filling the blocks up costs little: for a weight pruned in such blocks, and for
+    a dense one. Never empty: without the native module it is ["reference"].
     """
     usable = kernels()
     if not usable:
         return [_REFERENCE]
     best = max((kernel.isa for kernel in usable), key=native.LEVELS.index)
-    usable = [kernel for kernel in usable if kernel.isa == best]
+    most = max(1, weight.shape[0] // groups)
+    usable = [kernel for kernel in usable if kernel.isa == best and kernel.rows <= most]
     apart = [k.name for k in usable if not k.together]
     together = [k.name for k in usable if k.together and _fill(weight, k.rows) > 0.6]
-    return together if float(weight.count_nonzero()) > 0.6 * weight.numel() else apart + together
+    dense = float(weight.count_nonzero()) > 0.6 * weight.numel()
+    return together if dense and together else apart + together
 
 
 def _fill(weight: Tensor, rows: int) -> float:
@@ -175,8 +178,9 @@ def pack_conv(
 ) -> PackedConv:
     """Lays out a convolution weight (out, in / groups, kh, kw), float32 with exact zeros, for a kernel.
 
-    Without a kernel's name the likely best is taken. across: for images across the lanes of vectors. Raises DTypeError or ShapeError for another type or rank,
-    UnknownNameError for a kernel that is not there, ValueError for one that this CPU (or RAREFY_ISA) does not allow.
+    Without a kernel's name the likely best is taken. across: for images across the lanes of vectors. Raises DTypeError
+    or ShapeError for another type or rank, UnknownNameError for a kernel that is not there, ValueError for one that this
+    CPU (or RAREFY_ISA) does not allow.
 
     >>> import torch
     >>> packed = pack_conv(torch.tensor([[[[0.0, 2.0]]]]))
@@ -197,7 +201,7 @@ def pack_conv(
         normal = torch.where(weight.abs() < torch.finfo(torch.float32).tiny, 0.0, weight)
         nnz, size = int(normal.count_nonzero()), normal.nbytes
         return PackedConv(next(_numbers), (out, in_, high, wide), window, nnz, size, _REFERENCE, normal)
-    name = kernel or conv_candidates(weight)[0]
+    name = kernel or conv_candidates(weight, window.groups)[0]
     compiled = [listed[0] for listed in module.conv_kernels()]
     if name not in compiled:
         raise unknown_name("pack_conv: kernel", name, compiled)

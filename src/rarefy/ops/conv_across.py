@@ -1,4 +1,4 @@
-"""Images across the lanes of vectors: (blocks, channels, height, width, lanes), the same pixel of 16 images in a vector.
+"""Images across the lanes of vectors: (blocks, channels, height, width, lanes), one pixel of 16 images in a vector.
 
 No lane is ever outside an image, whatever its width, and every access is a whole aligned vector. The layout pays for
 batches of about as many images as there are lanes, or more.
@@ -20,7 +20,7 @@ def lanes() -> int:
 
 
 def to_across(images: Tensor, out: Tensor | None = None) -> Tensor:
-    """(batch, channels, height, width) as (blocks, channels, height, width, lanes); lanes beyond the batch are zeros."""
+    """(batch, channels, height, width) as (blocks, channels, height, width, lanes); lanes beyond the batch are 0."""
     module = native.module()
     if module is None:
         raise EngineError(f"to_across: images go across the lanes of native kernels only, and {native.why_not()}")

@@ -55,6 +55,6 @@ def activate(x: Tensor, activation: str) -> Tensor:
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, window: Window
 ) -> Tensor:
-    """act(conv(x) + bias + residual): x (batch, in, h, w), weight (out, in / groups, kh, kw), residual as the result."""
+    """act(conv(x) + bias + residual): x (batch, in, h, w), weight (out, in / groups, kh, kw), residual as y."""
     y = F.conv2d(x, weight, bias, window.stride, window.padding, window.dilation, window.groups)
     return activate(y if residual is None else y + residual, activation)

@@ -35,7 +35,7 @@ _SAME = 1e-6  # largest difference between the outputs of the saved and of the r
 @dataclass(frozen=True)
 class Job:
     """What to do with a model. recover: distillation steps, at most `recover_seconds` of them; options: of the method;
-    against: rivals to time beside it."""
+    against: rivals to time beside it; target_speedup: at the first example's shape, instead of a sparsity."""
 
     method: str = "sparsegpt"
     sparsity: float | None = 0.7
@@ -48,6 +48,7 @@ class Job:
     seed: int = 0
     against: tuple[str, ...] = ("torch",)
     rounds: int = 7
+    target_speedup: float | None = None
 
     def check(self) -> None:
         """Names and ranges, before anything slow happens."""
@@ -59,6 +60,8 @@ class Job:
             lookup("allocation", self.allocation)
         if self.sparsity is not None:
             density_of(self.sparsity)
+        if self.target_speedup is not None and self.sparsity is not None:
+            raise SparsityError("--target-speedup and --sparsity exclude each other; give the one that matters")
         if self.recover < 0:
             raise SparsityError(f"--recover: {self.recover} steps; give 0 or more")
 
@@ -102,6 +105,8 @@ def _prune(task: Task, job: Job, stages: Stages) -> PruneReport:
             task.model,
             job.method,
             sparsity=job.sparsity,
+            target_speedup=job.target_speedup,
+            example_inputs=task.examples[0],
             pattern=job.pattern,
             allocation=job.allocation,
             data=task.calibration,

@@ -25,7 +25,6 @@ from rarefy.formats.folder import read, read_json
 
 FILE, INPUTS = "engine.json", "engine_inputs.safetensors"
 LAYOUT = 1
-_RUNS = ("graph", "layers", "source")
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -85,7 +84,7 @@ def read_engine(folder: Path) -> tuple[Choices, Explanation] | None:
 
 def _choices(raw: Mapping[str, Any], tensors: Mapping[str, Any]) -> Choices:
     examples = tuple(_example_in(example, tensors) for example in raw["examples"])
-    runs = tuple(_one_of(run, _RUNS) for run in raw["runs"])
+    runs = tuple(map(_label, raw["runs"]))
     threads = raw["threads"]
     if len(runs) != len(examples) or not (threads is None or (type(threads) is int and threads > 0)):
         raise ValueError("runs or threads make no sense")
@@ -114,10 +113,10 @@ def _scale(scale: Any, zero: Any) -> tuple[float, int]:
     return scale, zero
 
 
-def _one_of(given: Any, known: tuple[str, ...]) -> str:
-    if given not in known:
-        raise ValueError(f"{given!r} is none of {known}")
-    return str(given)
+def _label(run: Any) -> str:
+    if not (isinstance(run, str) and run.isidentifier()):
+        raise ValueError(f"{run!r} names no way to run")
+    return run
 
 
 def _explanation(raw: Mapping[str, Any]) -> Explanation:

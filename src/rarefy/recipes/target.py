@@ -18,12 +18,14 @@ from rarefy.engine.plan import tokens_of
 from rarefy.patterns.nm import NM
 from rarefy.pruning import OneShot, PruneReport
 from rarefy.pruning.resolve import resolve_allocation, resolve_method, resolve_pattern
+from rarefy.recipes.target_curve import Curve
 from rarefy.recipes.target_losses import SOLVED, Losses
 from rarefy.recipes.target_search import Allocate, Densities, LeastLoss
 from rarefy.recipes.target_times import LayerTimes, Speed, measured_speed, pruned_as, trial
 
 LEAST_DENSITY = 0.02
 _OPTIONS = 60  # densities a layer may have, in equal factors from LEAST_DENSITY to 1
+_ROUGH = 0.06  # how near a quick allocation comes before the layers' weights are searched
 _CLOSE = 0.02  # the feedback stops when the measured speed-up is this near to the asked one
 _ALLOWED = 0.05  # and a result further off than this is said to have missed
 _TRIALS = 6
@@ -66,8 +68,8 @@ def prune_to_speed(
     allocation: None spreads the milliseconds so that the model loses least (`recipes.target_search`); a name spreads
     zeros that way ("uniform", "erk", ...) and finds how many are needed. Layers that need no zeros stay whole.
 
-    The time of the model is what its layers take (measured a layer and density) plus a rest; the rest is measured
-    by compiling copies pruned by magnitude until the whole is within 2 %, then the method runs and is measured too.
+    How the model's time follows the times of its layers (measured a layer and density) is learnt by compiling copies
+    pruned by magnitude until the whole is within 2 %, then the method runs and is measured too.
     On any error the model is as it was. Raises SparsityError when no density reaches the target, and says what does.
     """
     if not target_speedup > 0:
@@ -89,8 +91,9 @@ def prune_to_speed(
                 job, times, Losses(model, one_shot, support, sites, batches, _solved(support), loss=loss, seed=seed)
             )
         )
-        plan = _Search(job, allocate, times).run()
-    report, speed, solves = _solve(job, plan, times, allocate, batches, loss=loss, seed=seed, progress=progress)
+        search = _Search(job, allocate, times)
+        plan = search.run()
+    report, speed, solves = _solve(job, plan, search, batches, loss=loss, seed=seed, progress=progress)
     whole = {n: WHOLE for n in report.skipped if n not in ignored}
     spread = "latency" if allocation is None else str(allocation)
     reached = {
@@ -162,52 +165,59 @@ def _layers_ms(job: Job, times: LayerTimes, densities: Mapping[str, float]) -> f
 
 @dataclass(frozen=True)
 class Plan:
-    """densities: that were measured at `speed`; rest: ms of the model beyond its layers; trials: copies compiled."""
+    """densities: that were measured at `speed`; trials: copies compiled so far."""
 
     densities: Densities
     speed: Speed
-    rest: float
-    dense_ms: float
     trials: int
 
 
 class _Search:
-    """Corrects the rest of the model by measuring, until the whole takes what it should."""
+    """Tries allocations until the whole model takes what it should.
+
+    Times are against the first measurement of the dense model, so that a drift of the machine changes nothing.
+    """
 
     def __init__(self, job: Job, allocate: Allocate, times: LayerTimes) -> None:
         self.job, self.allocate, self.times = job, allocate, times
-        whole = dict.fromkeys((site.name for site in job.sites), 1.0)
         self.dense = measured_speed(job.model, job.model, job.inputs)
-        self.rest = max(0.0, self.dense.dense_ms - _layers_ms(job, times, whole))
+        self.wanted = self.dense.dense_ms / job.target
+        if job.target <= self.dense.ratio:
+            self._refuse_easy()
+        whole = _layers_ms(job, times, dict.fromkeys((site.name for site in job.sites), 1.0))
+        self.curve = Curve([(whole, self.dense.dense_ms / self.dense.ratio)])
         self.fastest: Densities = {site.name: self._fastest(site) for site in job.sites}
+        self.trials = 0
 
     def _fastest(self, site: Site) -> float:
         return min(reversed(_densities(self.job.pattern)), key=lambda d: self.times(site, d))
 
     def run(self) -> Plan:
+        """First the curve with a quick allocation, then the allocation that was asked for."""
+        if isinstance(self.allocate, LeastLoss):
+            self._approach(self.allocate.plain, _ROUGH)
+        return self._approach(self.allocate, _CLOSE)
+
+    def _approach(self, allocate: Allocate, close: float) -> Plan:
         best: Plan | None = None
-        for count in range(1, _TRIALS + 1):
-            densities = self.allocate(self.dense.dense_ms / self.job.target - self.rest)
-            fastest = densities is None
-            densities = self.fastest if densities is None else densities
-            if all(d >= 1.0 for d in densities.values()):
-                self._refuse_easy()
-            plan = self._try(densities, count)
+        for _ in range(_TRIALS):
+            densities = allocate(self.curve.layers_for(self.wanted))
+            plan = self._try(self.fastest if densities is None else densities)
             if best is None or _off(plan, self.job) < _off(best, self.job):
                 best = plan
-            if _off(best, self.job) <= _CLOSE:
+            if _off(best, self.job) <= close:
                 break
-            if fastest and plan.speed.ratio < self.job.target * (1 - _CLOSE):
+            if densities is None and plan.speed.ratio < self.job.target * (1 - _CLOSE):
                 self._refuse_hard(plan)
         assert best is not None
-        return replace(best, rest=self.rest)
+        return replace(best, trials=self.trials)
 
-    def _try(self, densities: Densities, count: int) -> Plan:
+    def _try(self, densities: Densities) -> Plan:
         job = self.job
+        self.trials += 1
         speed = trial(job.model, job.sites, densities, job.pattern, job.ignore, job.inputs)
-        # against the first dense time, so that a drift of the machine between trials changes nothing
-        self.rest = self.dense.dense_ms / speed.ratio - _layers_ms(job, self.times, densities)
-        return Plan(densities, speed, self.rest, self.dense.dense_ms, count)
+        self.curve.add(_layers_ms(job, self.times, densities), self.dense.dense_ms / speed.ratio)
+        return Plan(densities, speed, self.trials)
 
     def _refuse_easy(self) -> None:
         raise SparsityError(
@@ -229,42 +239,25 @@ def _off(plan: Plan, job: Job) -> float:
 
 
 def _solve(
-    job: Job, plan: Plan, times: LayerTimes, allocate: Allocate, batches: Sequence[Any], **options: Any
+    job: Job, plan: Plan, search: _Search, batches: Sequence[Any], **options: Any
 ) -> tuple[PruneReport, Speed, int]:
     """Runs the method, measures, and corrects the budget where its masks take other times than the trial's."""
     before = [site.parameter.detach().clone() for site in job.sites]
+    dense, densities = copy.deepcopy(job.model), plan.densities
     try:
-        return _solved_to_speed(job, plan, times, allocate, batches, before, options)
+        for count in range(1, _SOLVES + 1):
+            report = pruned_as(
+                job.model, job.method, job.sites, densities, job.pattern, job.ignore, data=batches or None, **options
+            )
+            speed = measured_speed(job.model, dense, job.inputs)
+            again = _corrected(search, densities, speed)
+            if abs(speed.ratio / job.target - 1.0) <= _ALLOWED * 0.8 or again is None or count == _SOLVES:
+                break
+            densities = again
+            _restore(job, before)
     except BaseException:
         _restore(job, before)
         raise
-
-
-def _solved_to_speed(
-    job: Job,
-    plan: Plan,
-    times: LayerTimes,
-    allocate: Allocate,
-    batches: Sequence[Any],
-    before: Sequence[Tensor],
-    options: dict[str, Any],
-) -> tuple[PruneReport, Speed, int]:
-    dense = copy.deepcopy(job.model)
-    densities: Densities | None = plan.densities
-    for count in range(1, _SOLVES + 1):
-        assert densities is not None
-        report = pruned_as(
-            job.model, job.method, job.sites, densities, job.pattern, job.ignore, data=batches or None, **options
-        )
-        speed = measured_speed(job.model, dense, job.inputs)
-        if abs(speed.ratio / job.target - 1.0) <= _ALLOWED * 0.8 or count == _SOLVES:
-            break
-        rest = plan.dense_ms / speed.ratio - _layers_ms(job, times, densities)
-        again = allocate(plan.dense_ms / job.target - rest)
-        if again is None or again == densities:
-            break
-        densities = again
-        _restore(job, before)
     if abs(speed.ratio / job.target - 1.0) > _ALLOWED:
         warnings.warn(
             f"target_speedup: {speed.ratio:.2f}x was measured, {job.target:g}x was asked; the machine is busy or its "
@@ -272,6 +265,14 @@ def _solved_to_speed(
             stacklevel=4,
         )
     return report, speed, count
+
+
+def _corrected(search: _Search, densities: Densities, speed: Speed) -> Densities | None:
+    """Densities for the time that is missing or left; None where that changes nothing."""
+    missing = search.wanted - search.dense.dense_ms / speed.ratio
+    layers = _layers_ms(search.job, search.times, densities) + missing / search.curve.slope()
+    again = search.allocate(layers)
+    return None if again == densities else again
 
 
 def _restore(job: Job, before: Sequence[Tensor]) -> None:

@@ -39,11 +39,15 @@ class LeastLoss:
     _choice: Allocate | None = field(default=None, repr=False)
 
     def __call__(self, budget: float) -> Densities | None:
-        if self._weighted(dict.fromkeys(self.options, 1.0))(budget) is None:
+        if self.plain(budget) is None:
             return None
         if self._choice is None:
             self._choice = self._search(budget)
         return self._choice(budget)
+
+    def plain(self, budget: float) -> Densities | None:
+        """The knapsack with no weights on the layers: quick."""
+        return self._weighted(dict.fromkeys(self.options, 1.0))(budget)
 
     def _weighted(self, weights: Mapping[str, float]) -> Allocate:
         """The knapsack with these weights on the layers."""

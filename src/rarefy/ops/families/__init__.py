@@ -10,7 +10,20 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families import block8, dense8, dense16, expand8, expand16, expand32, fanin, matvec, matvec4, spmm, spmv
+from rarefy.ops.families import (
+    block8,
+    dense8,
+    dense16,
+    expand8,
+    expand16,
+    expand32,
+    fanin,
+    matvec,
+    matvec4,
+    nmg,
+    spmm,
+    spmv,
+)
 from rarefy.ops.native import LEVELS, KernelInfo
 
 Worth = Callable[[Sequence[KernelInfo], Tensor, int], list[str]]
@@ -20,6 +33,7 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
     "matvec": matvec.worth,
     "matvec4": matvec4.worth,
     "fanin": fanin.worth,
+    "nmg": nmg.worth,
     "spmm": spmm.worth,
     "block8": block8.worth,
     "dense8": dense8.worth,
@@ -33,6 +47,7 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
 SCALES: dict[str, Callable[[int, int], bool]] = {
     "matvec": lambda width, groups: groups == 1,
     "fanin": lambda width, groups: groups == 1,
+    "nmg": lambda width, groups: groups == 1,
     "matvec4": matvec4.takes_scales,
     "dense8": dense8.takes_scales,
     "expand8": dense8.takes_scales,

@@ -1,0 +1,163 @@
+"""What the engine's benchmarks share: sides timed in turn, ours and others', and the table that says what was met.
+
+A side is anything that gives the seconds of some calls when it is its turn: a function here, or a peer in a process of
+its own (benchmarks/peers). In a round every side has one turn; figures are medians over rounds, ratios are taken round
+by round.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "kernels"), str(HERE.parent / "peers")]
+
+import ceiling  # noqa: E402
+from process import Peer, PeerError  # noqa: E402
+
+from rarefy import ops  # noqa: E402
+
+Turn = Callable[[float, int], list[float]]
+
+
+def local(call: Callable[[], Any]) -> Turn:
+    """A call in this process; one before the counted ones brings its memory back into the caches."""
+
+    def turn(seconds: float, most: int) -> list[float]:
+        taken: list[float] = []
+        with torch.inference_mode():
+            call()
+            while not taken or (sum(taken) < seconds and len(taken) < most):
+                begin = time.perf_counter()
+                call()
+                taken.append(time.perf_counter() - begin)
+        return taken
+
+    return turn
+
+
+@dataclass
+class Sides:
+    """Sides by name, and why some are not there."""
+
+    turns: dict[str, Turn] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    _peers: list[Peer] = field(default_factory=list)
+
+    def here(self, name: str, make: Callable[[], Callable[[], Any]]) -> None:
+        """Adds a call of this process; what its making raises is why it is not there."""
+        try:
+            self.turns[name] = local(make())
+        except Exception as error:
+            self.missing[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+    def peer(self, name: str, peer: str, script: str, *arguments: str) -> None:
+        """Adds a peer in a process of its own."""
+        try:
+            served = Peer(peer, script, *arguments)
+        except PeerError as error:
+            self.missing[name] = str(error)[:200]
+            return
+        self._peers.append(served)
+        self.turns[name] = served.turn
+
+    def close(self) -> None:
+        for peer in self._peers:
+            peer.close()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Milliseconds by side and round."""
+
+    rounds: Mapping[str, Sequence[float]]
+
+    def ms(self, name: str) -> float:
+        return median(self.rounds[name])
+
+    def ratio(self, name: str, against: str) -> float:
+        """How many times faster `name` is than `against`."""
+        return median(b / a for a, b in zip(self.rounds[name], self.rounds[against], strict=True))
+
+    def best(self, names: Sequence[str]) -> str:
+        """The fastest of the names that were timed."""
+        return min((n for n in names if n in self.rounds), key=self.ms)
+
+
+def timed(sides: Sides, rounds: int, seconds: float = 0.15, most: int = 50) -> Timed:
+    """One turn a side and round, in alternating order."""
+    out: dict[str, list[float]] = {name: [] for name in sides.turns}
+    for number in range(rounds):
+        order = list(sides.turns) if number % 2 == 0 else list(sides.turns)[::-1]
+        for name in order:
+            out[name].append(median(sides.turns[name](seconds, most)) * 1e3)
+    return Timed(out)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A sentence of what was aimed at, and what came out. `least`: the figure has to be at least `wanted`."""
+
+    text: str
+    wanted: float
+    got: float | None
+
+    def __str__(self) -> str:
+        if self.got is None:
+            return f"- not measured: {self.text}"
+        word = "met" if self.got >= self.wanted else "MISSED"
+        return f"- {word}: {self.text}: wanted {self.wanted:.2f}, got {self.got:.2f}"
+
+
+def options(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it runs")
+    parser.add_argument("--no-write", action="store_true", help="leave results/ as it is")
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    return asked
+
+
+def machine() -> str:
+    """The CPU, its ceilings measured now, and what ran."""
+    peak, bandwidth = ceiling.multiply_adds(), ceiling.read_bandwidth()
+    return (
+        f"{date.today()}; {ceiling.cpu()}, {torch.get_num_threads()} threads; instruction sets up to "
+        f"{ops.features()['isa']}; fp32 multiply {peak:.0f} GFLOP/s, read {bandwidth:.1f} GB/s; "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    cells = [[f"{c:.2f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
+    return "\n".join(["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *cells)])
+
+
+def report(
+    name: str, title: str, body: str, targets: Sequence[Target], missing: Mapping[str, str], asked: argparse.Namespace
+) -> None:
+    """Prints the page and writes results/<name>.md."""
+    command = f"python benchmarks/engine/{name}.py" + (" --quick" if asked.quick else "")
+    left = "\n".join(f"- not there: {side}: {why}" for side, why in missing.items())
+    aims = "\n".join(map(str, targets))
+    page = f"# {title}\n\n`{command}`; {machine()}\n\n{body}\n\n## Targets\n\n{aims}\n{left}\n"
+    print(page)
+    if not asked.no_write:
+        (HERE / "results").mkdir(exist_ok=True)
+        (HERE / "results" / f"{name}.md").write_text(page)
+
+
+def show(what: Any) -> None:
+    """A line of progress."""
+    print(json.dumps(what) if isinstance(what, dict) else what, file=sys.stderr, flush=True)

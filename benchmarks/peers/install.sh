@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# An environment for one peer: benchmarks/peers/install.sh deepsparse|llama [FOLDER]
+#
+# FOLDER (default .venv-peers, or $RAREFY_PEERS) receives FOLDER/<peer>. PYTHON names the interpreter (deepsparse needs
+# 3.8 to 3.11). llama.cpp is built from source, about ten minutes on two cores; LLAMA_CMAKE_ARGS replaces its options,
+# for example to leave out instructions that the machine to compare with does not have. NICE=1 leaves the cores to others.
+set -euo pipefail
+
+peer=${1:?"which peer? deepsparse or llama"}
+folder=${2:-${RAREFY_PEERS:-.venv-peers}}
+python=${PYTHON:-python3.11}
+gently() { if [[ -n ${NICE:-} ]]; then nice -n 19 "$@"; else "$@"; fi; }
+
+"$python" -m venv "$folder/$peer"
+pip=("$folder/$peer/bin/python" -m pip --disable-pip-version-check install)
+case $peer in
+  deepsparse) NM_DISABLE_ANALYTICS=True gently "${pip[@]}" deepsparse==1.8.0 ;;
+  llama*)
+    export CMAKE_ARGS=${LLAMA_CMAKE_ARGS:--DGGML_NATIVE=ON} CMAKE_BUILD_PARALLEL_LEVEL=${JOBS:-1}
+    gently "${pip[@]}" --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf numpy ;;
+  *) echo "install.sh: no peer is called '$peer'; there are deepsparse and llama" >&2; exit 2 ;;
+esac
+echo "install.sh: $peer is in $folder/$peer; benchmarks find it by RAREFY_PEERS=$folder (the default is .venv-peers)"

@@ -1,0 +1,159 @@
+"""Which tensors of a convolutional network share an order of channels: found by following the captured graph."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+_aten = torch.ops.aten
+_SAME = {  # operations of each channel by itself
+    _aten.relu, _aten.relu_, _aten.relu6, _aten.hardtanh, _aten.hardtanh_, _aten.silu, _aten.silu_, _aten.gelu,
+    _aten.hardswish, _aten.hardswish_, _aten.sigmoid, _aten.dropout, _aten.max_pool2d, _aten.avg_pool2d,
+    _aten.adaptive_avg_pool2d,
+}  # fmt: skip
+_SHAPED = {_aten.flatten, _aten.view, _aten.reshape, _aten.mean}
+_BOTH = {_aten.add, _aten.add_, _aten.mul, _aten.mul_}
+
+
+@dataclass
+class Space:
+    """Tensors whose entries along one axis are the same channels.
+
+    makers: weights of the convolutions that make them (axis 0); rows: all tensors along axis 0, makers among them;
+    columns: weights that read them along axis 1. fixed: something else knows the order, so it has to stay.
+    """
+
+    size: int
+    makers: list[Tensor] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
+    columns: list[Tensor] = field(default_factory=list)
+    fixed: bool = False
+
+
+class _Spaces:
+    """The space of each value, joined where values are added."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        self.graph = graph
+        self.of: dict[Node, Space] = {}
+        self._joined: dict[int, Space] = {}
+        self.all: list[Space] = []
+
+    def find(self, space: Space) -> Space:
+        while id(space) in self._joined:
+            space = self._joined[id(space)]
+        return space
+
+    def new(self, node: Node, *, fixed: bool = False) -> Space:
+        value = node.meta.get("val")
+        size = int(value.shape[1]) if isinstance(value, Tensor) and value.dim() > 1 else 0
+        space = self.of[node] = Space(size, fixed=fixed or size == 0)
+        self.all.append(space)
+        return space
+
+    def at(self, node: Any) -> Space | None:
+        return self.find(self.of[node]) if isinstance(node, Node) and node in self.of else None
+
+    def join(self, a: Space, b: Space) -> Space:
+        if a is not b:
+            for name in ("makers", "rows", "columns"):
+                getattr(a, name).extend(getattr(b, name))
+            a.fixed = a.fixed or b.fixed or a.size != b.size
+            self._joined[id(b)] = a
+        return a
+
+    def tensor(self, node: Any) -> Tensor | None:
+        if not isinstance(node, Node) or node.op != "get_attr":
+            return None
+        value = attrgetter(str(node.target))(self.graph)
+        return value if isinstance(value, Tensor) else None
+
+    def fix_inputs(self, node: Node) -> None:
+        for given in node.all_input_nodes:
+            space = self.at(given)
+            if space is not None:
+                space.fixed = True
+
+
+def _convolution(spaces: _Spaces, node: Node) -> None:
+    weight, source = spaces.tensor(node.args[1]), spaces.at(node.args[0])
+    groups = node.args[6] if len(node.args) > 6 else 1
+    if weight is None or source is None:
+        return _unknown(spaces, node)
+    bias = spaces.tensor(node.args[2]) if len(node.args) > 2 else None
+    if groups == 1:
+        source.columns.append(weight)
+        space = spaces.new(node)
+        space.makers.append(weight)
+    elif groups == weight.shape[0] == source.size:
+        space = spaces.of[node] = source
+    else:
+        return _unknown(spaces, node)
+    space.rows += [weight] if bias is None else [weight, bias]
+    return None
+
+
+def _linear(spaces: _Spaces, node: Node) -> None:
+    weight, source = spaces.tensor(node.args[1]), spaces.at(node.args[0])
+    if weight is not None and source is not None and source.size == weight.shape[1]:
+        source.columns.append(weight)
+    else:
+        spaces.fix_inputs(node)
+    spaces.new(node, fixed=True)
+
+
+def _unknown(spaces: _Spaces, node: Node) -> None:
+    spaces.fix_inputs(node)
+    spaces.new(node, fixed=True)
+
+
+def _pooled_away(node: Node) -> bool:
+    """Whether a reshape or mean only drops a height and width of one, so that channels stay along axis 1."""
+    before, after = node.args[0].meta.get("val"), node.meta.get("val")  # type: ignore[union-attr]
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor) or before.dim() != 4:
+        return False
+    kind = getattr(node.target, "overloadpacket", None)
+    if kind is _aten.mean:
+        return sorted(d % 4 for d in node.args[1]) == [2, 3]  # type: ignore[union-attr]
+    return tuple(before.shape[2:]) == (1, 1) and tuple(after.shape[:2]) == tuple(before.shape[:2])
+
+
+def _visit(spaces: _Spaces, node: Node) -> None:
+    kind = getattr(node.target, "overloadpacket", None)
+    source = spaces.at(node.args[0]) if node.args else None
+    if kind is _aten.conv2d:
+        _convolution(spaces, node)
+    elif kind is _aten.linear:
+        _linear(spaces, node)
+    elif kind is _aten.batch_norm and source is not None:
+        source.rows += [t for t in (spaces.tensor(a) for a in node.args[1:5]) if t is not None]
+        spaces.of[node] = source
+    elif source is not None and (kind in _SAME or (kind in _SHAPED and _pooled_away(node))):
+        spaces.of[node] = source
+    elif kind in _BOTH and source is not None and (other := spaces.at(node.args[1])) is not None:
+        spaces.of[node] = spaces.join(source, other)
+    else:
+        _unknown(spaces, node)
+
+
+def channel_spaces(model: nn.Module, example: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[Space]:
+    """The spaces whose channels may be put into another order without changing what the model computes.
+
+    Raises whatever `torch.export` raises for a model that it does not take.
+    """
+    graph = torch.export.export(model.eval(), example, keywords).module()
+    assert isinstance(graph, GraphModule)
+    spaces = _Spaces(graph)
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            spaces.new(node, fixed=True)
+        elif node.op == "call_function":
+            _visit(spaces, node)
+        elif node.op == "output":
+            spaces.fix_inputs(node)
+    seen = {id(s): s for s in map(spaces.find, spaces.all)}
+    yield from (s for s in seen.values() if not s.fixed and s.makers)

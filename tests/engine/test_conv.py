@@ -1,0 +1,229 @@
+"""Convolutional models: what is fused, that it is right, and that whole models run."""
+
+import copy
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import rarefy
+from rarefy.core.site import find_sites
+from rarefy.engine import conv_plan
+from rarefy.engine.capture import capture
+from rarefy.engine.conv_memory import Value, place
+from rarefy.engine.conv_plan import conv_plans_of, images_of
+from rarefy.engine.conv_region import ConvRegion
+from rarefy.engine.fuse import rewrite
+from rarefy.engine.fuse_conv import fuse_convs
+from rarefy.engine.fuse_conv_region import conv_variants, with_regions
+from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
+from rarefy.ops import available
+from rarefy.ops.conv_across import lanes
+
+pytestmark = pytest.mark.skipif(not available(), reason="the native module is not built")
+
+
+class Small(nn.Module):
+    """A stem with pooling, a residual block whose shortcut is a convolution, an end; odd sizes on purpose."""
+
+    def __init__(self, end: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem, self.norm0 = nn.Conv2d(3, 8, 5, 2, 2, bias=False), nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.conv1, self.norm1 = nn.Conv2d(8, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12)
+        self.conv2, self.norm2 = nn.Conv2d(12, 12, 3, 1, 1), nn.BatchNorm2d(12)
+        self.short, self.norm3 = nn.Conv2d(8, 12, 1, 2, bias=False), nn.BatchNorm2d(12)
+        self.end = end or nn.ReLU()
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.pool(F.relu(self.norm0(self.stem(x))))
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return self.head(self.end(y + self.norm3(self.short(x))).mean((2, 3)))
+
+
+def prepared(model, density=0.2):
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            with torch.no_grad():
+                module.weight.mul_(torch.rand(module.weight.shape, generator=generator) < density)
+        if isinstance(module, nn.BatchNorm2d):
+            with torch.no_grad():
+                module.weight.uniform_(0.5, 1.5), module.bias.normal_()
+                module.running_mean.normal_(), module.running_var.uniform_(0.5, 2.0)
+    return model.eval()
+
+
+def native_everywhere(monkeypatch):
+    """Plans as if every native kernel won: which one does is no matter here."""
+
+    def pretend(weight, window, image):
+        return {"dense": 1.0, conv_plan.conv_candidates(weight, window.groups)[-1]: 0.1}
+
+    monkeypatch.setattr(conv_plan, "known_times", lambda kind, w, window, image, run: (pretend(w, window, image), "x"))
+
+
+def fused(model, x, monkeypatch):
+    native_everywhere(monkeypatch)
+    sites = [s for s in find_sites(model)[0] if isinstance(s.module, nn.Conv2d)]
+    images = images_of(sites, lambda: model(x))
+    plans, _ = conv_plans_of(sites, {name: [image] for name, image in images.items()})
+    graph = capture(model, ((x,), {}))
+    done = fuse_convs(graph, plans, images)
+    return rewrite(graph, {}, {})[0], done
+
+
+def modules_of(graph, kind):
+    called = [graph.get_submodule(n.target) for n in graph.graph.nodes if n.op == "call_module"]
+    return [m for m in called if isinstance(m, kind)]
+
+
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [
+        (nn.ReLU(), "relu"),
+        (nn.ReLU6(), "relu6"),
+        (nn.SiLU(), "silu"),
+        (nn.Hardswish(), "hardswish"),
+        (nn.GELU(), "gelu"),
+        (nn.Tanh(), "none"),
+    ],
+)
+def test_norm_addition_and_activation_are_computed_by_the_kernel(end, name, monkeypatch):
+    model, x = prepared(Small(end)), torch.randn(3, 3, 29, 37)
+    graph, done = fused(model, x, monkeypatch)
+    assert sorted(done) == ["conv1", "conv2", "short", "stem"]
+    left = [str(n.target) for n in graph.graph.nodes if n.op == "call_function"]
+    assert not any(word in op for op in left for word in ("conv", "batch_norm", "add", "max_pool"))
+    assert (len(modules_of(graph, FusedConv2d)), len(modules_of(graph, FusedConvPool))) == (3, 1)
+    assert name in {m.activation for m in modules_of(graph, FusedConv2d)}
+    torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_behind_a_convolution_that_stays_dense_is_folded(monkeypatch):
+    model, x = prepared(Small()), torch.randn(2, 3, 29, 37)
+    graph = capture(model, ((x,), {}))
+    assert fuse_convs(graph, {}, {}) == []
+    assert "batch_norm" not in str(graph.graph)
+    graph.recompile()
+    torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+class Shared(nn.Module):
+    """A result that is read twice, a sum that broadcasts, a norm in training mode: none may be swallowed."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.scale = nn.Parameter(torch.randn(1, 4, 1, 1))
+
+    def forward(self, x):
+        y = self.a(x)
+        return F.relu(y) + y, F.relu(self.b(x) + self.scale), self.b(x) - x
+
+
+def test_what_others_read_stays(monkeypatch):
+    model, x = prepared(Shared()), torch.randn(2, 4, 9, 9)
+    graph, _ = fused(model, x, monkeypatch)
+    assert {m.activation for m in modules_of(graph, FusedConv2d)} == {"none"}
+    for mine, theirs in zip(graph(x), model(x), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 17])
+def test_regions_side_by_side_and_across_give_the_same(batch, monkeypatch):
+    model, x = prepared(Small()), torch.randn(lanes(), 3, 29, 37)
+    graph, _ = fused(model, x, monkeypatch)
+    variants = conv_variants(graph, lanes())
+    assert set(variants) == {"graph", "graph, images across lanes"}
+    x = torch.randn(batch, 3, 29, 37)
+    for run in variants.values():
+        assert len(modules_of(run, ConvRegion)) == 1
+        for _ in range(2):  # the second call uses the memory of the first
+            torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_few_images_are_not_put_across(monkeypatch):
+    graph, _ = fused(prepared(Small()), torch.randn(1, 3, 29, 37), monkeypatch)
+    assert set(conv_variants(graph, 1)) == {"graph"}
+
+
+def test_a_region_can_be_copied_after_it_ran(monkeypatch):
+    model, x = prepared(Small()), torch.randn(2, 3, 29, 37)
+    run = with_regions(fused(model, x, monkeypatch)[0])
+    first = run(x)
+    twin = copy.deepcopy(run)
+    del run
+    assert torch.equal(twin(x), first)
+
+
+def test_threads_have_memory_of_their_own(monkeypatch):
+    model, x = prepared(Small()), torch.randn(2, 3, 29, 37)
+    run = with_regions(fused(model, x, monkeypatch)[0])
+    inputs = [torch.randn(2, 3, 29, 37) for _ in range(4)]
+    wanted, wrong = [run(x) for x in inputs], []
+
+    def work(i):
+        for _ in range(50):
+            if not torch.equal(run(inputs[i]), wanted[i]):
+                wrong.append(i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_values_that_live_together_do_not_overlap():
+    sizes = [(3, False, -1, 0), (4, True, 0, 2), (8, True, 1, 2), (2, True, 2, 4), (9, True, 3, 4), (1, True, 4, 5)]
+    values = [Value((1, n, 5, 5), 1, own, made, last) for n, own, made, last in sizes]
+    offsets, nbytes = place(values)
+    assert offsets[0] is None
+    own = [(v, at) for v, at in zip(values, offsets, strict=True) if at is not None]
+    for i, (a, at_a) in enumerate(own):
+        for b, at_b in own[:i]:
+            together = a.made <= b.last and b.made <= a.last
+            apart = at_a + a.nbytes <= at_b or at_b + b.nbytes <= at_a
+            assert apart or not together
+    assert nbytes < sum(v.nbytes for v, _ in own)
+
+
+def test_a_compiled_model_is_right_at_other_sizes_and_explains_its_convolutions(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAREFY_CACHE_DIR", str(tmp_path))
+    model = prepared(Small(), density=0.05)
+    fast = rarefy.compile(model, [torch.randn(1, 3, 64, 64), torch.randn(16, 3, 64, 64)])
+    for shape in ((1, 3, 64, 64), (16, 3, 64, 64), (5, 3, 64, 64), (2, 3, 33, 50)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-3, atol=1e-4)
+    rows = {row.name: row for row in fast.explain().rows}
+    assert {"stem", "conv1", "conv2", "short"} <= set(rows)
+    assert all(row.candidates and row.dense_ms for row in rows.values() if row.name != "head")
+
+
+def test_nothing_is_timed_when_that_is_asked(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(conv_plan, "time_conv", refuse)
+    model, x = prepared(Small(), density=0.05), torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(rarefy.compile(model, x, measure=False)(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_hugging_face_classifiers(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("RAREFY_CACHE_DIR", str(tmp_path))
+    resnet = transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
+    )
+    mobile = transformers.MobileNetV2ForImageClassification(transformers.MobileNetV2Config(depth_multiplier=0.35))
+    for model in (resnet, mobile):
+        prepared(model, density=0.3)
+        x = torch.randn(2, 3, 64, 64)
+        fast = rarefy.compile(model, {"pixel_values": x})
+        assert not [note for note in fast.explain().notes if "is not used" in note]
+        torch.testing.assert_close(fast(pixel_values=x).logits, model(pixel_values=x).logits, rtol=1e-3, atol=1e-3)
