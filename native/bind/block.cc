@@ -21,7 +21,7 @@ void add_layer_norm(std::uintptr_t x, std::uintptr_t residual, std::int64_t resi
 void attend(std::uintptr_t q, const Stride3& q_at, std::uintptr_t k, const Stride3& k_at, std::uintptr_t v,
             const Stride3& v_at, std::uintptr_t mask, bool mask_is_bytes, const Stride3& mask_at, std::uintptr_t y,
             const Stride3& y_at, const std::tuple<std::int64_t, int, int, int, int>& sizes, float scale,
-            int threads) {
+            bool eight, int threads) {
   const auto& [batch, heads, queries, keys, depth] = sizes;
   const attention::Problem problem{at<float>(q),
                                    at<float>(k),
@@ -40,7 +40,8 @@ void attend(std::uintptr_t q, const Stride3& q_at, std::uintptr_t k, const Strid
                                    keys,
                                    depth,
                                    scale};
-  attention::attend(problem, threads);
+  if (eight) attention::attend8(problem, threads);
+  else attention::attend(problem, threads);
 }
 
 }  // namespace rarefy

@@ -14,6 +14,7 @@ void add_layer_norm(std::uintptr_t x, std::uintptr_t residual, std::int64_t resi
 // mask: 0, or the address of float32 (mask_is_bytes false) or bytes; sizes: batch, heads, queries, keys, depth.
 void attend(std::uintptr_t q, const Stride3& q_at, std::uintptr_t k, const Stride3& k_at, std::uintptr_t v,
             const Stride3& v_at, std::uintptr_t mask, bool mask_is_bytes, const Stride3& mask_at, std::uintptr_t y,
-            const Stride3& y_at, const std::tuple<std::int64_t, int, int, int, int>& sizes, float scale, int threads);
+            const Stride3& y_at, const std::tuple<std::int64_t, int, int, int, int>& sizes, float scale, bool eight,
+            int threads);
 
 }  // namespace rarefy

@@ -76,13 +76,14 @@ void embed(Program& p, const std::vector<Indexed>& tables, const Sized& rows, in
 
 void attention(Program& p, const std::tuple<Placed, Placed, Placed, Placed, Placed>& parts, bool mask_is_bytes,
                const std::tuple<Strided, Strided, Strided, Strided, Strided>& at,
-               const std::tuple<Sized, Sized, Sized, Sized>& sizes, int depth, float scale) {
+               const std::tuple<Sized, Sized, Sized, Sized>& sizes, int depth, float scale,
+               bool eight) {
   const auto& [q, k, v, mask, y] = parts;
   const auto& [q_at, k_at, v_at, mask_at, y_at] = at;
   const auto& [batch, heads, queries, keys] = sizes;
   p.add(program::attention({part(q), part(k), part(v), part(mask), part(y), mask_is_bytes, strides(q_at), strides(k_at),
                             strides(v_at), strides(mask_at), strides(y_at), size(batch), size(heads), size(queries),
-                            size(keys), depth, scale}));
+                            size(keys), depth, scale, eight}));
 }
 
 void activate(Program& p, const Placed& x, const Sized& count, int activation, const Placed& y) {

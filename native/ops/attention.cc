@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/aligned.h"
+#include "kernels/attention8/contract.h"
 #include "ops/parallel.h"
 #include "ops/split.h"
 
@@ -36,26 +37,48 @@ int parts_of(const Problem& p, int threads) {
   return static_cast<int>(std::min<std::ptrdiff_t>(blocks, (2 * threads + heads - 1) / heads));
 }
 
+// run(head, first query, last query) over all heads and parts of their queries.
+template <class Run>
+void each_part(const Problem& p, double cost, int block, int threads, Run&& run) {
+  const std::ptrdiff_t heads = p.batch * p.heads;
+  if (heads <= 0 || p.queries <= 0 || p.depth <= 0) return;
+  threads = threads_for(static_cast<double>(heads) * p.queries * p.keys * (p.depth + 16.0) * cost, threads);
+  const int parts = parts_of(p, threads);
+  const int share = round_up((p.queries + parts - 1) / parts, block);
+  parallel_for(static_cast<std::size_t>(heads) * parts, threads, [&](std::size_t task) {
+    const std::ptrdiff_t which = static_cast<std::ptrdiff_t>(task) / parts;
+    const int first = static_cast<int>(task % parts) * share, last = std::min(p.queries, first + share);
+    if (first < last) run(head_of(p, which / p.heads, which % p.heads), first, last);
+  });
+}
+
 }  // namespace
 
 void attend(const Problem& p, int threads) {
-  const std::ptrdiff_t heads = p.batch * p.heads;
-  if (heads <= 0 || p.queries <= 0 || p.depth <= 0) return;
   const Kernel& kernel = attention::kernel(allowed_isa());
-  threads = threads_for(static_cast<double>(heads) * p.queries * p.keys * (p.depth + 16.0) / 8, threads);
-  const int parts = parts_of(p, threads);
-  const int share = round_up((p.queries + parts - 1) / parts, block_queries);
   const Layout layout(p.keys, p.depth);
-  parallel_for(static_cast<std::size_t>(heads) * parts, threads, [&](std::size_t task) {
+  each_part(p, 1.0 / 8, block_queries, threads, [&](const Head& head, int first, int last) {
     static thread_local Scratch scratch;
-    const std::ptrdiff_t which = static_cast<std::ptrdiff_t>(task) / parts;
-    const int first = static_cast<int>(task % parts) * share, last = std::min(p.queries, first + share);
-    if (first >= last) return;
-    const Head head = head_of(p, which / p.heads, which % p.heads);
     float* const memory = scratch.at_least(layout.size);
     kernel.prepare(head, memory);
     kernel.attend(head, first, last, memory);
   });
+}
+
+bool attend8(const Problem& p, int threads) {
+  const attention8::Kernel* kernel = attention8::kernel(allowed_isa());
+  if (kernel == nullptr || !attention8::takes(head_of(p, 0, 0))) {
+    attend(p, threads);
+    return false;
+  }
+  const attention8::Layout layout(p.keys, p.depth);
+  each_part(p, 1.0 / 16, attention8::block_queries, threads, [&](const Head& head, int first, int last) {
+    static thread_local Scratch scratch;
+    auto* const memory = reinterpret_cast<std::uint8_t*>(scratch.at_least(layout.size / sizeof(float)));
+    kernel->prepare(head, memory);
+    kernel->attend(head, first, last, memory);
+  });
+  return true;
 }
 
 }  // namespace rarefy::attention

@@ -25,4 +25,8 @@ struct Problem {
 
 void attend(const Problem& problem, int threads);
 
+// The same through 8-bit products where the instruction set has them and the problem's form allows it (kernels/attention8);
+// in floats otherwise. Returns whether it was 8 bits.
+bool attend8(const Problem& problem, int threads);
+
 }  // namespace rarefy::attention

@@ -8,7 +8,7 @@ namespace {
 class Attention : public Instruction {
  public:
   explicit Attention(AttentionOf of) : of_(std::move(of)) {}
-  const char* kind() const noexcept override { return "attention"; }
+  const char* kind() const noexcept override { return of_.eight ? "attention8" : "attention"; }
   void run(const Frame& frame) const override {
     const auto strides = [&](const Strides3& s) {
       return attention::Strides{frame.size(s.batch), frame.size(s.head), frame.size(s.token)};
@@ -30,7 +30,8 @@ class Attention : public Instruction {
                                      static_cast<int>(frame.size(of_.keys)),
                                      of_.depth,
                                      of_.scale};
-    attention::attend(problem, frame.threads);
+    if (of_.eight) attention::attend8(problem, frame.threads);
+    else attention::attend(problem, frame.threads);
   }
 
  private:

@@ -87,7 +87,8 @@ Step embed(EmbedOf of);
 struct Strides3 {
   Size batch, head, token;
 };
-// y = softmax(scale q k^T + mask) v for every batch and head. mask: bytes (0 = hidden), floats to add, or absent.
+// y = softmax(scale q k^T + mask) v for every batch and head. mask: bytes (0 = hidden), floats to add, or absent. eight: through 8-bit
+// products where the CPU has them.
 struct AttentionOf {
   Part q, k, v, mask, y;
   bool mask_is_bytes;
@@ -95,6 +96,7 @@ struct AttentionOf {
   Size batch, heads, queries, keys;
   int depth;
   float scale;
+  bool eight;
 };
 Step attention(AttentionOf of);
 

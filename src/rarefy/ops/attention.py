@@ -55,7 +55,9 @@ def _rows_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _native(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, out: Tensor) -> None:
+def _native(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, out: Tensor, eight: bool = False
+) -> None:
     """Writes `out` (batch, heads, queries, d), whose strides it takes as they are."""
     q, k, v = _rows_contiguous(q), _rows_contiguous(k), _rows_contiguous(v)
     batch, heads, queries, depth = q.shape
@@ -76,6 +78,7 @@ def _native(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, s
         out.stride()[:3],
         (batch, heads, queries, keys, depth),
         scale,
+        eight,
         torch.get_num_threads(),
     )
 
@@ -93,6 +96,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
         out.copy_(_weights(q, k, mask, scale) @ v)
     else:
         _native(module, q, k, v, mask, scale, out)
+    return out
+
+
+def attention8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The same through 8-bit products, what programs of 8-bit models use; no torch operation.
+
+    q and k are rounded with a scale a token, v with a scale a feature, the exponentials to 255 steps. In float32 where
+    the CPU has no 8-bit dot products, d is no multiple of 16, or the mask is not one of truth values over keys alone.
+    """
+    _require(q, k, v, mask)
+    module = native.module()
+    if module is None:
+        return attention(q, k, v, mask, scale)
+    out = _empty(q)
+    _native(module, q, k, v, mask, scale, out, eight=True)
     return out
 
 

@@ -1,5 +1,7 @@
 """The parts of the lowering: memory shared only by what is not alive together, facts that hold, sizes as products."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -32,7 +34,7 @@ def test_buffers_that_are_alive_together_have_slots_of_their_own(steps):
 
 def test_a_chain_needs_two_slots():
     chain = [Buffer(Size(8)) for _ in range(6)]
-    slots = slots_of([[a, b] for a, b in zip(chain, chain[1:], strict=False)], {})
+    slots = slots_of([[a, b] for a, b in itertools.pairwise(chain)], {})
     assert len(set(slots.values())) == 2
 
 

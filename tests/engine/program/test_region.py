@@ -39,7 +39,7 @@ def test_no_allocation_in_the_steady_state(distilbert):
 
 
 def test_calls_from_several_threads(distilbert):
-    model, run = distilbert
+    _model, run = distilbert
     calls = [inputs("distilbert", 1 + i % 4, 5 + 3 * i, seed=i) for i in range(8)]
     with torch.inference_mode():
         want = [tensors(run(**call))[0] for call in calls]
@@ -87,7 +87,7 @@ def test_sizes_that_disagree_are_refused(distilbert):
 
 
 def test_profile_names_every_step(distilbert):
-    model, run = distilbert
+    _model, run = distilbert
     call = inputs("distilbert", 3, 10)
     out, times = run.program_0.profile(*call.values())
     assert torch.equal(out, tensors(run(**call))[0])

@@ -7,8 +7,8 @@ from torch.fx import Node
 
 from rarefy.engine.program.builder import Builder
 from rarefy.engine.program.facts import Fact
-from rarefy.engine.program.lowering import lowers
-from rarefy.engine.program.rows8 import NO_BYTES, only_as_bytes, takes_bytes
+from rarefy.engine.program.lowering import lowering_of, lowers
+from rarefy.engine.program.rows8 import NO_BYTES, only_as_bytes, packed_of, takes_bytes
 from rarefy.engine.program.sizes import ONE, ZERO, Size
 from rarefy.engine.program.values import ABSENT, Part, Value, is_floats, shape_of, traced
 from rarefy.ops.packed import ACTIVATIONS, find
@@ -150,7 +150,15 @@ def _attention(node: Node, build: Builder) -> None:
         full,
         q.sizes[3].constant,
         scale,
+        all(_from_bytes(node.args[i]) for i in range(3)),
     )
+
+
+def _from_bytes(node: object) -> bool:
+    """Whether a tensor is, but for views, what a layer with 8-bit inputs computed: then attention may round too."""
+    while isinstance(node, Node) and (entry := lowering_of(node)) is not None and entry.view:
+        node = node.args[0]
+    return isinstance(node, Node) and packed_of(node) is not None
 
 
 def _spread(build: Builder, mask: Value, full: tuple[Size, ...]) -> tuple[Size, ...]:
