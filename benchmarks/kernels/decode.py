@@ -26,7 +26,9 @@ from rarefy import ops
 from rarefy.core.quantized import quantize_weight
 from rarefy.patterns.nm import NM
 
-HEAD = "| layer | tokens | threads | kernel | zeros | ms | MB | bits a weight | GB/s | of reading | against torch fp32 |"
+HEAD = (
+    "| layer | tokens | threads | kernel | zeros | ms | MB | bits a weight | GB/s | of reading | against torch fp32 |"
+)
 GROUP = 16
 
 
@@ -123,7 +125,9 @@ def measure(contenders: list[Contender], threads: int, rounds: int, read: Callab
     return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
-def lines(contenders: list[Contender], shape: str, tokens: int, threads: int, found: dict[str, float], weights: int) -> list[str]:
+def lines(
+    contenders: list[Contender], shape: str, tokens: int, threads: int, found: dict[str, float], weights: int
+) -> list[str]:
     out = [f"| {shape} | {tokens} | {threads} | reading | | | | | {found['read']:.1f} | 100 % | |"]
     for c in contenders:
         speed = c.megabytes / 1e3 / found[c.name]

@@ -111,7 +111,9 @@ def test_the_largest_sums_do_not_overflow(name):
     width = 70_000  # 70000 * 255 * 127 does not fit 32 bits with a sign
     weight = QuantizedWeight(torch.full((2, width), 127, dtype=torch.int8), torch.ones(2, 1))
     x, zero = torch.full((1, width), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int32)
-    assert torch.equal(product8(ops.pack(weight, name), x, torch.ones(1), zero), exact_sums(x, zero, weight.values).float())
+    assert torch.equal(
+        product8(ops.pack(weight, name), x, torch.ones(1), zero), exact_sums(x, zero, weight.values).float()
+    )
 
 
 @with_bytes

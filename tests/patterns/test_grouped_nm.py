@@ -10,7 +10,9 @@ from rarefy.patterns.grouped_nm import GroupedNM, all_ways
 from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Layerwise
 
-EVERY = pytest.mark.parametrize("pattern", [GroupedNM(2, 4, 1), GroupedNM(2, 4, 8), GroupedNM(1, 4, 3), GroupedNM(3, 6, 1)], ids=str)
+EVERY = pytest.mark.parametrize(
+    "pattern", [GroupedNM(2, 4, 1), GroupedNM(2, 4, 8), GroupedNM(1, 4, 3), GroupedNM(3, 6, 1)], ids=str
+)
 
 
 def scores_for(pattern, rows=6, chunks=3):
