@@ -105,6 +105,12 @@ inline void put_queries(const attention8::Head& head, const attention8::Layout& 
   }
 }
 
+// sum += four unsigned bytes of x times four signed bytes of w, in each lane. Written out because GCC 12 copies every sum
+// of the intrinsic through memory in a loop, which costs as much as float arithmetic.
+inline void add_dot4(__m512i& sum, __m512i x, __m512i w) noexcept {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+}
+
 inline __m512i four_bytes(const std::uint8_t* p) noexcept {
   std::int32_t word;
   __builtin_memcpy(&word, p, 4);
@@ -117,12 +123,11 @@ inline void score_tile(const attention8::Head& head, const attention8::Layout& a
   __m512i sums[rows_of_scores][4];
   const std::uint8_t* panel = scratch + at.keys + static_cast<std::size_t>(key) * head.depth;
   const std::uint8_t* query = scratch + at.queries + static_cast<std::size_t>(row) * head.depth;
-#pragma GCC unroll 4
-  for (int v = 0; v < 4; ++v) {
-    const __m512i start = _mm512_load_si512(part<std::int32_t>(scratch, at.key_start) + key + v * 16);
+  const std::int32_t* start = part<std::int32_t>(scratch, at.key_start) + key;
 #pragma GCC unroll 8
-    for (int r = 0; r < rows_of_scores; ++r) sums[r][v] = start;
-  }
+  for (int r = 0; r < rows_of_scores; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) sums[r][v] = _mm512_load_si512(start + v * 16);
   for (int i = 0; i < head.depth; i += 4, panel += 4 * attention8::tile_keys) {
     __m512i shared[4];
 #pragma GCC unroll 4
@@ -131,21 +136,20 @@ inline void score_tile(const attention8::Head& head, const attention8::Layout& a
     for (int r = 0; r < rows_of_scores; ++r) {
       const __m512i own = four_bytes(query + static_cast<std::size_t>(r) * head.depth + i);
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], own, shared[v]);
+      for (int v = 0; v < 4; ++v) add_dot4(sums[r][v], own, shared[v]);
     }
   }
-#pragma GCC unroll 4
-  for (int v = 0; v < 4; ++v) {
-    const __m512 scale = _mm512_load_ps(part<float>(scratch, at.key_scale) + key + v * 16);
-    const __m512 added = _mm512_load_ps(part<float>(scratch, at.key_added) + key + v * 16);
+  const float *scale = part<float>(scratch, at.key_scale) + key, *added = part<float>(scratch, at.key_added) + key;
+  float* to = part<float>(scratch, at.scores) + static_cast<std::size_t>(row) * at.padded_keys + key;
 #pragma GCC unroll 8
-    for (int r = 0; r < rows_of_scores; ++r) {
-      const __m512 score = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), scale, added);
-      _mm512_store_ps(part<float>(scratch, at.scores) + static_cast<std::size_t>(row + r) * at.padded_keys + key + v * 16,
-                      score);
+  for (int r = 0; r < rows_of_scores; ++r, to += at.padded_keys)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      const __m512 score = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), _mm512_load_ps(scale + v * 16),
+                                           _mm512_load_ps(added + v * 16));
+      _mm512_store_ps(to + v * 16, score);
       top[row + r] = _mm512_max_ps(top[row + r], score);
     }
-  }
 }
 
 // 2^x to 1e-4 of it, for x in [-126, 126].
@@ -194,17 +198,20 @@ inline void value_tile(const attention8::Head& head, const attention8::Layout& a
     for (int r = 0; r < rows; ++r) {
       const __m512i own = four_bytes(weight + static_cast<std::size_t>(r) * at.padded_keys + key);
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], own, shared[v]);
+      for (int v = 0; v < vectors; ++v) add_dot4(sums[r][v], own, shared[v]);
     }
   }
-  for (int r = 0; r < rows && row + r < valid; ++r)
+  const float* scale = part<float>(scratch, at.value_scale) + feature;
+  float* to = head.y + (first + row) * head.y_row + feature;
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r, to += head.y_row) {  // a loop that ends early would keep the sums in memory
+    if (row + r >= valid) continue;
+    const __m512 factor = _mm512_set1_ps(factors[row + r]);
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      const __m512 scale = _mm512_mul_ps(_mm512_load_ps(part<float>(scratch, at.value_scale) + feature + v * 16),
-                                         _mm512_set1_ps(factors[row + r]));
-      _mm512_storeu_ps(head.y + (first + row + r) * head.y_row + feature + v * 16,
-                       _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][v]), scale));
-    }
+    for (int v = 0; v < vectors; ++v)
+      _mm512_storeu_ps(to + v * 16, _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][v]),
+                                                  _mm512_mul_ps(_mm512_load_ps(scale + v * 16), factor)));
+  }
 }
 
 inline void attend_block8(const attention8::Head& head, const attention8::Layout& at, int first, int last,
