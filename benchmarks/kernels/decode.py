@@ -1,11 +1,11 @@
 """Times one to a few tokens through a weight of every type and format, against dense torch and the speed of memory.
 
     cmake -S . -B build -DRAREFY_BENCHMARK=ON && cmake --build build
-    python benchmarks/kernels/decode.py [--shapes 2048x2048] [--tokens 1] [--zeros 0.5] [--threads 1 2] [--append table.md]
+    python benchmarks/kernels/decode.py [--shapes 2048x2048] [--tokens 1] [--zeros 0.5] [--threads 1 2] [--append FILE]
 
-Copies of each weight take turns until they fill --footprint megabytes, so that weights come from memory as they do in a
-model. Rounds are interleaved; a time is the median round. Reading memory is timed in the same rounds, and the share is of
-its median: 64 bytes at a time, fetched in advance, in large pages (benchmarks/kernels/read.cc).
+Copies of each weight take turns until they fill --footprint megabytes, so that weights come from memory as they do in
+a model. Rounds are interleaved; a time is the median round. Reading memory is timed in the same rounds, and the share
+is of its median: 64 bytes at a time, fetched in advance, in large pages (benchmarks/kernels/read.cc).
 """
 
 import argparse
@@ -26,7 +26,9 @@ from rarefy import ops
 from rarefy.core.quantized import quantize_weight
 from rarefy.patterns.nm import NM
 
-HEAD = "| layer | tokens | threads | kernel | zeros | ms | MB | bits a weight | GB/s | of reading | against torch fp32 |"
+HEAD = (
+    "| layer | tokens | threads | kernel | zeros | ms | MB | bits a weight | GB/s | of reading | against torch fp32 |"
+)
 GROUP = 16
 
 
@@ -123,13 +125,15 @@ def measure(contenders: list[Contender], threads: int, rounds: int, read: Callab
     return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
-def lines(contenders: list[Contender], shape: str, tokens: int, threads: int, found: dict[str, float], weights: int) -> list[str]:
+def lines(
+    contenders: list[Contender], shape: str, tokens: int, threads: int, found: dict[str, float], weights: int
+) -> list[str]:
     out = [f"| {shape} | {tokens} | {threads} | reading | | | | | {found['read']:.1f} | 100 % | |"]
     for c in contenders:
         speed = c.megabytes / 1e3 / found[c.name]
         out.append(
-            f"| {shape} | {tokens} | {threads} | {c.name} | {c.zeros:.0%} | {1e3 * found[c.name]:.3f} | {c.megabytes:.2f} "
-            f"| {8e6 * c.megabytes / weights:.2f} | {speed:.1f} | {speed / found['read']:.0%} "
+            f"| {shape} | {tokens} | {threads} | {c.name} | {c.zeros:.0%} | {1e3 * found[c.name]:.3f} "
+            f"| {c.megabytes:.2f} | {8e6 * c.megabytes / weights:.2f} | {speed:.1f} | {speed / found['read']:.0%} "
             f"| {found['torch fp32'] / found[c.name]:.2f}x |"
         )
     return out

@@ -196,7 +196,6 @@ std::size_t panel_bytes() {
     const long level1 = sysconf(_SC_LEVEL1_DCACHE_SIZE);
     return static_cast<std::size_t>(level1 > 0 ? level1 : 32768) * 3 / 4;
   }();
-  if (const char* e = getenv("RAREFY_PANEL")) return atoi(e);
   return bytes;
 }
 

@@ -20,7 +20,7 @@ void add_int8(std::vector<Variant>& out, const Kernel& k) {
   const lines::Shape shape{1, 4, k.lines};
   const std::string name = k.name;
   out.push_back({"dense8-" + name, "dense8", "int8", &k, shape, nullptr});
-  // A CPU with VNNI may have the expanding instruction for bytes (Ice Lake, Zen 4) or not (Cascade Lake); with AMX it has.
+  // A CPU with VNNI may expand bytes in one instruction (Ice Lake, Zen 4) or not (Cascade Lake); with AMX it can.
   if (k.isa == Isa::vnni && features().avx512_vbmi2)
     out.push_back({"expand8-vbmi2", "expand8", "int8", &k, shape, expand::named("vbmi2").bytes});
   const char* expansion = k.isa == Isa::amx ? "vbmi2" : k.isa == Isa::vnni ? "avx512" : k.name;
@@ -58,6 +58,10 @@ std::uint16_t rounded(float weight) {  // to nearest, ties to even; a NaN stays 
   return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+float widened(const std::uint8_t* bf16) {
+  return __builtin_bit_cast(float, bf16[0] << 16 | static_cast<std::uint32_t>(bf16[1]) << 24);
+}
+
 lines::Lines pack_floats(const WeightSource& w, const Variant& v) {
   const std::size_t entries = static_cast<std::size_t>(w.out) * w.in;
   const bool whole = v.expand == nullptr;
@@ -92,7 +96,7 @@ class Held : public Layout {
     if (l.shape.item == 4) std::memcpy(to, items.data(), items.size());
     for (std::size_t i = 0; i < entries && l.shape.item < 4; ++i)
       to[i] = l.shape.item == 1 ? weight_.scale[i / in()] * static_cast<std::int8_t>(items[i])
-                                : __builtin_bit_cast(float, items[2 * i] << 16 | static_cast<std::uint32_t>(items[2 * i + 1]) << 24);
+                                : widened(items.data() + 2 * i);
   }
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
@@ -100,7 +104,8 @@ class Held : public Layout {
     const Inputs inputs{tokens, in(), in() == 0 ? &nothing : x, {}, input_.scale == 0.0f ? nullptr : &input_};
     dense::multiply(weight_, inputs, {bias, activation, {y, nullptr, 0.0f, 0}}, threads);
   }
-  void multiply8(const Rows8& x, const float* bias, Activation activation, const Output8& to, int threads) const override {
+  void multiply8(const Rows8& x, const float* bias, Activation activation, const Output8& to,
+                 int threads) const override {
     if (weight_.kernel->type != Type::int8) return Layout::multiply8(x, bias, activation, to, threads);
     dense::multiply(weight_, {x.tokens, in(), nullptr, x, nullptr}, {bias, activation, to}, threads);
   }
@@ -128,7 +133,8 @@ void require_fitting(const WeightSource& w, const Variant& v) {
                                 std::to_string(w.groups) + "; quantize_weight() without a group");
   if (w.in > max_in)
     throw std::invalid_argument("pack: kernel " + v.name + " sums at most " + std::to_string(max_in) +
-                                " inputs exactly, but the weight has " + std::to_string(w.in) + "; leave the layer in floats");
+                                " inputs exactly, but the weight has " + std::to_string(w.in) +
+                                "; leave the layer in floats");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Weights in lines (pack/lines.h), whole ("dense...") or as a bitmap and the non-zeros ("expand..."): of 8 bits with 8-bit
-// inputs, of bfloat16 with inputs rounded to it, of bfloat16 or float with floats.
+// Weights in lines (pack/lines.h), whole ("dense...") or as a bitmap and the non-zeros ("expand..."): of 8 bits with
+// 8-bit inputs, of bfloat16 with inputs rounded to it, of bfloat16 or float with floats.
 #pragma once
 
 #include "ops/layout.h"

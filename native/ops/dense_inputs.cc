@@ -15,13 +15,14 @@ Bytes from_floats(const Inputs& inputs, const Kernel& kernel, int padded, std::p
   auto* const zero = reinterpret_cast<std::int32_t*>(scale + tokens);
   auto* const values = reinterpret_cast<std::uint8_t*>(scale + (2 * tokens + 15) / 16 * 16);
   const float* const rows = inputs.floats + first * inputs.in;
+  const bool own = inputs.known == nullptr && kernel.range_of_row != nullptr;  // a scale for every token
   const auto find_range = [&](std::ptrdiff_t t) {
-    if (kernel.range_of_row != nullptr && inputs.known == nullptr && t < tokens) kernel.range_of_row(rows + t * inputs.in, inputs.in, scale + t, zero + t);
+    if (own && t < tokens) kernel.range_of_row(rows + t * inputs.in, inputs.in, scale + t, zero + t);
   };
   find_range(0);
   for (std::ptrdiff_t t = 0; t < tokens; ++t) {
     find_range(t + 1);  // ahead: its long chain of dependent steps runs beside the next lines
-    const Step step = inputs.known != nullptr ? *inputs.known : kernel.range_of_row != nullptr ? Step{scale[t], zero[t]} : Step{};
+    const Step step = own ? Step{scale[t], zero[t]} : inputs.known != nullptr ? *inputs.known : Step{};
     kernel.quantise_row(rows + t * inputs.in, inputs.in, padded, step.scale, step.zero, values + t * stride);
   }
   if (inputs.known != nullptr) return {values, tokens, stride, &inputs.known->scale, &inputs.known->zero, 0};
@@ -41,7 +42,8 @@ Bytes bytes_of(const Inputs& inputs, const Kernel& kernel, int padded, std::ptrd
             rows.zero + first * rows.step,     rows.step};
   if (padded == inputs.in) return out;
   const std::ptrdiff_t stride = stride_for(padded);
-  auto* const copy = reinterpret_cast<std::uint8_t*>(scratch.at_least(static_cast<std::size_t>(tokens) * stride / sizeof(float)));
+  float* const room = scratch.at_least(static_cast<std::size_t>(tokens * stride) / sizeof(float));
+  auto* const copy = reinterpret_cast<std::uint8_t*>(room);
   for (std::ptrdiff_t t = 0; t < tokens; ++t) {
     std::memcpy(copy + t * stride, out.values + t * rows.stride, inputs.in);
     std::memset(copy + t * stride + inputs.in, 0, padded - inputs.in);

@@ -1,4 +1,4 @@
-// The inputs of a product in the kernel's type, made from floats, or copied where the kernel reads farther than rows go.
+// The inputs of a product in the kernel's type: made from floats, or copied where the kernel reads beyond a row's end.
 #pragma once
 
 #include "core/aligned.h"

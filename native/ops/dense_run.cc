@@ -2,55 +2,20 @@
 
 #include <algorithm>
 
+#include "ops/dense_source.h"
 #include "ops/parallel.h"
 #include "ops/split.h"
 
 namespace rarefy::dense {
 namespace {
 
-// Lines of a few blocks: where they lie, or expanded a part at a time. A part is expanded while its forerunner has not been
-// used yet: its values are fetched meanwhile, and tiles are not loaded from lines that are still on their way to the cache.
-class Source {
- public:
-  Source(const Weight& w, int block, int blocks, int depth, std::uint8_t* scratch)
-      : w_(w), block_(block), blocks_(blocks), depth_(depth), scratch_(scratch) {
-    if (w.expand == nullptr) return;
-    for (int b = 0; b < blocks; ++b) next_[b] = w.lines.values.data() + w.lines.starts[block + b];
-    expand(0);
-  }
-
-  // Lines of part `number`, each block's `stride()` bytes behind the one before. Parts are asked for in order.
-  const std::uint8_t* part(int number) {
-    if (w_.expand == nullptr) return w_.lines.values.data() + block_ * stride() + static_cast<std::ptrdiff_t>(number) * depth_ * line_bytes;
-    expand(number + 1);
-    return half(number);
-  }
-  std::ptrdiff_t stride() const {
-    return w_.expand == nullptr ? w_.block_bytes() : static_cast<std::ptrdiff_t>(depth_) * line_bytes;
-  }
-
- private:
-  std::uint8_t* half(int number) const { return scratch_ + number % 2 * blocks_ * stride(); }
-
-  void expand(int number) {
-    const std::ptrdiff_t mask_bytes = w_.lines.line_entries() / 8, lines = w_.lines.lines(), first = static_cast<std::ptrdiff_t>(number) * depth_;
-    const int count = static_cast<int>(std::min<std::ptrdiff_t>(depth_, lines - first));
-    const std::uint8_t* masks = w_.lines.masks.data() + (block_ * lines + first) * mask_bytes;
-    for (int b = 0; count > 0 && b < blocks_; ++b, masks += lines * mask_bytes)
-      next_[b] = w_.expand(masks, next_[b], count, half(number) + b * stride());
-  }
-
-  const Weight& w_;
-  int block_, blocks_, depth_;
-  std::uint8_t* scratch_;
-  const std::uint8_t* next_[max_blocks] = {};
-};
-
 // Lines of a Product and sums under way at once: products that are cut keep the sums of all tokens, else of two pieces.
 struct Cut {
   int together;  // blocks
   int depth, parts;
-  std::size_t piece(const Kernel& kernel) const { return static_cast<std::size_t>(kernel.tokens) * together * block_rows; }
+  std::size_t piece(const Kernel& kernel) const {
+    return static_cast<std::size_t>(kernel.tokens) * together * block_rows;
+  }
   std::size_t expanded() const {  // bytes: of two parts
     return static_cast<std::size_t>(std::min(parts, 2)) * together * depth * line_bytes;
   }
@@ -59,10 +24,11 @@ struct Cut {
   }
 };
 
-constexpr int expanded_lines = 16;  // of a block for few tokens; 64 and more were up to 1.8 times slower (4096x4096, AMX)
+// Of a block for few tokens; 64 and more were up to 1.8 times slower (4096x4096, AMX).
+constexpr int expanded_lines = 16;
 
-// With few tokens more rows go side by side, and a weight stored whole is read once: cutting brings nothing. With many, the
-// lines of two blocks shall stay in the first-level cache.
+// With few tokens more rows go side by side, and a weight stored whole is read once: cutting brings nothing. With many,
+// the lines of two blocks shall stay in the first-level cache.
 Cut cut_for(const Weight& w, std::ptrdiff_t tokens) {
   const bool few = tokens <= 16, expanded = w.expand != nullptr;
   const int lines = w.lines.lines(), together = few ? max_blocks : 2;
@@ -95,9 +61,10 @@ class Piece {
   // The cache lines that results will be written to: they are fetched while the product is computed.
   static void ask_for(const Finish& f) {
     const std::size_t item = f.bytes == nullptr ? sizeof(float) : 1;
-    const char* const to = f.bytes == nullptr ? reinterpret_cast<const char*>(f.y) : reinterpret_cast<const char*>(f.bytes);
-    for (int t = 0; t < f.tokens; ++t)
-      for (std::size_t byte = 0; byte < f.outputs * item; byte += 64) __builtin_prefetch(to + t * f.y_stride * item + byte, 1, 3);
+    const char* to = reinterpret_cast<const char*>(f.y);
+    if (f.bytes != nullptr) to = reinterpret_cast<const char*>(f.bytes);
+    for (int t = 0; t < f.tokens; ++t, to += f.y_stride * item)
+      for (std::size_t byte = 0; byte < f.outputs * item; byte += 64) __builtin_prefetch(to + byte, 1, 3);
   }
 
   void finish_now(Finish& behind) const {
@@ -105,9 +72,10 @@ class Piece {
     behind.tokens = 0;
   }
 
-  // All tokens of x; `source` has the blocks' lines. Sums are finished one product later, when they have left the tile registers'
-  // queue of stores: the last stay in `behind`.
-  void multiply(Source source, int block, int blocks, const Cut& cut, std::int32_t* sums, Finish& behind, int& turn) const {
+  // All tokens of x; `source` has the blocks' lines. Sums are finished one product later, when they have reached the
+  // cache: the last stay in `behind`.
+  void multiply(Source source, int block, int blocks, const Cut& cut, std::int32_t* sums, Finish& behind,
+                int& turn) const {
     const Kernel& kernel = *w_.kernel;
     if (cut.parts > 1 && behind.tokens > 0) finish_now(behind);  // its sums are about to be written
     for (int part = 0; part < cut.parts; ++part) {
@@ -148,7 +116,8 @@ int blocks_at_once(const Weight& w, const Cut& cut) {
 }
 
 // Blocks [first, last) for all tokens of x.
-void multiply_range(const Weight& w, const Bytes& x, std::ptrdiff_t token, int first, int last, const Results& results) {
+void multiply_range(const Weight& w, const Bytes& x, std::ptrdiff_t token, int first, int last,
+                    const Results& results) {
   static thread_local Scratch scratch;
   const std::ptrdiff_t at_once = tokens_at_once(w, x.tokens);
   const Cut cut = cut_for(w, at_once);
@@ -163,7 +132,8 @@ void multiply_range(const Weight& w, const Bytes& x, std::ptrdiff_t token, int f
       const Piece piece(w, x.from(t, std::min(at_once, x.tokens - t)), token + t, results);
       for (int block = start; block < std::min(start + group, last); block += cut.together) {
         const int blocks = std::min(cut.together, last - block);
-        piece.multiply(Source(w, block, blocks, cut.depth, reinterpret_cast<std::uint8_t*>(floats)), block, blocks, cut, sums, behind, turn);
+        const Source source(w, block, blocks, cut.depth, reinterpret_cast<std::uint8_t*>(floats));
+        piece.multiply(source, block, blocks, cut, sums, behind, turn);
       }
     }
   if (behind.tokens > 0) w.kernel->finish(behind);
@@ -202,7 +172,9 @@ void multiply(const Weight& w, const Inputs& inputs, const Results& results, int
   const Bytes x = bytes_of(inputs, *w.kernel, padded, 0, inputs.tokens, scratch);
   const int quads = (w.lines.blocks() + max_blocks - 1) / max_blocks, parts = std::min(quads, threads);
   parallel_for(parts, threads, [&](std::size_t part) {
-    const auto bound = [&](std::size_t p) { return std::min<int>(w.lines.blocks(), static_cast<int>(quads * p / parts) * max_blocks); };
+    const auto bound = [&](std::size_t p) {
+      return std::min<int>(w.lines.blocks(), static_cast<int>(quads * p / parts) * max_blocks);
+    };
     multiply_range(w, x, 0, bound(part), bound(part + 1), results);
   });
 }

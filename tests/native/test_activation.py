@@ -8,6 +8,7 @@ from rarefy import ops
 from rarefy.ops.reference import ACTIVATIONS
 
 EXACT = [kernel for kernel in ops.kernels() if (kernel.weights, kernel.activations) == ("fp32", "fp32")]
+EXACT = [kernel for kernel in EXACT if kernel.op != "nmg"]  # whose pattern an identity does not have
 FIRST_OF_EACH = {(kernel.isa, kernel.op): kernel.name for kernel in reversed(EXACT)}  # others round what goes in
 pytestmark = pytest.mark.skipif(not FIRST_OF_EACH, reason="the native module is not built")
 

@@ -37,7 +37,9 @@ def fan_in(out, width, inputs):
 
 
 @pytest.mark.parametrize("name", FANIN)
-@pytest.mark.parametrize(("out", "width", "inputs"), [(1, 1, 1), (15, 40, 3), (16, 33, 0), (17, 64, 64), (100, 300, 30)])
+@pytest.mark.parametrize(
+    ("out", "width", "inputs"), [(1, 1, 1), (15, 40, 3), (16, 33, 0), (17, 64, 64), (100, 300, 30)]
+)
 def test_fan_in(name, out, width, inputs):
     source, weight = stored(fan_in(out, width, inputs), FANIN[name])
     packed = ops.pack(source, name)

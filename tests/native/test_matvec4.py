@@ -104,7 +104,7 @@ def test_results_do_not_depend_on_the_number_of_threads(name):
 
 
 def test_bytes_of_half_the_groups():
-    """8 bytes of codes and 2 of scale a kept group, one bit a group, and 20 bytes a row for where it begins and its scale."""
+    """8 bytes of codes and 2 of scale a kept group, one bit a group, and 20 bytes a row for its start and scale."""
     codes = torch.ones(64, 2048, dtype=torch.int8).view(64, 128, 16)
     codes[:, ::2] = 0
     weight = QuantizedWeight(codes.view(64, 2048), torch.ones(64, 128), 4)

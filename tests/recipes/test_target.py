@@ -282,12 +282,14 @@ def test_errors_between_the_solved_densities_lie_between_theirs(density: float) 
 
 
 def test_the_command_line_s_job_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rarefy.pruning import PruneReport
     from rarefy.recipes import compress
     from rarefy.recipes.stages import Silent
     from rarefy.recipes.task import batch_task
 
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(compress, "prune", lambda model, method, **given: asked.update(given))
+    report = PruneReport("wanda", "rowwise", "latency", (), {}, 0.0)
+    monkeypatch.setattr(compress, "prune", lambda model, method, **given: asked.update(given) or report)
     task = batch_task(network(), batches())
     compress._prune(task, compress.Job(sparsity=None, target_speedup=2.5), Silent())
     assert (asked["target_speedup"], asked["sparsity"]) == (2.5, None)

@@ -68,7 +68,7 @@ struct Kernel {
   int tokens;  // most in one Product
   int lines;   // a block holds a multiple of so many
   int depth;   // most lines in one Product where several are better than one; 0: as many as there are
-  int at_once;  // tokens whose results are completed before the next tokens' turn: neighbouring outputs are written in time
+  int at_once;  // tokens whose results are completed before the next ones' turn: outputs side by side are written in time
   int in_task;  // tokens for which a group of weights is fetched into the second-level cache
   void (*multiply)(const Product&) noexcept;
   void (*finish)(const Finish&) noexcept;

@@ -20,6 +20,7 @@ void multiply(const dense::Product& p) noexcept { multiply_shares<12, 1, 2, 3, 4
 RAREFY_END_REGION
 
 namespace rarefy::dense {
-extern const Kernel float_avx2 = {"avx2", Isa::avx2, Type::fp32, 24, 1, 192, 24, 192, avx2::multiply, avx2::finish, nullptr, nullptr, nullptr};
+extern const Kernel float_avx2 = {"avx2", Isa::avx2, Type::fp32, 24, 1, 192, 24, 192,
+                                    avx2::multiply, avx2::finish, nullptr, nullptr, nullptr};
 }  // namespace rarefy::dense
 #endif

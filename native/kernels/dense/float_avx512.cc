@@ -20,6 +20,7 @@ void multiply(const dense::Product& p) noexcept { multiply_shares<24, 1, 2, 3, 4
 RAREFY_END_REGION
 
 namespace rarefy::dense {
-extern const Kernel float_avx512 = {"avx512", Isa::avx512, Type::fp32, 48, 1, 192, 48, 192, avx512::multiply, avx512::finish, nullptr, nullptr, nullptr};
+extern const Kernel float_avx512 = {"avx512", Isa::avx512, Type::fp32, 48, 1, 192, 48, 192,
+                                    avx512::multiply, avx512::finish, nullptr, nullptr, nullptr};
 }  // namespace rarefy::dense
 #endif

@@ -14,5 +14,6 @@ void multiply(const dense::Product& p) noexcept { multiply_shares<12, 1, 2, 3>(p
 }  // namespace rarefy::scalar
 
 namespace rarefy::dense {
-extern const Kernel float_scalar = {"scalar", Isa::scalar, Type::fp32, 12, 1, 192, 12, 192, scalar::multiply, scalar::finish, nullptr, nullptr, nullptr};
+extern const Kernel float_scalar = {"scalar", Isa::scalar, Type::fp32, 12, 1, 192, 12, 192,
+                                    scalar::multiply, scalar::finish, nullptr, nullptr, nullptr};
 }  // namespace rarefy::dense

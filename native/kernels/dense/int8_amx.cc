@@ -23,7 +23,8 @@ void multiply(const dense::Product& p) noexcept { p.tokens <= 4 ? multiply_dots(
 RAREFY_END_REGION
 
 namespace rarefy::dense {
-extern const Kernel int8_amx = {"amx", Isa::amx, Type::int8, 32, amx::lines_of_tile, 192, 64, 256, amx::multiply, amx::finish,
+extern const Kernel int8_amx = {"amx", Isa::amx, Type::int8, 32, amx::lines_of_tile, 192, 64, 256,
+                               amx::multiply, amx::finish,
                                   amx::quantise_row, amx::range_of_row, amx::end};
 }  // namespace rarefy::dense
 #endif

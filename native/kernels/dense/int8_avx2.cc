@@ -18,7 +18,8 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::dense {
-extern const Kernel int8_avx2 = {"avx2", Isa::avx2, Type::int8, 16, 1, 0, 32, 192, avx2::multiply_words<2>, avx2::finish,
+extern const Kernel int8_avx2 = {"avx2", Isa::avx2, Type::int8, 16, 1, 0, 32, 192,
+                                 avx2::multiply_words<2>, avx2::finish,
                                    avx2::quantise_row, avx2::range_of_row, nullptr};
 }  // namespace rarefy::dense
 #endif

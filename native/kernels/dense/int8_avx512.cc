@@ -18,7 +18,8 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::dense {
-extern const Kernel int8_avx512 = {"avx512", Isa::avx512, Type::int8, 16, 1, 0, 32, 192, avx512::multiply_words<8>, avx512::finish,
+extern const Kernel int8_avx512 = {"avx512", Isa::avx512, Type::int8, 16, 1, 0, 32, 192,
+                                 avx512::multiply_words<8>, avx512::finish,
                                    avx512::quantise_row, avx512::range_of_row, nullptr};
 }  // namespace rarefy::dense
 #endif

@@ -26,6 +26,7 @@ void multiply(const dense::Product& p) noexcept {
 }  // namespace rarefy::scalar
 
 namespace rarefy::dense {
-extern const Kernel int8_scalar = {"scalar", Isa::scalar, Type::int8, 16, 1, 0, 16, 128, scalar::multiply, scalar::finish,
+extern const Kernel int8_scalar = {"scalar", Isa::scalar, Type::int8, 16, 1, 0, 16, 128,
+                                 scalar::multiply, scalar::finish,
                                      scalar::quantise_row, scalar::range_of_row, nullptr};
 }  // namespace rarefy::dense

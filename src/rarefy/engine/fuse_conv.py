@@ -91,7 +91,7 @@ def _activation_of(node: Node) -> str | None:
         return "relu6" if tuple(node.args[1:]) in ((0, 6), (0.0, 6.0)) else None
     if node.target is _aten.gelu.default:
         return "gelu" if len(node.args) == 1 and node.kwargs.get("approximate", "none") == "none" else None
-    return _ACTIVATIONS.get(node.target)  # type: ignore[arg-type]
+    return next((name for kind, name in _ACTIVATIONS.items() if node.target is kind), None)
 
 
 def _with_activation(chain: _Chain) -> _Chain:
@@ -175,9 +175,12 @@ def fuse_pools(graph: GraphModule) -> int:
             continue
         pool, source = pool_of(*node.args[1:]), node.args[0]
         conv = graph.get_submodule(source.target) if source.op == "call_module" else None
-        together = isinstance(conv, FusedConv2d) and len(source.users) == 1 and len(source.args) == 1
-        name = f"rarefy_pool_{number}"
-        graph.add_submodule(name, FusedConvPool(conv, pool) if together else MaxPool2d(pool))
+        name, together = f"rarefy_pool_{number}", False
+        if isinstance(conv, FusedConv2d) and len(source.users) == 1 and len(source.args) == 1:
+            graph.add_submodule(name, FusedConvPool(conv, pool))
+            together = True
+        else:
+            graph.add_submodule(name, MaxPool2d(pool))
         with graph.graph.inserting_before(node):
             fused = graph.graph.call_module(name, source.args if together else (source,))
         fused.meta.update(node.meta)

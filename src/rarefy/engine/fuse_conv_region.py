@@ -50,8 +50,9 @@ def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack 
     for node in run:
         conv, image = graph.get_submodule(str(node.target)), _image(node.all_input_nodes[0])
         assert isinstance(conv, _FUSED)
-        plain = repack is None or isinstance(conv, FusedConvPool)
-        convs.append(conv if plain else repack(conv, image or (1, 1)))
+        if repack is not None and isinstance(conv, FusedConv2d):
+            conv = repack(conv, image or (1, 1))
+        convs.append(conv)
     region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None)
     graph.add_submodule(name, region)
     with graph.graph.inserting_after(run[-1]):

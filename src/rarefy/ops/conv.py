@@ -179,8 +179,8 @@ def pack_conv(
     """Lays out a convolution weight (out, in / groups, kh, kw), float32 with exact zeros, for a kernel.
 
     Without a kernel's name the likely best is taken. across: for images across the lanes of vectors. Raises DTypeError
-    or ShapeError for another type or rank, UnknownNameError for a kernel that is not there, ValueError for one that this
-    CPU (or RAREFY_ISA) does not allow.
+    or ShapeError for another type or rank, UnknownNameError for a kernel that is not there, ValueError for one that
+    this CPU (or RAREFY_ISA) does not allow.
 
     >>> import torch
     >>> packed = pack_conv(torch.tensor([[[[0.0, 2.0]]]]))

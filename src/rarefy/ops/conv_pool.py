@@ -73,8 +73,8 @@ def pool_of(
     ceil: bool = False,
 ) -> Pool:
     """From the arguments of torch's max_pool2d: one number stands for both axes, no stride for the kernel's size."""
-    pairs = [(v[0], v[-1]) for v in (kernel, stride or kernel, padding, dilation)]
-    return Pool(*pairs, ceil)
+    sides, steps, pads, far = ((v[0], v[-1]) for v in (kernel, stride or kernel, padding, dilation))
+    return Pool(sides, steps, pads, far, ceil)
 
 
 def max_pool2d(

@@ -41,7 +41,9 @@ class GroupedNM:
                 f"GroupedNM({self.n}, {self.m}, {self.g}): needs 0 < n < m and g >= 1, for example GroupedNM(2, 4, 8)"
             )
         if self.ways > _MOST_WAYS:
-            raise SparsityError(f"{self}: has {self.ways} ways to keep {self.n} of {self.m}; choose at most {_MOST_WAYS}")
+            raise SparsityError(
+                f"{self}: has {self.ways} ways to keep {self.n} of {self.m}; choose at most {_MOST_WAYS}"
+            )
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}:{self.g}"

@@ -113,12 +113,14 @@ def _unknown(spaces: _Spaces, node: Node) -> None:
 
 def _pooled_away(node: Node) -> bool:
     """Whether a reshape or mean only drops a height and width of one, so that channels stay along axis 1."""
-    before, after = node.args[0].meta.get("val"), node.meta.get("val")  # type: ignore[union-attr]
+    source: Any = node.args[0]
+    axes: Any = node.args[1] if len(node.args) > 1 else ()
+    before, after = source.meta.get("val"), node.meta.get("val")
     if not isinstance(before, Tensor) or not isinstance(after, Tensor) or before.dim() != 4:
         return False
     kind = getattr(node.target, "overloadpacket", None)
     if kind is _aten.mean:
-        return sorted(d % 4 for d in node.args[1]) == [2, 3]  # type: ignore[union-attr]
+        return sorted(d % 4 for d in axes) == [2, 3]
     return tuple(before.shape[2:]) == (1, 1) and tuple(after.shape[:2]) == tuple(before.shape[:2])
 
 

@@ -33,8 +33,9 @@ def rearrange_channels(model: nn.Module, example_inputs: Any, *, sparsity: float
     channels keep at this sparsity, after rearranging over before.
 
     example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
-    Source: arXiv:2310.05883, section 3.2 (whole-network rearrangement). Differs: the paper does not say how similar channels are found; here each block takes
-    the channel with most weight left and those whose magnitudes point most nearly where its do.
+    Source: arXiv:2310.05883, section 3.2 (whole-network rearrangement).
+    Differs: the paper does not say how similar channels are found; here each block takes the channel with most weight
+    left and those that are large in the same places.
     """
     density = density_of(sparsity)
     keywords = dict(example_inputs) if isinstance(example_inputs, dict) else {}

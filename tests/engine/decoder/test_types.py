@@ -36,7 +36,7 @@ def rounded(model, precision):
 def test_narrow_types_compute_what_their_rounded_weights_give(name, weights, activations):
     if not there(weights, activations):
         pytest.skip(f"no kernel for {weights} weights and {activations} activations here")
-    model = build(name)
+    model = build(name).requires_grad_(False)
     if name == "opt":  # its head is the embedding: rounding a copy would round both
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
         model.config.tie_word_embeddings = False
@@ -45,12 +45,12 @@ def test_narrow_types_compute_what_their_rounded_weights_give(name, weights, act
     assert "away from the source model's" in str(fast.explain())
     ids = tokens(3, 20)
     ours, theirs = fast(input_ids=ids).logits, rounded(model, precision)(input_ids=ids).logits
-    far = float((ours - theirs).norm() / theirs.norm())
-    assert far < (1e-5 if activations == "fp32" else 0.05)
+    # 4-bit layouts may store the scales themselves in fewer bits
+    most = 0.05 if activations == "int8" else 1e-4 if weights == "int4" else 1e-5
+    assert float((ours - theirs).norm() / theirs.norm()) < most
     steps = fast.cache(3, 20)
     pieces = [fast(input_ids=ids[:, i : i + 1], past_key_values=steps).logits for i in range(20)]
-    far = float((torch.cat(pieces, 1) - theirs).norm() / theirs.norm())
-    assert far < (1e-5 if activations == "fp32" else 0.05)
+    assert float((torch.cat(pieces, 1) - theirs).norm() / theirs.norm()) < most
     assert fast.generate(ids, max_new_tokens=5, do_sample=False).shape == (3, 25)
 
 
