@@ -23,11 +23,30 @@ class Need(Enum):
     WANTED_CROSS = "sum over tokens of t x^T, t the output wanted of the layer, (out, n)"
     GRADIENT = "mean over batches of dL/dW, (out, n)"
     SQUARED_GRADIENT = "mean over batches of (dL/dW)^2, (out, n)"
+    HESSIAN_GRADIENT = "H g, the Hessian of L times its gradient, means over batches, (out, n)"
+    ZEROTH_ORDER = "mean over batches and noises z of |L(W + eps z) - L(W - eps z)| / (2 eps), ()"
+    REGIONAL_GRADIENT = "root mean square over batches of d|f(x)|/dW, f the site's block, (out, n)"
+    SYNAPTIC_FLOW = "dR/d|W|, R the sum of the outputs of the model of absolute weights on ones, (out, n)"
 
     @property
     def wants_loss(self) -> bool:
-        """Whether collecting it takes a backward pass."""
-        return self in (Need.GRADIENT, Need.SQUARED_GRADIENT)
+        """Whether collecting it takes the user's loss of the whole model."""
+        return self in (Need.GRADIENT, Need.SQUARED_GRADIENT, Need.HESSIAN_GRADIENT, Need.ZEROTH_ORDER)
+
+    @property
+    def of_the_model(self) -> bool:
+        """Whether it is collected from the whole model before any layer is visited."""
+        return self.wants_loss or self is Need.SYNAPTIC_FLOW
+
+    @property
+    def of_the_weights(self) -> bool:
+        """Whether it has an entry for each weight, (out, n), also where a convolution has groups."""
+        return self is Need.REGIONAL_GRADIENT or (self.of_the_model and self is not Need.ZEROTH_ORDER)
+
+    @property
+    def of_the_inputs(self) -> bool:
+        """Whether it is a sum over the rows that enter the site."""
+        return not (self.of_the_model or self.of_the_weights)
 
 
 @dataclass(frozen=True)

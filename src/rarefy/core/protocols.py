@@ -64,11 +64,15 @@ class Allocation(Protocol):
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver made of one matrix. `result` holds what it has to say (damping, iterations, error)."""
+    """What a solver made of one matrix. `result` holds what it has to say (damping, iterations, error).
+
+    shift: what has to be added to the layer's bias, (out,), where the solver repairs that too.
+    """
 
     weight: Weight
     mask: Mask
     result: Mapping[str, Any] = field(default_factory=dict)
+    shift: Tensor | None = None
 
 
 @runtime_checkable
