@@ -26,12 +26,15 @@ class Need(Enum):
     HESSIAN_GRADIENT = "H g, the Hessian of L times its gradient, means over batches, (out, n)"
     ZEROTH_ORDER = "mean over batches and noises z of |L(W + eps z) - L(W - eps z)| / (2 eps), ()"
     REGIONAL_GRADIENT = "root mean square over batches of d|f(x)|/dW, f the site's block, (out, n)"
+    PER_SAMPLE_GRADIENT = "dL_i/dW of each sample i alone, (out, n, samples)"
+    FISHER_DIAGONAL = "mean over samples of (dL_i/dW)^2, (out, n)"
+    HESSIAN_DIAGONAL = "diagonal of the Hessian of the mean loss, (out, n)"
     SYNAPTIC_FLOW = "dR/d|W|, R the sum of the outputs of the model of absolute weights on ones, (out, n)"
 
     @property
     def wants_loss(self) -> bool:
         """Whether collecting it takes the user's loss of the whole model."""
-        return self in (Need.GRADIENT, Need.SQUARED_GRADIENT, Need.HESSIAN_GRADIENT, Need.ZEROTH_ORDER)
+        return self in _OF_THE_LOSS
 
     @property
     def of_the_model(self) -> bool:
@@ -47,6 +50,12 @@ class Need(Enum):
     def of_the_inputs(self) -> bool:
         """Whether it is a sum over the rows that enter the site."""
         return not (self.of_the_model or self.of_the_weights)
+
+
+_OF_THE_LOSS = frozenset(
+    {Need.GRADIENT, Need.SQUARED_GRADIENT, Need.HESSIAN_GRADIENT, Need.ZEROTH_ORDER}
+    | {Need.PER_SAMPLE_GRADIENT, Need.FISHER_DIAGONAL, Need.HESSIAN_DIAGONAL}
+)
 
 
 @dataclass(frozen=True)

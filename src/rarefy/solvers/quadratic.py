@@ -1,0 +1,50 @@
+"""The loss around the weights that a model has, as a sparse regression on the gradients of single samples."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rarefy.solvers.fisher_rows import FisherRows, damped_cholesky
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Q(w) = 1/2 |G^T (w - c) + first e|^2 + ridge/2 |w - c|^2, which is n times the loss to second order.
+
+    rows: G (p, n); center: c (p,), the weights as they are; first: share of the first-order term (1 the whole of it,
+    0 takes the model to be at an optimum); ridge: n lambda; e holds ones.
+    Source: Benbaki et al. 2023 (CHITA), arXiv:2302.14623, section 2 (y = A c - e).
+    """
+
+    rows: FisherRows
+    center: Tensor
+    ridge: float
+    first: float = 0.0
+
+    def residual(self, weight: Tensor) -> Tensor:
+        """G^T (w - c) + first e: (n,) float64."""
+        return self.rows.on_samples(weight - self.center) + self.first
+
+    def value(self, weight: Tensor, residual: Tensor | None = None) -> float:
+        """Q(w); residual: of the same weight where it is known already."""
+        r = self.residual(weight) if residual is None else residual
+        away = (weight - self.center).double()
+        return 0.5 * float(r @ r) + 0.5 * self.ridge * float(away @ away)
+
+    def gradient(self, weight: Tensor, residual: Tensor) -> Tensor:
+        """G r + ridge (w - c): (p,) in the weights' type."""
+        return self.rows.on_weights(residual).to(weight.dtype) + self.ridge * (weight - self.center)
+
+    def best_on(self, mask: Tensor, gram: Tensor | None = None) -> Tensor:
+        """argmin of Q over the weights on `mask` (p,), through an n x n system.
+
+        With t = -G_P^T c_P + first e for what is removed (P), the kept ones move by -G_S a,
+        (G_S^T G_S + ridge I) a = t. gram: G_S^T G_S where it is known.
+        """
+        known = self.rows.gram(mask) if gram is None else gram
+        lower, _ = damped_cholesky(known, self.ridge)
+        held = torch.where(mask, self.center, torch.zeros((), dtype=self.center.dtype))
+        a = torch.cholesky_solve(self.residual(held)[:, None], lower)[:, 0]
+        moved = self.center - self.rows.on_weights(a).to(self.center.dtype)
+        return torch.where(mask, moved, torch.zeros((), dtype=moved.dtype))
