@@ -18,7 +18,11 @@ def bias_shift(before: Weight, after: Weight, mean: Float[Tensor, "n"]) -> Float
     return (before - after) @ mean.to(before.dtype)
 
 
-@method("repaired", role="solver", source="He et al. 2017, arXiv:1707.06168, eq. 2; bias: Nagel et al. 2019, arXiv:1906.04721")
+@method(
+    "repaired",
+    role="solver",
+    source="He et al. 2017, arXiv:1707.06168, eq. 2; bias: Nagel et al. 2019, arXiv:1906.04721",
+)
 @dataclass(frozen=True)
 class Repaired:
     """Any solver's mask, then min over V on it (and over a bias b) of sum |W x - V x - b|^2.
@@ -55,9 +59,7 @@ class Repaired:
         kept, result = solution.weight, dict(solution.result)
         if self.weights:
             gram = self._gram(evidence)
-            fitted, steps, residual = refit(
-                weight, solution.mask, gram, self.damping, self.iterations, self.tolerance
-            )
+            fitted, steps, residual = refit(weight, solution.mask, gram, self.damping, self.iterations, self.tolerance)
             kept = fitted * solution.mask
             result |= {"repair_iterations": steps, "repair_residual": residual}
         shift = bias_shift(weight, kept, evidence[Need.INPUT_MEAN]) if self.bias else solution.shift
