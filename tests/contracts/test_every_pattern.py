@@ -12,6 +12,7 @@ from rarefy.core.protocols import Pattern
 from rarefy.core.registry import entries
 from rarefy.patterns.grouped_nm import GroupedNM, all_ways
 from rarefy.patterns.nm import NM
+from rarefy.patterns.padded import PaddedNM
 
 FOUND = list(dict.fromkeys([*PATTERNS, *(make(e) for e in entries("pattern"))]))
 EVERY = pytest.mark.parametrize("pattern", FOUND, ids=str)
@@ -19,7 +20,7 @@ DENSITIES = (0.0, 0.05, 0.3, 0.5, 0.77, 1.0)
 
 
 def densities(pattern: Pattern) -> tuple[float, ...]:
-    return (pattern.density,) if isinstance(pattern, NM | GroupedNM) else DENSITIES
+    return (pattern.density,) if isinstance(pattern, NM | GroupedNM | PaddedNM) else DENSITIES
 
 
 def scores_of(kind: str, rows: int = 8, n: int = 16) -> Tensor:

@@ -12,6 +12,7 @@ from rarefy.core.evidence import Need
 from rarefy.core.site import Site
 
 Loss = Callable[[nn.Module, Batch], Tensor]
+_PLAIN = frozenset({Need.GRADIENT, Need.SQUARED_GRADIENT})
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def collect_gradients(
 
     The squares are of batch gradients: give batches of one sample for the empirical Fisher diagonal.
     """
-    wanted = [need for need in needs if need in (Need.GRADIENT, Need.SQUARED_GRADIENT)]
+    wanted: list[Need] = [need for need in needs if need in _PLAIN]
     require_loss(loss, frozenset(wanted))
     if not wanted or loss is None:
         return {site.name: {} for site in sites}

@@ -14,8 +14,6 @@ from rarefy.calibration.zeroth_order import zeroth_order
 from rarefy.core.evidence import Need
 from rarefy.core.site import Site
 
-_PLAIN = frozenset({Need.GRADIENT, Need.SQUARED_GRADIENT})
-
 
 def collect_whole(
     model: nn.Module,
@@ -27,7 +25,7 @@ def collect_whole(
 ) -> dict[str, dict[Need, Tensor]]:
     """{site: {need: value}} for the needs that are of the model; the model is left as it was."""
     require_loss(loss, needs)
-    found = collect_gradients(model, sites, batches, loss, needs & _PLAIN)
+    found = collect_gradients(model, sites, batches, loss, needs)
     parts: dict[Need, dict[str, Tensor]] = {}
     if Need.HESSIAN_GRADIENT in needs and loss is not None:
         parts[Need.HESSIAN_GRADIENT] = hessian_gradient(model, sites, batches, loss)

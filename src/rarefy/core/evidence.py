@@ -29,6 +29,7 @@ class Need(Enum):
     PER_SAMPLE_GRADIENT = "dL_i/dW of each sample i alone, (out, n, samples)"
     FISHER_DIAGONAL = "mean over samples of (dL_i/dW)^2, (out, n)"
     HESSIAN_DIAGONAL = "diagonal of the Hessian of the mean loss, (out, n)"
+    CHOSEN_MASK = "1 where the mask that was found for all sites together keeps, else 0, (out, n)"
     SYNAPTIC_FLOW = "dR/d|W|, R the sum of the outputs of the model of absolute weights on ones, (out, n)"
 
     @property
@@ -53,7 +54,7 @@ class Need(Enum):
 
 
 _OF_THE_LOSS = frozenset(
-    {Need.GRADIENT, Need.SQUARED_GRADIENT, Need.HESSIAN_GRADIENT, Need.ZEROTH_ORDER}
+    {Need.GRADIENT, Need.SQUARED_GRADIENT, Need.HESSIAN_GRADIENT, Need.ZEROTH_ORDER, Need.CHOSEN_MASK}
     | {Need.PER_SAMPLE_GRADIENT, Need.FISHER_DIAGONAL, Need.HESSIAN_DIAGONAL}
 )
 
@@ -77,6 +78,17 @@ class Evidence(Mapping[Need, Tensor]):
                 "list it in the method's `needs` and give `data`" + (" and `loss`" if need.wants_loss else "")
             )
         return self.collected[need]
+
+    def of_group(self, index: int, groups: int) -> "Evidence":
+        """The part of one group of a grouped convolution: inputs have a leading axis of groups, what has an entry for
+        each weight is cut by rows; what belongs to the layer as a whole stays."""
+        if groups == 1:
+            return self
+        values = {
+            need: value.chunk(groups)[index] if need.of_the_weights else value[index] if need.of_the_inputs else value
+            for need, value in self.collected.items()
+        }
+        return Evidence(self.site, values, self.tokens, self.seed + index)
 
     def __iter__(self) -> Iterator[Need]:
         return iter(self.collected)

@@ -83,8 +83,8 @@ class Site:
     @property
     def biases(self) -> list[Tensor]:
         """The biases of the modules, each once; none where the layer was made without."""
-        found = [module.bias for module in self.modules if isinstance(getattr(module, "bias", None), nn.Parameter)]
-        return list({id(bias): bias for bias in found}.values())
+        found = [getattr(module, "bias", None) for module in self.modules]
+        return list({id(bias): bias for bias in found if isinstance(bias, nn.Parameter)}.values())
 
     def shift(self, amount: Tensor) -> bool:
         """Adds `(out,)` to the layer's bias in place; False where it has none."""

@@ -8,9 +8,7 @@ from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
 
 
-@method(
-    "gradient", role="score", source="Evci et al. 2020 (RigL), arXiv:1911.11134, section 3 (4), the growth criterion"
-)
+@method("gradient", role="score", source="Evci et al. 2020 (RigL), arXiv:1911.11134, section 3 (4), growth")
 @dataclass(frozen=True)
 class Gradient:
     """|dL/dW_ij|, the gradient being the mean over batches.

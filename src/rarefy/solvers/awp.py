@@ -47,7 +47,8 @@ class ProjectedGradient:
             return Solution(point, mask, {"iterations": 0})
         c = gram / largest
         least, best, steps = _error(weight - point, c), (point, mask), 0
-        for steps in range(1, self.iterations + 1):
+        while steps < self.iterations:
+            steps += 1
             moved = torch.addmm(point, weight - point, c)
             mask = select_alive(pattern, moved.abs(), weight, density)
             new = moved * mask

@@ -1,4 +1,4 @@
-"""Sampling that keeps the spectrum: small weights stay by chance and are scaled up, so the matrix is right on average."""
+"""Sampling that keeps the spectrum: small weights stay by chance and are scaled up."""
 
 import zlib
 from dataclasses import dataclass
