@@ -73,11 +73,19 @@ def evidence_of(weight: Tensor, x: Tensor, *, site: str = "layer", seed: int = 0
     values = {need: collect(x[:, None]).float()[0] for need, collect in COLLECTORS.items()}
     values[Need.INPUT_MEAN] = values[Need.INPUT_MEAN] / len(x)
     values[Need.WANTED_CROSS] = weight.float() @ values[Need.INPUT_GRAM]  # the layer's own dense output is wanted
+    values[Need.PER_SAMPLE_GRADIENT] = _cancelling_gradients(weight, x, generator)
     for need in Need:
         if need not in values:
             shape = weight.shape if need.of_the_weights else ()
             values[need] = torch.randn(shape, generator=generator).square()
     return Evidence(site, values, len(x), seed)
+
+
+def _cancelling_gradients(weight: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Gradients (out, in, samples) of a layer at an optimum: outer products that add up to nothing."""
+    errors = torch.randn(len(x), len(weight), generator=generator)
+    grads = torch.einsum("so,si->ois", errors, x.float())
+    return grads - grads.mean(2, keepdim=True)
 
 
 def evidence_for(sites: Sequence[Site], tokens: int = 64) -> dict[str, Evidence]:

@@ -97,7 +97,8 @@ def _mapped_gradients(
         return out
 
     try:
-        found: Any = vmap(grad(single), in_dims=(None, where))(weights, axes)
+        with torch.no_grad():  # no graph through the weights that are not asked for
+            found: Any = vmap(grad(single), in_dims=(None, where))(weights, axes)
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError):
         return None
     return [_matrices(site, found[names[id(site.parameter)]]) for site in sites]

@@ -2,9 +2,9 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -82,16 +82,22 @@ class Supports:
         return replace(self, sites=tuple(loose))
 
 
+@dataclass(frozen=True)
+class JointSolution:
+    """What a joint solver made of all matrices as one vector: weight (p,), mask (p,) bool, and what it has to say."""
+
+    weight: Tensor
+    mask: Tensor
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
 @runtime_checkable
 class JointSolver(Solver, Protocol):
     """A solver that can make all matrices sparse at once, so that they share one budget and one objective."""
 
     @abstractmethod
-    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> Solution:
-        """weight: the weights of all sites as one vector (p,), in the order of `supports.sites` and of `evidence`.
-
-        The solution's weight and mask are vectors (p,) too.
-        """
+    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> JointSolution:
+        """weight: the weights of all sites as one vector (p,), in the order of `supports.sites` and of `evidence`."""
 
 
 def alone(solver: JointSolver, weight: Tensor, pattern: Pattern, density: float, evidence: Evidence) -> Solution:

@@ -6,6 +6,7 @@ from rarefy.allocations.uniform import Uniform
 from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Allocation, Pattern, Score, Solver
 from rarefy.patterns.unstructured import Layerwise
+from rarefy.pruning.ladder import Ladder
 from rarefy.pruning.learner import MaskLearner
 
 
@@ -15,8 +16,8 @@ class OneShot:
 
     ranking: the score by which the `global` allocation ranks weights across layers, where the solver's own
     criterion cannot be had for all layers at once. rounds: times that evidence is collected anew while the density
-    falls geometrically to the one asked. learner: finds the masks of all layers together, from the loss; the solver
-    then gets what is left of the weights.
+    falls to the one asked, by the `ladder` (see `pruning.ladder`); dealt: each round sees its own part of the data.
+    learner: finds the masks of all layers together, from the loss; the solver then gets what is left of the weights.
     """
 
     solver: Solver
@@ -24,6 +25,8 @@ class OneShot:
     allocation: Allocation = field(default_factory=Uniform)
     ranking: Score | None = None
     rounds: int = 1
+    ladder: Ladder = "geometric"
+    dealt: bool = False
     learner: MaskLearner | None = None
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from rarefy.calibration import as_batches
 from rarefy.core.protocols import Allocation, Pattern
 from rarefy.core.site import Site, find_sites
 from rarefy.pruning.fit import fit_patterns
+from rarefy.pruning.ladder import rung
 from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.repair import with_repair
 from rarefy.pruning.report import PruneReport
@@ -72,7 +73,7 @@ def prune(
     with _all_or_nothing(sites):
         work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match))
         for step in range(1, rounds + 1):
-            work.run(work.densities(spread, density ** (step / rounds)))
+            work.round(spread, rung(density, step, rounds, one_shot.ladder), step, rounds)
     skipped = dict.fromkeys(ignored, "ignored as asked") | misfits
     reports = tuple(work.reports.values())
     return PruneReport(name, name_of(support), name_of(spread), reports, skipped, time.perf_counter() - started)

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from rarefy.calibration.match import BlockMatch
-from rarefy.core.errors import unknown_name
+from rarefy.core.errors import SparsityError, unknown_name
+from rarefy.core.joint import JointSolver
 from rarefy.pruning.one_shot import OneShot
 from rarefy.solvers.repaired import Repaired
 
@@ -20,6 +21,11 @@ def with_repair(one_shot: OneShot, repair: str | None) -> tuple[OneShot, BlockMa
     for word in words:
         if word not in _KINDS:
             raise unknown_name("repair", word, _KINDS)
+    if words and isinstance(one_shot.solver, JointSolver):
+        raise SparsityError(
+            f"repair={repair!r}: {type(one_shot.solver).__name__} decides over all layers together and repairs them "
+            "itself, while this repair works layer by layer; leave it out"
+        )
     match = BlockMatch() if "block" in words else None
     if "weights" in words or "bias" in words:
         solver = Repaired(one_shot.solver, weights="weights" in words, bias="bias" in words)

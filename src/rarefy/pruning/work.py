@@ -7,13 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rarefy.allocations.uniform import Uniform
 from rarefy.calibration import collect, collect_whole, runner, walk
 from rarefy.calibration.blocks import Inputs
 from rarefy.calibration.match import BlockMatch
 from rarefy.core.evidence import Evidence, Need
+from rarefy.core.joint import JointSolver
 from rarefy.core.protocols import Allocation, Pattern
 from rarefy.core.site import Site
 from rarefy.core.topk import exact_count
+from rarefy.pruning.joint import one_budget, solve_together, supports_of
+from rarefy.pruning.ladder import dealt
 from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.report import SiteReport
 from rarefy.pruning.solve import output_error, solve
@@ -44,17 +48,31 @@ class Work:
         self.job = job
         self.reports: dict[str, SiteReport] = {}
         self.already = {site.name: int((site.parameter == 0).sum()) for site in job.sites}
+        self.alive = {site.name: site.read() != 0 for site in job.sites}
+        self.batches = job.batches  # those of the round
         self.done = 0
         self._whole: dict[str, dict[Need, Tensor]] = {}  # evidence of the whole model as it is now
+
+    def round(self, allocation: Allocation, density: float, step: int, rounds: int) -> None:
+        """Round `step` (from 1): looks at the model as it is, then solves every site at that density."""
+        job, solver = self.job, self.job.one_shot.solver
+        if job.one_shot.dealt:
+            self.batches = dealt(job.batches, step, rounds)
+        joint = all(one_budget(solver, pattern, allocation) for pattern in job.patterns.values())
+        densities = self.densities(Uniform() if joint else allocation, density)
+        if isinstance(solver, JointSolver):
+            self._together(solver, densities, density if joint else None)
+        else:
+            self.run(densities)
 
     def densities(self, allocation: Allocation, density: float) -> dict[str, float]:
         """The density of each site; evidence for it is collected from the model as it is."""
         job = self.job
         evidence = {site.name: Evidence(site.name, seed=job.seed) for site in job.sites}
         needs = allocation.needs | job.one_shot.solver.needs
-        self._whole = collect_whole(job.model, job.sites, job.batches, job.loss, needs, job.seed)
+        self._whole = collect_whole(job.model, job.sites, self.batches, job.loss, needs, job.seed)
         if any(need.of_the_inputs for need in allocation.needs):
-            evidence = collect(job.model, job.sites, job.batches, allocation.needs, job.seed, runner(job.loss))
+            evidence = collect(job.model, job.sites, self.batches, allocation.needs, job.seed, runner(job.loss))
         evidence = {name: self._joined(e, self._whole[name]) for name, e in evidence.items()}
         chosen = allocation(job.sites, density, evidence)
         for site in job.sites:  # a density out of range fails here, before anything is written
@@ -66,7 +84,7 @@ class Work:
         job, needs, whole = self.job, self.job.one_shot.solver.needs, self._whole
         if job.one_shot.learner is not None:
             assert job.loss is not None, "collect_whole asks for the loss that CHOSEN_MASK takes"
-            masks = job.one_shot.learner(job.model, job.sites, job.patterns, job.batches, job.loss, job.seed)
+            masks = job.one_shot.learner(job.model, job.sites, job.patterns, self.batches, job.loss, job.seed)
             for name, mask in masks.items():
                 whole[name][Need.CHOSEN_MASK] = mask.float()
 
@@ -76,10 +94,21 @@ class Work:
         walked = frozenset(need for need in needs if not need.of_the_model)
         if walked or job.match is not None:
             after = self._after if job.match is not None else None
-            walk(job.model, job.sites, job.batches, walked, visit, job.seed, runner(job.loss), after)
+            walk(job.model, job.sites, self.batches, walked, visit, job.seed, runner(job.loss), after)
         else:
             for site in job.sites:
                 visit(site, Evidence(site.name, seed=job.seed))
+
+    def _together(self, solver: JointSolver, densities: Mapping[str, float], total: float | None) -> None:
+        """Solves all sites in one call; the seconds and what the solver says are of all of them."""
+        started, job = time.perf_counter(), self.job
+        supports = supports_of(job.sites, job.patterns, densities, self.alive, total)
+        evidence = [self._joined(Evidence(site.name, seed=job.seed), self._whole[site.name]) for site in job.sites]
+        solutions = solve_together(solver, job.sites, supports, evidence)
+        seconds = time.perf_counter() - started
+        for site, solution in zip(job.sites, solutions, strict=True):
+            site.write(solution.weight, solution.mask)
+            self._report(site, densities[site.name], None, seconds, dict(solution.result))
 
     def _joined(self, evidence: Evidence, more: Mapping[Need, Tensor]) -> Evidence:
         return Evidence(evidence.site, {**evidence.collected, **more}, evidence.tokens, self.job.seed)
@@ -92,22 +121,17 @@ class Work:
         result = dict(solution.result)
         if solution.shift is not None and not site.shift(solution.shift):
             result["bias"] = "none to repair"
-        zeros = int((site.parameter == 0).sum())
         error = output_error(weight, solution.weight, evidence, site.groups)
+        self._report(site, density, error, time.perf_counter() - started, result)
+
+    def _report(self, site: Site, density: float, error: float | None, seconds: float, result: dict[str, Any]) -> None:
+        zeros, size = int((site.parameter == 0).sum()), site.parameter.numel()
         self.reports[site.name] = SiteReport(
-            site.name,
-            site.shape,
-            1.0 - density,
-            zeros,
-            weight.numel(),
-            self.already[site.name],
-            error,
-            time.perf_counter() - started,
-            result,
+            site.name, site.shape, 1.0 - density, zeros, size, self.already[site.name], error, seconds, result
         )
         self.done += 1
-        if job.progress is not None:
-            job.progress(site.name, self.done, len(job.sites) * job.one_shot.rounds)
+        if self.job.progress is not None:
+            self.job.progress(site.name, self.done, len(self.job.sites) * self.job.one_shot.rounds)
 
     def _after(
         self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]

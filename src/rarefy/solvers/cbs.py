@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Evidence, Need
-from rarefy.core.joint import Supports, alone
+from rarefy.core.joint import JointSolution, Supports, alone
 from rarefy.core.protocols import Pattern, Solution
 from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
@@ -22,14 +22,14 @@ from rarefy.solvers.swaps import Swaps, swaps_of
 @method("cbs", role="solver", source="Yu et al. 2022 (CBS), arXiv:2203.04466, sections 4 (CBS-S) and 5 (CBS-U)")
 @dataclass(frozen=True)
 class CBS:
-    """Selection: magnitude, randomised, then swaps that lower w_P^T H w_P; update: the joint optimum on what is left.
+    """Selects by magnitude, randomised, then swaps that lower w_P^T H w_P; updates to the joint optimum on the rest.
 
     damping: lambda of H = lambda I + mean g g^T, absolute; draws and noise: masks by |w| times (1 + noise * normal)
     of which the best joins the plain one as a start (RMP); rounds and least: of the swaps (LS), the least share of
     the first loss that a swap has to win (the paper's epsilon); rungs: of one more start by elimination.
     Differs: a round swaps the best pairs among 256 candidates a side with exact inner products, where the paper tries
-    neighbours in two sorted lists; starts, searched or not, are compared by the loss after the update, so the result
-    is never above magnitude's or elimination's with the same update; RMP perturbs factors instead of buckets.
+    neighbours in two sorted lists; RMP perturbs magnitudes by factors instead of drawing from buckets of them; the
+    start by elimination is ours. The mask of least w_P^T H w_P is taken, so it is never above that of any start.
     """
 
     damping: float = 1e-4
@@ -44,7 +44,7 @@ class CBS:
         if self.damping <= 0 or min(self.draws, self.noise, self.rounds, self.least, self.rungs) < 0:
             raise SparsityError(f"{self}: needs damping > 0 and nothing else negative")
 
-    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> Solution:
+    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> JointSolution:
         rows = fisher_rows(supports, evidence)
         quadratic = Quadratic(rows, weight, self.damping * rows.samples)
         swaps = swaps_of(rows, weight, supports, self.damping)
@@ -52,11 +52,13 @@ class CBS:
         if self.rungs:
             starts.append(eliminate(quadratic, supports, self.rungs))
         searched = [swaps.search(start, self.rounds, self.least) for start in starts]
-        masks = torch.stack([*starts, *(mask & supports.alive for mask, _ in searched)]).unique(dim=0)
-        found = [(quadratic.value(fit), fit, mask) for mask in masks for fit in [quadratic.best_on(mask)]]
-        value, best, mask = min(found, key=lambda known: known[0])
-        result = {"objective": value / rows.samples, "swaps": sum(count for _, count in searched)}
-        return Solution(best, mask, result)
+        loss, mask = min(
+            ((swaps.loss(swaps.removed(mask)), mask & supports.alive) for mask, _ in searched),
+            key=lambda known: known[0],
+        )
+        best = quadratic.best_on(mask)
+        result = {"selection_loss": loss, "objective": quadratic.value(best) / rows.samples}
+        return JointSolution(best, mask, result | {"swaps": sum(count for _, count in searched)})
 
     def _randomised(self, weight: Tensor, supports: Supports, swaps: Swaps, seed: int) -> Tensor:
         """The best of some masks by magnitudes that are multiplied with random factors near 1."""

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Evidence, Need
-from rarefy.core.joint import Supports, alone
+from rarefy.core.joint import JointSolution, Supports, alone
 from rarefy.core.protocols import Pattern, Solution
 from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
 from rarefy.solvers.exchange import exchange
 from rarefy.solvers.fisher_rows import fisher_rows
 from rarefy.solvers.hard_thresholding import descend
+from rarefy.solvers.pairs import swap_pairs
 from rarefy.solvers.quadratic import Quadratic
 
 
@@ -24,26 +25,27 @@ class CHITA:
     """min over allowed w of 1/2 |y - A w|^2 + n lambda/2 |w - c|^2, A the gradients of n samples, y = A c - first e.
 
     By hard thresholding from the magnitude mask and from its least-squares weights, each end refitted on its support
-    by one n x n system, then exchanges of many weights at once; the lowest objective wins, so it is never above
+    by one n x n system, then exchanges of many weights at once and of single ones; the lowest objective wins, so it is never above
     magnitude's with the same refit. No matrix of weights by weights is ever made.
     damping: lambda, absolute; first: share of the first-order term, 1 as in the formula, 0 for a model at an optimum;
-    iterations, exchanges: most of each; tolerance: relative fall of the objective below which descent ends.
+    iterations, exchanges, swaps: most of each; tolerance: relative fall of the objective below which descent ends.
     Differs: the paper restricts descent to a growing active set of columns; here every step looks at all of them. The
-    exchanges are ours.
+    exchanges and swaps are ours.
     """
 
-    damping: float = 1e-4
+    damping: float = 0.1
     first: float = 1.0
     iterations: int = 50
     exchanges: int = 20
+    swaps: int = 20
     tolerance: float = 1e-5
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PER_SAMPLE_GRADIENT})
 
     def __post_init__(self) -> None:
-        if self.damping <= 0 or min(self.first, self.iterations, self.exchanges, self.tolerance) < 0:
+        if self.damping <= 0 or min(self.first, self.iterations, self.exchanges, self.swaps, self.tolerance) < 0:
             raise SparsityError(f"{self}: needs damping > 0 and nothing else negative")
 
-    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> Solution:
+    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> JointSolution:
         rows = fisher_rows(supports, evidence)
         quadratic = Quadratic(rows, weight, self.damping * rows.samples, self.first)
         plain = supports.nearest(weight)
@@ -52,9 +54,10 @@ class CHITA:
             end = descend(quadratic, start, supports, self.iterations, self.tolerance)
             ends.append(quadratic.best_on(supports.nearest(end)))
         best, swapped = exchange(quadratic, min(ends, key=quadratic.value), supports, self.exchanges)
+        best, pairs = swap_pairs(quadratic, best, supports, self.swaps)
         mask = supports.nearest(best)
-        result = {"objective": quadratic.value(best) / rows.samples, "exchanges": swapped}
-        return Solution(best, mask, result)
+        result = {"objective": quadratic.value(best) / rows.samples, "exchanges": swapped + pairs}
+        return JointSolution(best, mask, result)
 
     def __call__(self, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution:
         return alone(self, weight, pattern, density, evidence)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ _AT_ONCE = 1 << 25  # entries of block inverses held at once (256 MB in float64)
 _STEP = 64  # gradients that the recursion takes at once
 
 
+@runtime_checkable
 class FisherInverse(Protocol):
     """F^-1 by what pruning asks of it."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Evidence, Need
-from rarefy.core.joint import Supports, alone
+from rarefy.core.joint import JointSolution, Supports, alone
 from rarefy.core.protocols import Pattern, Solution
 from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
@@ -35,7 +35,7 @@ class MFAC:
         if self.damping <= 0 or self.average < 1:
             raise SparsityError(f"{self}: needs damping > 0 and average >= 1")
 
-    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> Solution:
+    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> JointSolution:
         rows = averaged(fisher_rows(supports, evidence), self.average)
         inverse = row_inverse(rows, self.damping)
         return replace(operate(weight, supports, inverse), result={"damping": inverse.damping})

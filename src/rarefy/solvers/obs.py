@@ -28,7 +28,7 @@ _AT_ONCE = 1 << 25  # entries of the rows' inverses held at once (256 MB)
 )
 @dataclass(frozen=True)
 class OBS:
-    """Exact greedy removal on each row of |X w - X v|^2: the weight of least saliency goes, the others make up for it.
+    """Exact greedy removal on each row of |X w - X v|^2: the weight of least saliency goes, the others adapt.
 
     A row (for blocks a band of rows) is pruned with its own inverse Hessian, n^2 numbers. Rowwise and fan-in stop each
     row at its count, N:M passes over groups that have lost all they may. Layerwise and blocks first trace the loss of

@@ -16,7 +16,7 @@ class Bands:
         self.left = torch.ones_like(gone)
 
     def saliency(self) -> Tensor:
-        """1/2 w_P ([H^-1]_PP)^-1 w_P summed over the rows of a band, for each tile P: (bands, n / c); inf where removed.
+        """1/2 w_P ([H^-1]_PP)^-1 w_P over the rows of a band, for each tile P: (bands, n / c); inf where removed.
 
         Source: Frantar and Alistarh 2022 (OBC), arXiv:2208.11580, eqs. 3 and 5. Tiles that were zero come first.
         """

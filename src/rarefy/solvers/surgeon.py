@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from rarefy.core.joint import Supports
-from rarefy.core.protocols import Solution
+from rarefy.core.joint import JointSolution, Supports
 from rarefy.solvers.fisher_inverse import FisherInverse
 
 
@@ -16,7 +15,7 @@ def saliency(weight: Tensor, diagonal: Tensor) -> Tensor:
     return weight.double().square() / (2.0 * diagonal)
 
 
-def operate(weight: Tensor, supports: Supports, inverse: FisherInverse) -> Solution:
+def operate(weight: Tensor, supports: Supports, inverse: FisherInverse) -> JointSolution:
     """Removes the weights of least saliency and adds up their repairs: w - F^-1 s, s_q = w_q / [F^-1]_qq where removed.
 
     Source: Singh and Alistarh 2020 (WoodFisher), arXiv:2004.14340, eq. 10 and section 4 (removing several weights).
@@ -25,4 +24,4 @@ def operate(weight: Tensor, supports: Supports, inverse: FisherInverse) -> Solut
     mask = supports.select(saliency(weight, diagonal))
     removed = torch.where(mask, 0.0, weight.double() / diagonal)
     moved = weight.double() - inverse.times(removed)
-    return Solution((moved * mask).to(weight.dtype), mask)
+    return JointSolution((moved * mask).to(weight.dtype), mask)

@@ -76,7 +76,7 @@ class Swaps:
         return done
 
     def _candidates(self, alpha: Tensor, beta: Tensor, removed: Tensor) -> tuple[Tensor, Tensor]:
-        """Units with the most to gain from leaving (entering) the removed ones, against the best partner of their set."""
+        """Units with the most to gain from leaving (entering) the removed, given the best partner of their set."""
         sets = int(self.sets.max()) + 1
         out, into = removed & self.alive, ~removed
         cheapest = torch.full((sets,), torch.inf, dtype=beta.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Evidence, Need
-from rarefy.core.joint import Supports, alone
+from rarefy.core.joint import JointSolution, Supports, alone
 from rarefy.core.protocols import Pattern, Solution
 from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
@@ -35,7 +35,7 @@ class WoodFisher:
         if self.damping <= 0 or (self.block is not None and self.block < 1):
             raise SparsityError(f"{self}: needs damping > 0 and block >= 1, or block=None for the whole matrix")
 
-    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> Solution:
+    def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> JointSolution:
         rows = fisher_rows(supports, evidence)
         if self.block is not None:
             return operate(weight, supports, BlockInverse(rows, self.damping, self.block))
