@@ -25,22 +25,33 @@ PAPER: dict[str, dict[str, tuple[float, ...]]] = {
     },
 }
 
-# options of each method; samples: gradients (a round); magnitude takes none
-SAMPLES = {"mlpnet": 1000, "resnet20": 500}
-OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+SAMPLES = {"mlpnet": 1000, "resnet20": 500}  # gradients, of a round where there are rounds
+
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "mlpnet": {
         "magnitude": {},
         "woodfisher": {"block": None, "damping": 1e-5},
-        "cbs": {"damping": 1e-4, "rungs": 0},
-        "chita": {"damping": 1e-4, "first": 0.0},
-        "chita-plus-plus": {"damping": 0.2, "rounds": 30, "iterations": 0},
+        "cbs": {"damping": 1e-4},
+        "chita": {"damping": 1e-4, "first": 0.0, "swaps": 0},
+        "chita-plus-plus": {"damping": 0.2, "rounds": 20, "iterations": 0},
     },
     "resnet20": {
         "magnitude": {},
         "woodfisher": {"block": 500, "damping": 1e-5},
-        "cbs": {"damping": 1e-4, "rungs": 0},
-        "chita": {"damping": 1e-3, "first": 0.0, "exchanges": 0},
+        "cbs": {"damping": 1e-3, "rungs": 0},
+        "chita": {"damping": 1e-3, "first": 0.0, "exchanges": 0, "swaps": 0},
         "chita-plus-plus": {"damping": 0.1, "rounds": 12, "iterations": 0},
     },
 }
+_AT_98: dict[str, dict[str, Any]] = {  # where so little is left, the quadratic needs a shorter reach
+    "cbs": {"damping": 1e-2},
+    "chita": {"damping": 0.1, "first": 1.0, "swaps": 0},
+}
+
+
+def options(name: str, method: str, sparsity: float) -> dict[str, Any]:
+    """What a method is given in one cell."""
+    return _AT_98[method] if sparsity >= 0.98 and method in _AT_98 else _OPTIONS[name][method]
+
+
 QUICK = {"mlpnet": (0.9, 0.98), "resnet20": (0.7,)}

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from chita_models import Case, accuracy, mlpnet, resnet20
-from chita_paper import LEVELS, METHODS, OPTIONS, PAPER, QUICK, SAMPLES
+from chita_paper import LEVELS, METHODS, PAPER, QUICK, SAMPLES, options
 from torch import Tensor, nn
 
 from rarefy.pruning import prune
@@ -32,9 +32,8 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def samples(case: Case, method: str, seed: int) -> list[tuple[Tensor, Tensor]]:
+def samples(case: Case, rounds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """Training samples in batches, one batch a round."""
-    rounds = OPTIONS[case.name][method].get("rounds", 1) if method == "chita-plus-plus" else 1
     each = SAMPLES[case.name]
     order = torch.randperm(len(case.train[1]), generator=torch.Generator().manual_seed(seed))
     wrapped = order.repeat(-(-each * rounds // len(order)))[: each * rounds]
@@ -43,11 +42,12 @@ def samples(case: Case, method: str, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 def cell(case: Case, method: str, sparsity: float, seed: int) -> dict[str, Any]:
     model = copy.deepcopy(case.model)
-    options: dict[str, Any] = dict(OPTIONS[case.name][method])
+    given = dict(options(case.name, method, sparsity))
     if method != "magnitude":
-        options |= {"data": samples(case, method, seed), "loss": loss}
+        rounds = given["rounds"] if method == "chita-plus-plus" else 1
+        given |= {"data": samples(case, rounds, seed), "loss": loss}
     began = time.perf_counter()
-    report = prune(model, method, sparsity=sparsity, allocation="global", ignore=case.ignore, seed=seed, **options)
+    report = prune(model, method, sparsity=sparsity, allocation="global", ignore=case.ignore, seed=seed, **given)
     assert abs(report.sparsity - sparsity) < 1e-4, "the budget is met exactly"
     seconds = time.perf_counter() - began
     return {"accuracy": accuracy(model, case.test), "seconds": seconds, "result": dict(report.sites[0].result)}
@@ -57,7 +57,7 @@ def run(case: Case, methods: list[str], levels: tuple[float, ...], seeds: int, p
     for seed in range(seeds):
         for method in methods:
             for sparsity in levels:
-                key = f"{case.name} {method} {sparsity} {seed} {SAMPLES[case.name]} {OPTIONS[case.name][method]}"
+                key = f"{case.name} {method} {sparsity} {seed} {SAMPLES[case.name]} {options(case.name, method, sparsity)}"
                 known = json.loads(path.read_text()) if path.exists() else {}
                 if key in known or (method == "magnitude" and seed > 0):
                     continue
@@ -69,7 +69,7 @@ def run(case: Case, methods: list[str], levels: tuple[float, ...], seeds: int, p
 
 
 def figures(name: str, method: str, sparsity: float, known: dict[str, Any]) -> list[float]:
-    head, tail = f"{name} {method} {sparsity} ", f" {SAMPLES[name]} {OPTIONS[name][method]}"
+    head, tail = f"{name} {method} {sparsity} ", f" {SAMPLES[name]} {options(name, method, sparsity)}"
     return [v["accuracy"] for k, v in known.items() if k.startswith(head) and k.endswith(tail)]
 
 
@@ -124,13 +124,13 @@ def main() -> None:
     )
     parser.add_argument("--cells", type=Path, default=HERE / "chita_cells.json")
     parser.add_argument("--only-write", action="store_true", help="the table from the cells that are there")
-    options = parser.parse_args()
-    for name in [] if options.only_write else options.models.split(","):
-        case = CASES[name](options.data)
+    asked = parser.parse_args()
+    for name in [] if asked.only_write else asked.models.split(","):
+        case = CASES[name](asked.data)
         print(name, "dense", f"{accuracy(case.model, case.test):.2f}", flush=True)
-        levels = QUICK[name] if options.quick else LEVELS[name]
-        run(case, options.methods.split(","), levels, 1 if options.quick else options.seeds, options.cells)
-    known = json.loads(options.cells.read_text())
+        levels = QUICK[name] if asked.quick else LEVELS[name]
+        run(case, asked.methods.split(","), levels, 1 if asked.quick else asked.seeds, asked.cells)
+    known = json.loads(asked.cells.read_text())
     for name in PAPER:
         print(f"\n{name}\n\n{table(name, known)}")
     if any(figures(name, m, s, known) for name in PAPER for m in METHODS for s in LEVELS[name]):

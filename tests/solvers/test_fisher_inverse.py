@@ -104,7 +104,9 @@ def test_dead_weights_do_not_teach() -> None:
     torch.testing.assert_close(found.weight[4:], wanted.weight)
 
 
-@pytest.mark.parametrize("make", [lambda: WoodFisher(damping=0.0), lambda: WoodFisher(block=0), lambda: MFAC(average=0)])
+@pytest.mark.parametrize(
+    "make", [lambda: WoodFisher(damping=0.0), lambda: WoodFisher(block=0), lambda: MFAC(average=0)]
+)
 def test_impossible_fields(make) -> None:
     with pytest.raises(SparsityError, match="needs damping > 0"):
         make()

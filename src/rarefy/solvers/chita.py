@@ -25,8 +25,8 @@ class CHITA:
     """min over allowed w of 1/2 |y - A w|^2 + n lambda/2 |w - c|^2, A the gradients of n samples, y = A c - first e.
 
     By hard thresholding from the magnitude mask and from its least-squares weights, each end refitted on its support
-    by one n x n system, then exchanges of many weights at once and of single ones; the lowest objective wins, so it is never above
-    magnitude's with the same refit. No matrix of weights by weights is ever made.
+    by one n x n system, then exchanges of many weights at once and of single ones. The lowest objective wins, so it is
+    never above magnitude's with the same refit. No matrix of weights by weights is ever made.
     damping: lambda, absolute; first: share of the first-order term, 1 as in the formula, 0 for a model at an optimum;
     iterations, exchanges, swaps: most of each; tolerance: relative fall of the objective below which descent ends.
     Differs: the paper restricts descent to a growing active set of columns; here every step looks at all of them. The

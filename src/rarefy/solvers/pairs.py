@@ -15,10 +15,11 @@ _CANDIDATES = 256  # on either side
 def swap_pairs(quadratic: Quadratic, weight: Tensor, supports: Supports, trials: int) -> tuple[Tensor, int]:
     """Swaps the best pair (i out, j in) while Q after the refit falls: (weight, swaps).
 
-    `weight` is the optimum of its support S. With Z = G L^-T, L L^T = G_S^T G_S + ridge I, d_i = (1 - |z_i|^2) / ridge
-    and s_j = ridge (1 + |z_j|^2), the refitted Q changes by w_i^2 / (2 d_i) - (g_j - w_i r / d_i)^2 / (2 (s_j + r^2 / d_i))
-    with r = z_i z_j: exact, from block elimination. The pair is the best of the kept weights that cost least and the
-    others that bring most by themselves. Blocks have no single weights to swap: nothing is done.
+    `weight` is the optimum of its support S. With Z = G L^-T, L L^T = G_S^T G_S + ridge I, d_i = (1 - |z_i|^2) / ridge,
+    s_j = ridge (1 + |z_j|^2) and r = z_i z_j, the refitted Q changes by
+    w_i^2 / (2 d_i) - (g_j - w_i r / d_i)^2 / (2 (s_j + r^2 / d_i)): exact, from block elimination. The pair is the best
+    of the kept weights that cost least and the others that bring most by themselves. Blocks have no single weights to
+    swap: nothing is done.
     """
     if any(isinstance(site.pattern, Block) for site in supports.sites):
         return weight, 0
