@@ -73,7 +73,7 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 
 def _idx(path: Path, offset: int) -> Tensor:
-    return torch.tensor(np.frombuffer(gzip.open(path).read(), np.uint8, offset=offset))
+    return torch.tensor(np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=offset))
 
 
 def _mnist(folder: Path, part: str) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "woodfisher": {"block": 500, "damping": 1e-5},
         "cbs": {"damping": 1e-3, "rungs": 0},
         "chita": {"damping": 1e-3, "first": 0.0, "exchanges": 0, "swaps": 0},
-        "chita-plus-plus": {"damping": 0.1, "rounds": 12, "iterations": 0},
+        "chita-plus-plus": {"damping": 1e-3, "first": 0.0, "rounds": 8, "iterations": 0},
     },
 }
 _AT_98: dict[str, dict[str, Any]] = {  # where so little is left, the quadratic needs a shorter reach

@@ -30,7 +30,7 @@ class MLPNet(nn.Module):
 
 def mnist(part: str) -> tuple[Tensor, Tensor]:
     def read(kind: str, offset: int) -> Tensor:
-        raw = gzip.open(DATA / "mnist" / f"{part}-{kind}-ubyte.gz").read()
+        raw = gzip.decompress((DATA / "mnist" / f"{part}-{kind}-ubyte.gz").read_bytes())
         return torch.tensor(np.frombuffer(raw, np.uint8, offset=offset))
 
     return (read("images-idx3", 16).reshape(-1, 784).float() / 255 - 0.1307) / 0.3081, read("labels-idx1", 8).long()
@@ -40,7 +40,7 @@ def accuracy(method: str, sparsity: float, samples: int = 0, **options) -> float
     """Per cent of the test images; one budget over the three layers."""
     model, (x, y) = MLPNet(), mnist("train")
     index = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:samples]
-    data = [(x[i], y[i]) for i in index.split(500)] or None
+    data = [(x[i], y[i]) for i in index.split(500)] if samples else None
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(model(batch[0]), batch[1])

@@ -62,7 +62,7 @@ def planted(solver: JointSolver) -> None:
     grads = torch.randn(60, 200, generator=generator, dtype=torch.float64)
     sparse = torch.zeros(60, dtype=torch.float64)
     sparse[torch.randperm(60, generator=generator)[:10]] = torch.linspace(0.5, 2.0, 10, dtype=torch.float64)
-    values, vectors = torch.linalg.eigh(grads @ grads.T)
+    _, vectors = torch.linalg.eigh(grads @ grads.T)
     nothing = vectors[:, :20] @ torch.randn(20, generator=generator, dtype=torch.float64)
     grads = grads - vectors[:, :20] @ (vectors[:, :20].T @ grads)  # 20 directions in which the loss is flat
     found = torch.from_numpy(solved(solver, sparse + 0.3 * nothing, grads, 10))

@@ -18,7 +18,7 @@ def cbs(
     *,
     pattern: Pattern = Layerwise(),
     allocation: Allocation = Global(),
-    damping: float = 1e-4,
+    damping: float = 1e-2,
     draws: int = 10,
     noise: float = 0.1,
     rounds: int = 50,

@@ -18,7 +18,7 @@ def woodfisher(
     *,
     pattern: Pattern = Layerwise(),
     allocation: Allocation = Global(),
-    damping: float = 1e-5,
+    damping: float = 1e-3,
     block: int | None = 256,
 ) -> OneShot:
     """Surgeon's step with the inverse empirical Fisher in blocks, one budget over all layers; needs data and loss."""

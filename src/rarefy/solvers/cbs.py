@@ -32,7 +32,7 @@ class CBS:
     start by elimination is ours. The mask of least w_P^T H w_P is taken, so it is never above that of any start.
     """
 
-    damping: float = 1e-4
+    damping: float = 1e-2
     draws: int = 10
     noise: float = 0.1
     rounds: int = 50
