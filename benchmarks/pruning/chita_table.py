@@ -57,7 +57,8 @@ def run(case: Case, methods: list[str], levels: tuple[float, ...], seeds: int, p
     for seed in range(seeds):
         for method in methods:
             for sparsity in levels:
-                key = f"{case.name} {method} {sparsity} {seed} {SAMPLES[case.name]} {options(case.name, method, sparsity)}"
+                given = options(case.name, method, sparsity)
+                key = f"{case.name} {method} {sparsity} {seed} {SAMPLES[case.name]} {given}"
                 known = json.loads(path.read_text()) if path.exists() else {}
                 if key in known or (method == "magnitude" and seed > 0):
                     continue

@@ -24,7 +24,8 @@ class WoodFisher:
 
     damping: the paper's lambda, absolute; block: consecutive weights of a layer whose Fisher block is inverted,
     None for the whole matrix over all layers, which is held as n x n inner products (see `RowInverse`).
-    Differs: damping is 1e-3 unless said otherwise (1e-5 in the paper, too little for some hundred samples); the repairs of weights that go together are added up, as in the paper's code; `cbs` repairs jointly.
+    Differs: damping is 1e-3 unless said otherwise, since the paper's 1e-5 is too little for some hundred samples; the
+    repairs of weights that go together are added up, as in the paper's code; `cbs` repairs jointly.
     """
 
     damping: float = 1e-3
