@@ -12,6 +12,7 @@ from rarefy.core.registry import lookup
 from rarefy.patterns.nm import NM
 from rarefy.patterns.padded import PaddedNM
 from rarefy.patterns.parse import parse_pattern
+from rarefy.patterns.transposable import Transposable
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.pruning.one_shot import OneShot
 
@@ -52,7 +53,7 @@ def resolve_pattern(pattern: object, default: Pattern) -> Pattern:
 
 def fixed_density(pattern: Pattern) -> float | None:
     """The only density that a pattern has (N:M and its kin); None for all others."""
-    return pattern.density if isinstance(pattern, NM | PaddedNM) else None
+    return pattern.density if isinstance(pattern, NM | PaddedNM | Transposable) else None
 
 
 def resolve_allocation(allocation: object, one_shot: OneShot, pattern: Pattern | None = None) -> Allocation:
