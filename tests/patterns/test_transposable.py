@@ -84,7 +84,7 @@ def test_by_name_on_a_model() -> None:
 def test_what_does_not_divide_or_fit_is_refused() -> None:
     with pytest.raises(ShapeError, match="rows"):
         Transposable(2, 4).select(torch.rand(6, 8), 0.5)
-    with pytest.raises(SparsityError, match="keeps 0.5 of the weights"):
+    with pytest.raises(SparsityError, match="of the weights, but density"):
         Transposable(2, 4).select(torch.rand(8, 8), 0.25)
     with pytest.raises(SparsityError, match="0 < n < m"):
         Transposable(4, 4)

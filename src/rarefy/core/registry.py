@@ -21,6 +21,8 @@ ROLES = (
     "selector",
     "format",
     "recovery",
+    "search",
+    "study",
 )
 
 
