@@ -59,7 +59,7 @@ def test_rescaling_brings_the_signal_back() -> None:
 
 
 def test_masks_by_sensitivity_are_not_independent_and_measuring_helps() -> None:
-    """What the docstring of `EdgeOfChaos` says was measured: the paper's rescaling overshoots, the measured one less."""
+    """What the docstring of `EdgeOfChaos` says was measured: the paper's rho overshoots, the measured one less."""
     paper, measured = variance(), variance(inputs=True)
     assert paper > 1e12
     assert 1 < measured < 1e10

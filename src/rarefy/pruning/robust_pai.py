@@ -26,8 +26,8 @@ def robust_pai(
 ) -> OneShot:
     """Sensitivity pruning of an untrained net over all layers, each rescaled back to the edge of chaos.
 
-    inputs=True measures the rescaling on data (see `solvers.edge_of_chaos`). `rarefy.analysis.edge_of_chaos` initialises a net
-    there, and reports which layers survive.
+    inputs=True measures the rescaling on data (see `solvers.edge_of_chaos`). `rarefy.analysis.edge_of_chaos`
+    initialises a net there, and reports which layers survive.
     """
     solver = EdgeOfChaos(score, moment, inputs) if rescale else Scored(score)
     return OneShot(solver, pattern, allocation, ranking=score)
