@@ -39,7 +39,9 @@ def cache(
     for name, value in known.describe().items():
         typer.echo(f"{name}: {value}")
     for path, nbytes, used in packed_files():
-        typer.echo(f"packed weights: {path}, {nbytes / 1e6:.1f} MB, last used {datetime.fromtimestamp(used):%Y-%m-%d %H:%M}")
+        typer.echo(
+            f"packed weights: {path}, {nbytes / 1e6:.1f} MB, last used {datetime.fromtimestamp(used):%Y-%m-%d %H:%M}"
+        )
 
 
 def _fill() -> None:
