@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/aligned.h"
+#include "core/array.h"
 #include "ops/layout.h"
 #include "ops/parallel.h"
 #include "ops/split.h"
@@ -16,7 +17,7 @@ namespace rarefy {
 // Calls f(first, last) for rows in about equal shares of bytes (starts: of `rows` + 1 streams); several a thread, for a
 // thread that is held up takes fewer. A thread reads 64 KiB in about the time that it costs to wake one.
 template <class Function>
-void share_rows(const std::vector<std::size_t>& starts, int rows, std::ptrdiff_t tokens, int threads, Function f) {
+void share_rows(const Array<std::size_t>& starts, int rows, std::ptrdiff_t tokens, int threads, Function f) {
   constexpr double bytes_a_thread = 1 << 16;
   const double work = static_cast<double>(starts.back()) * (1.0 + static_cast<double>(tokens) / 4.0);
   threads = static_cast<int>(std::min<double>(threads, 1 + work / bytes_a_thread));
