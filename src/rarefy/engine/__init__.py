@@ -7,6 +7,7 @@ from rarefy.engine.compiled import Compiled
 from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.explain import Explanation, LayerRow
 from rarefy.engine.profile_report import Profile, StepRow
+from rarefy.engine.systems import with_system
 
 __all__ = [
     "BenchmarkReport",
@@ -18,4 +19,5 @@ __all__ = [
     "StepRow",
     "benchmark",
     "compile",
+    "with_system",
 ]
