@@ -35,6 +35,7 @@ void add_bf16(std::vector<Variant>& out, const Kernel& k) {
 
 void add_floats(std::vector<Variant>& out, const Kernel& k) {
   const expand::Kernel& expansion = expand::named(k.name);
+  out.push_back({std::string("dense32-") + k.name, "dense32", "fp32", &k, {4, 1, k.lines}, nullptr});
   out.push_back({std::string("expand32-") + k.name, "expand32", "fp32", &k, {4, 1, k.lines}, expansion.floats});
   out.push_back({std::string("expand16-") + k.name, "expand16", "bf16", &k, {2, 1, k.lines}, expansion.widened});
 }
