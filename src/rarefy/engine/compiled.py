@@ -125,7 +125,7 @@ class Compiled(nn.Module):
         from rarefy.engine.profile import profile_run
 
         args, kwargs = (args, kwargs) if args or kwargs else self._variants[0].example
-        run = self.source if self._plain else self._choice(args, kwargs)
+        run = self._nearest(args, kwargs)
         known = next((v.label for v in self._variants if v.run is run), "layers")
         call = partial(self, *args, **kwargs)
         with threads(self._threads):
