@@ -91,8 +91,9 @@ def test_a_name_that_is_html_stays_text(compressed, report):
 
 def test_bench_times_the_saved_model_and_hides_nobody(run, compressed):
     out = compressed[0]
-    done = run("bench", out, "--shape", "2x16", "--against", "torch", "--rounds", 3, "--layers")
+    done = run("bench", out, "--shape", "2x16", "--against", "torch", "--rounds", 3, "--layers", "--profile")
     assert done.exit_code == 0, done.output
+    assert "GFLOP/s" in done.output and "ms by kind:" in done.output
     found = json.loads((out / "bench.json").read_text())
     assert [s["shape"] for s in found["shapes"]] == ["2x16"]
     assert {n: len(t["rounds"]) for n, t in found["shapes"][0]["timed"].items()} == dict.fromkeys(
