@@ -102,10 +102,10 @@ NB_MODULE(_native, m) {
   m.def("set_leak_warnings", [](bool on) { nb::set_leak_warnings(on); });
   m.def("live_objects", [] { return rarefy::Packed::live(); });
   nb::class_<rarefy::Packed>(m, "Packed")
-      .def(nb::init<std::uintptr_t, std::uintptr_t, std::uintptr_t, int, int, float, int, std::int64_t, std::int64_t,
-                    const std::string&>(),
-           "weight"_a, "codes"_a, "scales"_a, "groups"_a, "bits"_a, "input_scale"_a, "input_zero"_a, "out"_a, "in"_a,
-           "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def(nb::init<std::uintptr_t, std::uintptr_t, std::uintptr_t, int, int, float, int, std::uintptr_t, std::int64_t,
+                    std::int64_t, const std::string&>(),
+           "weight"_a, "codes"_a, "scales"_a, "groups"_a, "bits"_a, "input_scale"_a, "input_zero"_a,
+           "input_factors"_a, "out"_a, "in"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply8", &rarefy::Packed::multiply8, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply", &rarefy::Packed::multiply, nb::call_guard<nb::gil_scoped_release>())
       .def("unpack", &rarefy::Packed::unpack, nb::call_guard<nb::gil_scoped_release>())

@@ -31,10 +31,11 @@ def restored(
         why = "it is no layer of the model" if site is None else why_dense(site, 1.0, choices.precision)
         if site is None or why is not None:
             raise EngineError(f"load: a kernel was chosen for {name!r}, but {why}; compile the model again")
-        weight = choices.precision.stored(weight_of(site))
+        scale = choices.scales.get(name)
+        weight = choices.precision.stored(weight_of(site), scale)
         packs: dict[str, PackedWeight] = {}
         for kernel in {kernel for _, kernel in steps if kernel is not None}:
-            packs[kernel] = pack(weight, kernel, input_scale=choices.scales.get(name))
+            packs[kernel] = pack(weight, kernel, input_scale=scale)
         plans[name] = LayerPlan(site, tuple((limit, packs.get(kernel or "")) for limit, kernel in steps))
     layers = with_sparse_layers(model, plans) if plans else model
     ways = zip(choices.examples, choices.runs, strict=True)
