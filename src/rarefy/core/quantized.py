@@ -12,7 +12,7 @@ _LARGEST = {8: 127, 4: 7}
 
 
 class InputScale(NamedTuple):
-    """What 8-bit inputs (tokens, in) of a layer stand for, known in advance: x[:, k] ~ factors[k] scale (q[:, k] - zero).
+    """What 8-bit inputs (tokens, in) of a layer stand for, known in advance: x_k ~ factors_k scale (q_k - zero).
 
     q is in [0, 255]. factors: positive, one an input, or () where all are 1; the weight that multiplies q is `folded`.
     """

@@ -108,7 +108,7 @@ def _weight(site: Site) -> Tensor:
 def input_scales(
     model: nn.Module, sites: Sequence[Site], data: object, stored: Stored = quantize_weight
 ) -> dict[str, InputScale]:
-    """The scale of each site's 8-bit inputs by its name, from the batches of `data`; sites with the same inputs share it.
+    """The scale of each site's 8-bit inputs by its name, from the batches of `data`; sites of one input share it.
 
     A site that no batch reaches is left out. Raises DataError for data that is not batches, or a NaN on the way.
     """

@@ -39,7 +39,7 @@ class Seen:
         return torch.cat(self.samples)
 
     def halves(self) -> tuple["Seen", "Seen"]:
-        """What the rows of every other batch alone would have shown, and those of the others (of one batch: its rows)."""
+        """What the rows of every other batch alone would have shown, and those of the others (of one: its rows)."""
         parts = self.samples if len(self.samples) > 1 else list(self.samples[0].split(1))
         both = Seen(), Seen()
         for half, first in zip(both, (0, 1), strict=True):

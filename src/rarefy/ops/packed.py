@@ -98,8 +98,9 @@ def pack(
     """Lays out a weight (out, in), float32 with exact zeros or quantized, for a kernel; without a name, the likely one.
 
     input_scale: of the inputs, for kernels that compute on 8-bit inputs; without it each token's own is found at every
-    call. Where it has factors, the weight is one that was multiplied by them (`InputScale.folded`). Raises DTypeError or ShapeError for another type or rank, UnknownNameError for a kernel
-    that is not there, ValueError for one that this CPU (or RAREFY_ISA) does not allow or that stores another type.
+    call. Where it has factors, the weight is one that was multiplied by them (`InputScale.folded`). Raises DTypeError
+    or ShapeError for another type or rank, UnknownNameError for a kernel that is not there, ValueError for one that
+    this CPU (or RAREFY_ISA) does not allow or that stores another type.
 
     >>> import torch
     >>> packed = pack(torch.tensor([[0.0, 2.0], [3.0, 0.0]]))

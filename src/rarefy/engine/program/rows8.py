@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from rarefy.core.quantized import InputScale
 from rarefy.engine.program.sizes import Size
 from rarefy.engine.program.values import ABSENT, Part, Value
-from rarefy.core.quantized import InputScale
 from rarefy.ops import native
 from rarefy.ops.packed import PackedWeight, find
 
