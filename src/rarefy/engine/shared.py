@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from rarefy.core.errors import FileError
-from rarefy.core.quantized import QuantizedWeight
+from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.engine import pack_file
 from rarefy.engine.cache import cache_folder
 from rarefy.engine.machine import machine
@@ -40,7 +40,7 @@ class Wanted:
     site: str
     kernel: str
     shape: tuple[int, int]
-    input_scale: tuple[float, int] | None
+    input_scale: InputScale | None
     source: Callable[[], Tensor | QuantizedWeight]
     lasting: bool
 
@@ -117,7 +117,7 @@ def _written(path: Path, key: str, wanted: Sequence[Wanted]) -> bool:
 
 def _make_room(limit: float) -> None:
     """Removes what was used longest ago until the files take no more than `limit` bytes."""
-    for path, nbytes, _ in sorted(packed_files(), key=lambda found: found[2]):
+    for path, _, _ in sorted(packed_files(), key=lambda found: found[2]):
         if sum(n for _, n, _ in packed_files()) <= limit:
             return
         with suppress(OSError):  # whoever has it mapped keeps its pages

@@ -1,6 +1,7 @@
-"""Packed weights as bytes, and packed weights that lie in a mapped file: every process that maps it shares the pages."""
+"""Packed weights as bytes, or lying in a mapped file: every process that maps it shares the pages."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import EngineError
-from rarefy.core.quantized import QuantizedWeight
+from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.shapes import UInt8
 from rarefy.ops import native
 from rarefy.ops.conv import PackedConv
-from rarefy.ops.packed import PackedWeight, adopt
+from rarefy.ops.packed import PackedWeight, adopt, with_inputs
 
 ALIGNMENT = 64  # bytes; where a packed weight may begin in a file
 
@@ -47,7 +48,7 @@ def see(
     shape: tuple[int, int],
     kernel: str,
     *,
-    input_scale: tuple[float, int] | None = None,
+    input_scale: InputScale | None = None,
     quantized: QuantizedWeight | None = None,
     source: Callable[[], Tensor | QuantizedWeight] | None = None,
 ) -> PackedWeight:
@@ -56,8 +57,7 @@ def see(
     source: gives the weight again, for pickles. Raises ValueError for bytes that are cut off, altered, of another
     kernel, version or size, and for a kernel that this process may not use.
     """
-    scale, zero = input_scale or (0.0, 0)
     module = native.module()
     assert module is not None  # the file is mapped by it
-    layout = module.Packed(file, at, nbytes, scale, zero, *shape, kernel)
+    layout = with_inputs(partial(module.Packed, file, at, nbytes), input_scale, *shape, kernel)
     return adopt(layout, shape, kernel, quantized=quantized, input_scale=input_scale, source=source)
