@@ -61,17 +61,17 @@ const T* in_places(const T* x, std::ptrdiff_t& stride, std::ptrdiff_t tokens, in
   constexpr int unit = 16;
   if (columns == unit && stride >= places) return x;
   if (scratch.size() < static_cast<std::size_t>(places * tokens)) scratch.resize(static_cast<std::size_t>(places * tokens));
+  const std::size_t most = static_cast<std::size_t>(std::clamp(columns, 1, unit));  // features in a group
   T* to = scratch.data();
   for (std::ptrdiff_t t = 0; t < tokens; ++t, x += stride, to += places) {
-    if (columns == unit) {
-      std::memcpy(to, x, sizeof(T) * in);
-      std::fill(to + in, to + places, T{0});
-      continue;
-    }
-    for (std::ptrdiff_t first = 0, at = 0; at < places; first += columns, at += unit) {
-      const std::ptrdiff_t used = std::clamp<std::ptrdiff_t>(in - first, 0, columns);
-      std::copy(x + first, x + first + used, to + at);
+    const T* from = x;
+    std::size_t left = static_cast<std::size_t>(in);
+    for (std::ptrdiff_t at = 0; at < places; at += unit) {  // counts without a sign: none can be taken for a huge one
+      const std::size_t used = std::min(left, most);
+      std::copy_n(from, used, to + at);
       std::fill(to + at + used, to + at + unit, T{0});
+      from += used;
+      left -= used;
     }
   }
   stride = places;
