@@ -1,4 +1,4 @@
-"""Packed weights as bytes: seen in a mapped file they compute the same bits, and wrong bytes are refused."""
+"""Packed weights as bytes: seen in a mapped file they compute the same bits, and bytes that are wrong are refused."""
 
 import copy
 import pickle
