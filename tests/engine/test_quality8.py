@@ -1,7 +1,6 @@
 """What static 8-bit inputs cost a real encoder: all-MiniLM-L6-v2, whose feed-forward inputs have a few wide entries."""
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from rarefy.core.quantized import InputScale

@@ -1,4 +1,4 @@
-"""Packed layers that read one input for one attention as one layer: the input is read once, and threads are woken once."""
+"""Packed layers that read one input for one attention as one layer: it is read once, and threads are woken once."""
 
 from collections.abc import Sequence
 
