@@ -41,18 +41,19 @@ def _attention_of(node: Node) -> tuple[Node, ...] | None:
     return tuple(dict.fromkeys(found)) or None
 
 
-def _source(weights: Sequence[PackedWeight]) -> Tensor | QuantizedWeight:
+def _joined(weights: Sequence[PackedWeight]) -> Tensor | QuantizedWeight:
     """Their rows, one below the other, as they were packed."""
-    stored = [w.quantized for w in weights]
-    if any(q is None for q in stored):
-        return torch.cat([w.to_dense() for w in weights])
-    whole = [q for q in stored if q is not None]
+    stored = [w.unpacked() for w in weights]
+    floats = [w for w in stored if isinstance(w, Tensor)]
+    whole = [w for w in stored if isinstance(w, QuantizedWeight)]
+    if floats:
+        return torch.cat(floats)
     return QuantizedWeight(torch.cat([q.values for q in whole]), torch.cat([q.scale for q in whole]), whole[0].bits)
 
 
 def _merge(graph: GraphModule, group: Sequence[Node], name: str) -> None:
     weights = [find(node.args[1]) for node in group]  # type: ignore[arg-type]
-    packed = pack(_source(weights), weights[0].kernel, input_scale=weights[0].input_scale)
+    packed = pack(_joined(weights), weights[0].kernel, input_scale=weights[0].input_scale)
     setattr(graph, name, packed)  # lives while the graph does
     x, _, bias, activation, _ = group[0].args
     with graph.graph.inserting_before(group[0]):
