@@ -19,12 +19,12 @@ class Factored : public Layout {
 
   std::size_t nnz() const override { return inner_->nnz(); }
   std::size_t bytes() const override { return inner_->bytes() + sizeof(float) * factors_.size(); }
-  void save(BlobWriter& to) const override { inner_->save(to); }  // factors come with the inputs' scale
   void unpack(float* weight) const override {
     inner_->unpack(weight);
     for (std::size_t row = 0; row < static_cast<std::size_t>(out()); ++row)
       for (std::size_t k = 0; k < factors_.size(); ++k) weight[row * factors_.size() + k] /= factors_[k];
   }
+  void save(BlobWriter& to) const override { inner_->save(to); }  // the factors come with the inputs' scale again
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
     if (tokens == 0) return;

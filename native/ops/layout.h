@@ -40,9 +40,8 @@ struct WeightSource {
   int groups, bits;          // bits: 8, or 4 for codes in [-7, 7]
   float input_scale;         // of 8-bit inputs known in advance; 0: each token's own, found at the call
   std::int32_t input_zero;
-  const float* input_factors = nullptr;  // (in) or null: input k is divided by factor k before it is rounded
-                                         // (ops/factored.h)
-  BlobReader* blob = nullptr;            // not null: instead of values or codes, the packed form
+  const float* input_factors = nullptr;  // (in) or null: input k is divided by factor k before it is rounded (ops/factored.h)
+  BlobReader* blob = nullptr;  // not null: instead of values or codes, the packed form
 };
 
 // Throws std::invalid_argument unless a blob's weight has the size that was asked for.

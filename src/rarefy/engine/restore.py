@@ -1,6 +1,7 @@
 """A compiled model from choices that were made before: packs, times nothing."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,7 +42,7 @@ class _Source:
     site: Site
     stored: StoredWeights
     precision: Precision
-    scale: InputScale | None
+    scale: InputScale | None = None
 
     def __call__(self) -> Tensor | QuantizedWeight:
         return self.precision.stored(self.stored.of(self.site), self.scale)
@@ -100,14 +101,11 @@ def _kernels(steps: tuple[tuple[int, str | None], ...]) -> list[str]:
 
 
 def _key(sites: Mapping[str, Site], choices: Choices, stored: StoredWeights) -> dict[str, Any] | None:
-    """What the packed weights depend on besides the machine; of the inputs' scales only factors are part of them."""
+    """What the packed weights depend on besides the machine; of the scales of inputs that is the factors only."""
     if stored.fingerprint is None:
         return None
     kernels = {name: [_kernels(steps), sites[name].transposed] for name, steps in choices.kernels.items()}
-    factors = {name: choices.scales[name].factors for name in kernels if name in choices.scales}
-    return {
-        "weights": stored.fingerprint,
-        "kernels": kernels,
-        "precision": asdict(choices.precision),
-        "factors": hashlib.sha256(repr(sorted(factors.items())).encode()).hexdigest(),
-    }
+    factors = {name: choices.scales[name].factors for name in sorted(choices.scales)}
+    folded = hashlib.sha256(json.dumps(factors).encode()).hexdigest()
+    precision = asdict(choices.precision)
+    return {"weights": stored.fingerprint, "kernels": kernels, "precision": precision, "folded": folded}

@@ -1,7 +1,6 @@
-"""Packed weights as bytes, or lying in a mapped file: every process that maps it shares the pages."""
+"""Packed weights as bytes, and packed weights that lie in a mapped file: every process that maps it shares the pages."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.shapes import UInt8
 from rarefy.ops import native
 from rarefy.ops.conv import PackedConv
-from rarefy.ops.packed import PackedWeight, adopt, with_inputs
+from rarefy.ops.packed import PackedWeight, adopt
 
 ALIGNMENT = 64  # bytes; where a packed weight may begin in a file
 
@@ -48,7 +47,7 @@ def see(
     shape: tuple[int, int],
     kernel: str,
     *,
-    input_scale: InputScale | None = None,
+    input_scale: InputScale | tuple[float, int] | None = None,
     quantized: QuantizedWeight | None = None,
     source: Callable[[], Tensor | QuantizedWeight] | None = None,
 ) -> PackedWeight:
@@ -57,7 +56,10 @@ def see(
     source: gives the weight again, for pickles. Raises ValueError for bytes that are cut off, altered, of another
     kernel, version or size, and for a kernel that this process may not use.
     """
+    known = None if input_scale is None else InputScale(*input_scale)
+    scale, zero, factors = known or InputScale(0.0, 0)
+    divided = torch.tensor(factors)
     module = native.module()
     assert module is not None  # the file is mapped by it
-    layout = with_inputs(partial(module.Packed, file, at, nbytes), input_scale, *shape, kernel)
-    return adopt(layout, shape, kernel, quantized=quantized, input_scale=input_scale, source=source)
+    layout = module.Packed(file, at, nbytes, scale, zero, divided.data_ptr() if factors else 0, *shape, kernel)
+    return adopt(layout, shape, kernel, quantized=quantized, input_scale=known, source=source)

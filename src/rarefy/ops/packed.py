@@ -4,7 +4,6 @@ import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,8 +26,8 @@ class PackedWeight:
     """A sparse (out, in) weight laid out for `kernel`; it lives while this object does.
 
     handle: what `rarefy::packed_linear` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout;
-    quantized: what it was packed from, where the kernel stores integers; input_scale: (scale, zero point) of its 8-bit
-    inputs where they were known at packing; source: gives the weight again where it lies elsewhere (a mapped file).
+    quantized: what it was packed from, where the kernel stores integers; input_scale: of its 8-bit inputs, where it was
+    known at packing; source: gives the weight again where it lies elsewhere (a mapped file).
     Copies share the layout, which nothing changes; pickles are packed anew. Both get handles of their own.
     """
 
@@ -74,13 +73,14 @@ class PackedWeight:
         """The native object, for the operations that take it; None without the native module."""
         return None if isinstance(self._layout, Tensor) else self._layout
 
-    def _source(self) -> Tensor | QuantizedWeight:
+    def unpacked(self) -> Tensor | QuantizedWeight:
+        """What `pack` took, but for denormals."""
         if self.source is not None:
             return self.source()
         return self.to_dense() if self.quantized is None else self.quantized
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self._source(), self.kernel, self.input_scale)
+        return _unpickle, (self.unpacked(), self.kernel, self.input_scale)
 
     def __copy__(self) -> "PackedWeight":
         return replace(self, handle=next(_numbers))
@@ -160,19 +160,16 @@ def _lay_out(
     module: Any, floats: Tensor | None, quantized: QuantizedWeight | None, name: str, input_scale: InputScale | None
 ) -> Any:
     """The native object."""
-    if quantized is None:
-        assert floats is not None
-        return with_inputs(partial(module.Packed, floats.data_ptr(), 0, 0, 0, 0), input_scale, *floats.shape, name)
-    codes, scales = quantized.values.contiguous(), quantized.scale.contiguous()
-    weight = 0, codes.data_ptr(), scales.data_ptr(), quantized.groups, quantized.bits
-    return with_inputs(partial(module.Packed, *weight), input_scale, *quantized.shape, name)
-
-
-def with_inputs(make: Callable[..., Any], input_scale: InputScale | None, *shape_and_kernel: Any) -> Any:
-    """The native object that `make` gives, told what its 8-bit inputs stand for where that is known."""
     scale, zero, factors = input_scale or InputScale(0.0, 0)
     divided = torch.tensor(factors)
-    return make(scale, zero, divided.data_ptr() if factors else 0, *shape_and_kernel)
+    inputs = scale, zero, divided.data_ptr() if factors else 0
+    if quantized is None:
+        assert floats is not None
+        return module.Packed(floats.data_ptr(), 0, 0, 0, 0, *inputs, *floats.shape, name)
+    codes, scales = quantized.values.contiguous(), quantized.scale.contiguous()
+    return module.Packed(
+        0, codes.data_ptr(), scales.data_ptr(), quantized.groups, quantized.bits, *inputs, *quantized.shape, name
+    )
 
 
 def _pack_reference(
