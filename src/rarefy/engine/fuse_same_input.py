@@ -1,5 +1,6 @@
 """Packed layers that read one input for one attention as one layer: it is read once, and threads are woken once."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +9,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from rarefy.core.quantized import QuantizedWeight
-from rarefy.ops import PackedWeight, pack
+from rarefy.ops import PackedWeight, native, pack
 from rarefy.ops.packed import find
 
 _aten, _ours = torch.ops.aten, torch.ops.rarefy
@@ -16,12 +17,20 @@ _VIEWS = (_aten.view.default, _aten.transpose.int, _aten.permute.default, _aten.
 
 
 def merge_same_input(graph: GraphModule) -> int:
-    """Replaces such layers, where they have the same kernel and scale of inputs, by one and views of it; how many."""
+    """Replaces such layers, of one family of kernels and one scale of inputs, by one and views of it; how many."""
+    families = {k.name: (k.op, k.weights, k.activations) for k in native.kernels()}
     readers: dict[tuple[object, ...], list[Node]] = {}
     for node in graph.graph.nodes:
         if node.target is _ours.packed_linear.default and (reads := _attention_of(node)) is not None:
             packed = find(node.args[1])
-            key = (node.args[0], node.args[2] is None, node.args[3], packed.kernel, packed.input_scale, *reads)
+            key = (
+                node.args[0],
+                node.args[2] is None,
+                node.args[3],
+                families.get(packed.kernel),
+                packed.input_scale,
+                *reads,
+            )
             readers.setdefault(key, []).append(node)
     groups = [group for group in readers.values() if len(group) > 1]
     for number, group in enumerate(groups):
@@ -53,7 +62,8 @@ def _joined(weights: Sequence[PackedWeight]) -> Tensor | QuantizedWeight:
 
 def _merge(graph: GraphModule, group: Sequence[Node], name: str) -> None:
     weights = [find(node.args[1]) for node in group]  # type: ignore[arg-type]
-    packed = pack(_joined(weights), weights[0].kernel, input_scale=weights[0].input_scale)
+    kernel, _ = Counter(weight.kernel for weight in weights).most_common(1)[0]
+    packed = pack(_joined(weights), kernel, input_scale=weights[0].input_scale)
     setattr(graph, name, packed)  # lives while the graph does
     x, _, bias, activation, _ = group[0].args
     with graph.graph.inserting_before(group[0]):
