@@ -1,5 +1,6 @@
-"""Packed layers that read one input for one attention, as one layer: it is read once, and threads are woken once."""
+"""Packed layers that read one input for one attention as one layer: it is read once, and threads are woken once."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +9,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from rarefy.core.quantized import QuantizedWeight
-from rarefy.ops import PackedWeight, pack
+from rarefy.ops import PackedWeight, native, pack
 from rarefy.ops.packed import find
 
 _aten, _ours = torch.ops.aten, torch.ops.rarefy
@@ -16,12 +17,20 @@ _VIEWS = (_aten.view.default, _aten.transpose.int, _aten.permute.default, _aten.
 
 
 def merge_same_input(graph: GraphModule) -> int:
-    """Replaces such layers, where they have the same kernel and scale of inputs, by one and views of it; how many."""
+    """Replaces such layers, of one family of kernels and one scale of inputs, by one and views of it; how many."""
+    families = {k.name: (k.op, k.weights, k.activations) for k in native.kernels()}
     readers: dict[tuple[object, ...], list[Node]] = {}
     for node in graph.graph.nodes:
         if node.target is _ours.packed_linear.default and (reads := _attention_of(node)) is not None:
             packed = find(node.args[1])
-            key = (node.args[0], node.args[2] is None, node.args[3], packed.kernel, packed.input_scale, *reads)
+            key = (
+                node.args[0],
+                node.args[2] is None,
+                node.args[3],
+                families.get(packed.kernel),
+                packed.input_scale,
+                *reads,
+            )
             readers.setdefault(key, []).append(node)
     groups = [group for group in readers.values() if len(group) > 1]
     for number, group in enumerate(groups):
@@ -42,18 +51,20 @@ def _attention_of(node: Node) -> tuple[Node, ...] | None:
     return tuple(dict.fromkeys(found)) or None
 
 
-def _source(weights: Sequence[PackedWeight]) -> Tensor | QuantizedWeight:
+def _joined(weights: Sequence[PackedWeight]) -> Tensor | QuantizedWeight:
     """Their rows, one below the other, as they were packed."""
-    stored = [w.quantized for w in weights]
-    if any(q is None for q in stored):
-        return torch.cat([w.to_dense() for w in weights])
-    whole = [q for q in stored if q is not None]
+    stored = [w.unpacked() for w in weights]
+    floats = [w for w in stored if isinstance(w, Tensor)]
+    whole = [w for w in stored if isinstance(w, QuantizedWeight)]
+    if floats:
+        return torch.cat(floats)
     return QuantizedWeight(torch.cat([q.values for q in whole]), torch.cat([q.scale for q in whole]), whole[0].bits)
 
 
 def _merge(graph: GraphModule, group: Sequence[Node], name: str) -> None:
     weights = [find(node.args[1]) for node in group]  # type: ignore[arg-type]
-    packed = pack(_source(weights), weights[0].kernel, input_scale=weights[0].input_scale)
+    kernel, _ = Counter(weight.kernel for weight in weights).most_common(1)[0]
+    packed = pack(_joined(weights), kernel, input_scale=weights[0].input_scale)
     setattr(graph, name, packed)  # lives while the graph does
     x, _, bias, activation, _ = group[0].args
     with graph.graph.inserting_before(group[0]):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from engine.program.conftest import encoder, inputs, plans, tensors
 from rarefy import ops
@@ -53,10 +55,29 @@ def test_layers_of_other_scales_or_with_other_readers_stay_apart():
     other = ops.pack(weight.quantized, weight.kernel, input_scale=scale)
     packed["encoder.layer.0.attention.self.query"] = type(one)(one.site, ((one.steps[0][0], other),))
     assert layers(rewritten(model, packed)) == 13 - 1 - 2  # keys and values of the first block, all of the second
-    held = model.encoder.layer[1].attention.self
-    value = held.value.forward
-    kept = []
-    held.value.forward = lambda x: kept.append(value(x)) or kept[-1]
-    whole = model.forward
-    model.forward = lambda *a, **k: (whole(*a, **k).last_hidden_state, kept.pop() * 2.0)
-    assert layers(rewritten(model, packed)) == 13 - 1 - 1
+
+
+class Attends(nn.Module):
+    """Attention whose values may be an output too."""
+
+    def __init__(self, shown: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.shown = nn.Linear(48, 48), nn.Linear(48, 48), nn.Linear(48, 48), shown
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = (layer(x).view(*x.shape[:2], 3, 16).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return (out, v * 2.0) if self.shown else (out,)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_what_others_read_too_stays_apart(shown):
+    torch.manual_seed(0)
+    model = Attends(shown).eval()
+    packed = plans(model)
+    graph, _ = rewrite(capture(model, ((torch.randn(2, 9, 48),), {})), packed, dict.fromkeys(packed, 1))
+    assert layers(graph) == (2 if shown else 1)
+    x = torch.randn(3, 5, 48)
+    with torch.inference_mode():
+        for got, want in zip(graph(x), model(x), strict=True):
+            assert torch.allclose(got, want, rtol=1e-4, atol=1e-5)
