@@ -15,6 +15,8 @@ from rarefy.scores.snip import Snip
 
 METHODS = ["ria", "wanda-plus-plus", "snip", "grasp", "movement", "activation-norm", "awp-pgd", "alps", "dsnot"]
 
+HARD = ["few tokens", "dead inputs", "constant", "outliers", "bfloat16", "one layer", "shared"]
+
 
 def kept(score: Score, weight: Tensor, x: Tensor, gradient: Tensor | None = None) -> Tensor:
     from rarefy.core.evidence import Evidence, Need
