@@ -29,6 +29,7 @@ from process import Peer, PeerError  # noqa: E402
 from rarefy import ops  # noqa: E402
 
 Turn = Callable[[float, int], list[float]]
+_REST = 0.05  # seconds before a turn: engines keep threads of their own spinning after a call
 
 # What each library reads so that it leaves out newer instructions: AVX-512 with VNNI and nothing beyond.
 CAPPED = {
@@ -112,6 +113,7 @@ def timed(sides: Sides, rounds: int, seconds: float = 0.15, most: int = 50) -> T
     for number in range(rounds):
         order = list(sides.turns) if number % 2 == 0 else list(sides.turns)[::-1]
         for name in order:
+            time.sleep(_REST)
             out[name].append(median(sides.turns[name](seconds, most)) * 1e3)
     return Timed(out)
 

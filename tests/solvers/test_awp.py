@@ -52,9 +52,11 @@ def test_awp() -> None:
 
 def test_the_objective_never_rises() -> None:
     weight, x = correlated()
-    errors = [error_of(ProjectedGradient(iterations=k, tolerance=0.0), weight, x, Rowwise(), 0.4) for k in range(1, 30)]
-    assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(errors))
-    assert errors[-1] < 0.8 * errors[0]
+    for adaptive in (False, True):
+        solvers = [ProjectedGradient(iterations=k, tolerance=0.0, adaptive=adaptive) for k in range(1, 30)]
+        errors = [error_of(solver, weight, x, Rowwise(), 0.4) for solver in solvers]
+        assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(errors))
+        assert errors[-1] < 0.8 * errors[0]
 
 
 def test_white_inputs_give_magnitude_pruning() -> None:
@@ -76,9 +78,9 @@ def test_never_worse_than_wanda(pattern) -> None:
 
 
 def test_near_brute_force_on_short_rows() -> None:
-    """All 210 supports of 4 in 10, each refitted by least squares: within a quarter of the best over ten rows."""
+    """All 210 supports of 4 in 10, each refitted by least squares: within a tenth of the best over ten rows."""
     generator = np.random.default_rng(1)
-    x = generator.normal(size=(60, 10)) @ (np.eye(10) + 0.5 * generator.normal(size=(10, 10)))
+    x = generator.normal(size=(60, 10)) @ (np.eye(10) + 0.1 * generator.normal(size=(10, 10)))
     weight = generator.normal(size=(10, 10))
     best = 0.0
     for row in weight:
@@ -90,7 +92,7 @@ def test_near_brute_force_on_short_rows() -> None:
         best += min(errors)
     w, inputs = torch.tensor(weight), torch.tensor(x)
     found = ProjectedGradient(iterations=1000, tolerance=1e-6)(w, Rowwise(), 0.4, evidence_of(w, inputs))
-    assert float(((w - found.weight) @ inputs.t()).square().sum()) <= 1.25 * best
+    assert float(((w - found.weight) @ inputs.t()).square().sum()) <= 1.1 * best
 
 
 def test_largest_eigenvalue_is_met_from_above() -> None:

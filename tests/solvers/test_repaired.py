@@ -18,7 +18,7 @@ from solvers.problems import correlated
 
 def problem() -> tuple[Tensor, Tensor]:
     weight, x = correlated()
-    return weight, x + 2.0 * torch.randn(x.shape[1], generator=torch.Generator().manual_seed(8))
+    return weight, x + 6.0 * torch.randn(x.shape[1], generator=torch.Generator().manual_seed(8))
 
 
 def lost(solver: Solver) -> float:

@@ -36,51 +36,65 @@ class BlockMatch:
         self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
     ) -> tuple[float, float]:
         """Fits the block in place. Returns its relative squared output error before and after."""
-        with torch.inference_mode(False), torch.enable_grad():
-            return self._fit(block, sites, inputs, wanted, real)
-
-    def _fit(
-        self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
-    ) -> tuple[float, float]:
-        moving = _moving(block, sites)
-        masters = {name: p.detach().float().clone().requires_grad_(True) for name, p in moving.items()}
-        keep = {name: (p != 0 if p.dim() > 1 else torch.ones_like(p, dtype=torch.bool)) for name, p in moving.items()}
-        sizes = {name: self.rate * float(m.detach().square().mean().sqrt()) for name, m in masters.items()}
-        groups = [{"params": [m], "lr": sizes[name]} for name, m in masters.items() if sizes[name] > 0]
-        if not groups:
+        fit = _Fit(block, sites, inputs, wanted, real)
+        if not fit.masters:
             return 0.0, 0.0
-        optimizer = torch.optim.Adam(groups)
-        scale = sum(float(_rows(w, m).square().sum()) for w, m in zip(wanted, real, strict=True)) or 1.0
+        with torch.enable_grad():
+            return self._run(fit)
 
-        def error(i: int) -> Tensor:
-            args, kwargs = inputs[i]
-            weights = {name: m.to(moving[name].dtype) for name, m in masters.items()}
-            got = first_tensor(functional_call(block, weights, tuple(args), kwargs))
-            return (_rows(got, real[i]) - _rows(wanted[i], real[i])).square().sum()
-
-        def total() -> float:
-            with torch.no_grad():
-                return sum(float(error(i)) for i in range(len(inputs))) / scale
-
-        before = least = total()
-        best = {name: m.detach().clone() for name, m in masters.items()}
+    def _run(self, fit: "_Fit") -> tuple[float, float]:
+        sizes = {name: self.rate * float(m.detach().square().mean().sqrt()) for name, m in fit.masters.items()}
+        optimizer = torch.optim.Adam([{"params": [m], "lr": sizes[name]} for name, m in fit.masters.items()])
+        before = least = fit.total()
+        best = fit.copy()
         for step in range(self.passes):
-            for group, size in zip(optimizer.param_groups, (s for s in sizes.values() if s > 0), strict=True):
+            for group, size in zip(optimizer.param_groups, sizes.values(), strict=True):
                 group["lr"] = size * (1.0 - step / self.passes)
-            for i in range(len(inputs)):
-                optimizer.zero_grad()
-                (error(i) / scale).backward()
-                for name, master in masters.items():
-                    if master.grad is not None:
-                        master.grad *= keep[name]
+            for i in range(len(fit.inputs)):
+                fit.set_gradients(i)
                 optimizer.step()
-            now = total()
+            now = fit.total()
             if now < least:
-                least, best = now, {name: m.detach().clone() for name, m in masters.items()}
-        with torch.no_grad():
-            for name, parameter in moving.items():
-                parameter.copy_(best[name])
+                least, best = now, fit.copy()
+        fit.write(best)
         return before, least
+
+
+class _Fit:
+    """One block being fitted: float32 copies of what moves, which of their entries may, and the error of a batch."""
+
+    def __init__(
+        self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
+    ) -> None:
+        self.block, self.inputs, self.wanted, self.real = block, inputs, wanted, real
+        self.moving = {name: p for name, p in _moving(block, sites).items() if bool((p != 0).any())}
+        self.masters = {name: p.detach().float().clone().requires_grad_(True) for name, p in self.moving.items()}
+        self.keep = {name: (p != 0) | (p.dim() == 1) for name, p in self.moving.items()}  # all of a bias
+        self.scale = sum(float(_rows(w, m).square().sum()) for w, m in zip(wanted, real, strict=True)) or 1.0
+
+    def error(self, index: int) -> Tensor:
+        args, kwargs = self.inputs[index]
+        weights = {name: m.to(self.moving[name].dtype) for name, m in self.masters.items()}
+        got = first_tensor(functional_call(self.block, weights, tuple(args), kwargs))
+        return (_rows(got, self.real[index]) - _rows(self.wanted[index], self.real[index])).square().sum() / self.scale
+
+    def total(self) -> float:
+        with torch.no_grad():
+            return sum(float(self.error(i)) for i in range(len(self.inputs)))
+
+    def set_gradients(self, index: int) -> None:
+        """Gradients of one batch for the masters alone, none where an entry was pruned."""
+        grads = torch.autograd.grad(self.error(index), list(self.masters.values()), allow_unused=True)
+        for (name, master), grad in zip(self.masters.items(), grads, strict=True):
+            master.grad = None if grad is None else grad * self.keep[name]
+
+    def copy(self) -> dict[str, Tensor]:
+        return {name: m.detach().clone() for name, m in self.masters.items()}
+
+    def write(self, values: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.moving.items():
+                parameter.copy_(values[name])
 
 
 def _moving(block: nn.Module, sites: Sequence[Site]) -> dict[str, Tensor]:

@@ -20,7 +20,10 @@ ROLES = (
     "transform",
     "selector",
     "format",
+    "kernel",
     "recovery",
+    "search",
+    "study",
 )
 
 

@@ -9,13 +9,13 @@ from rarefy.allocations.ranked import Global
 from rarefy.core.errors import SolverError
 from rarefy.core.evidence import Evidence
 from rarefy.core.joint import JointSolver, SiteSupport, Supports
-from rarefy.core.protocols import Allocation, Pattern, Solution, Solver
+from rarefy.core.protocols import Allocation, Pattern, Search, Solution, Solver
 from rarefy.core.site import Site
 from rarefy.core.topk import exact_count
 from rarefy.patterns.unstructured import Layerwise
 
 
-def one_budget(solver: Solver, pattern: Pattern, allocation: Allocation) -> bool:
+def one_budget(solver: Solver, pattern: Pattern, allocation: Allocation | Search) -> bool:
     """Whether all weights of the model compete in the solver itself: no allocation has to come before it."""
     return isinstance(solver, JointSolver) and isinstance(allocation, Global) and isinstance(pattern, Layerwise)
 

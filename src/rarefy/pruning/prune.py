@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration import as_batches
-from rarefy.core.protocols import Allocation, Pattern
+from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
 from rarefy.pruning.fit import fit_patterns
+from rarefy.pruning.job import Job, Progress
 from rarefy.pruning.ladder import rung
 from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.repair import with_repair
@@ -19,12 +20,12 @@ from rarefy.pruning.report import PruneReport
 from rarefy.pruning.resolve import (
     fixed_density,
     name_of,
-    resolve_allocation,
     resolve_density,
     resolve_method,
     resolve_pattern,
+    resolve_spread,
 )
-from rarefy.pruning.work import Job, Progress, Work
+from rarefy.pruning.work import Work
 
 
 def prune(
@@ -33,7 +34,7 @@ def prune(
     *,
     sparsity: float | None = None,
     pattern: str | Pattern | None = None,
-    allocation: str | Allocation | None = None,
+    allocation: str | Allocation | Search | None = None,
     data: Iterable[Any] | None = None,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     ignore: Sequence[str] = (),
@@ -48,7 +49,8 @@ def prune(
     method: a registered name (`rarefy methods`) or a OneShot; options: the method's own (e.g. damping=0.1).
     sparsity: fraction of zeros over the pruned layers, in [0, 1); N:M patterns fix it.
     pattern: "unstructured" | "layerwise" | "rowwise" | "fanin" | "2:4" | "block:4x1" | an object.
-    allocation: "uniform" | "erk" | "er" | "global" | "lamp" | "owl" | "ecoflap" | "sensitivity" | an object.
+    allocation: "uniform" | "erk" | "er" | "global" | "lamp" | "owl" | "ecoflap" | "sensitivity" |
+    "random-search" | "evolution" (these two try allocations on the model, by `loss` or by its own output) | an object.
     data: batches of model inputs (a tensor, a tuple, or a dict of keyword arguments each); with `loss`, whatever
     `loss(model, batch)` understands. ignore: names, shell patterns, prefixes or "re:..." of layers left alone.
     undivided: of a layer that the pattern's tile does not divide: "error" | "skip" | "pad" (N:M only).
@@ -61,11 +63,12 @@ def prune(
     started = time.perf_counter()
     name, one_shot = resolve_method(method, options)
     support = resolve_pattern(pattern, one_shot.pattern)
-    spread = resolve_allocation(allocation, one_shot, support)
+    spread = resolve_spread(allocation, one_shot, support)
     density = resolve_density(sparsity, support, spread)
     one_shot, match = with_repair(one_shot, repair)
-    needs = one_shot.solver.needs | spread.needs
-    batches = as_batches(data, method=name, needed=bool(needs) or match is not None)
+    tried = isinstance(spread, Search)
+    needs = one_shot.solver.needs | (frozenset() if isinstance(spread, Search) else spread.needs)
+    batches = as_batches(data, method=name, needed=bool(needs) or tried or match is not None)
     sites, ignored = find_sites(model, ignore)
     patterns, misfits = fit_patterns(sites, support, undivided)
     sites = [site for site in sites if site.name in patterns]

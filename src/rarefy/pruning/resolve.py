@@ -7,11 +7,12 @@ from rarefy.allocations.ranked import Global
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.density import density_of
 from rarefy.core.errors import SparsityError, UnknownNameError
-from rarefy.core.protocols import Allocation, Pattern
-from rarefy.core.registry import lookup
+from rarefy.core.protocols import Allocation, Pattern, Search
+from rarefy.core.registry import entries, lookup
 from rarefy.patterns.nm import NM
 from rarefy.patterns.padded import PaddedNM
 from rarefy.patterns.parse import parse_pattern
+from rarefy.patterns.transposable import Transposable
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.pruning.one_shot import OneShot
 
@@ -52,7 +53,18 @@ def resolve_pattern(pattern: object, default: Pattern) -> Pattern:
 
 def fixed_density(pattern: Pattern) -> float | None:
     """The only density that a pattern has (N:M and its kin); None for all others."""
-    return pattern.density if isinstance(pattern, NM | PaddedNM) else None
+    return pattern.density if isinstance(pattern, NM | PaddedNM | Transposable) else None
+
+
+def resolve_spread(allocation: object, one_shot: OneShot, pattern: Pattern) -> Allocation | Search:
+    """The allocation or the search over allocations of a name or an object."""
+    if isinstance(allocation, Search):
+        return allocation
+    searches = {entry.id: entry.factory for entry in entries("search")}
+    if isinstance(allocation, str) and allocation in searches:
+        found: Search = searches[allocation]()
+        return found
+    return resolve_allocation(allocation, one_shot, pattern)
 
 
 def resolve_allocation(allocation: object, one_shot: OneShot, pattern: Pattern | None = None) -> Allocation:
@@ -74,7 +86,7 @@ def resolve_allocation(allocation: object, one_shot: OneShot, pattern: Pattern |
     return chosen
 
 
-def resolve_density(sparsity: float | None, pattern: Pattern, allocation: Allocation) -> float:
+def resolve_density(sparsity: float | None, pattern: Pattern, allocation: Allocation | Search) -> float:
     """The overall density; an N:M pattern fixes it, and nothing else can be spread over its layers."""
     fixed = fixed_density(pattern)
     if fixed is None:

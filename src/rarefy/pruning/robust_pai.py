@@ -22,10 +22,12 @@ def robust_pai(
     allocation: Allocation = Global(),
     rescale: bool = True,
     moment: float | None = None,
+    inputs: bool = False,
 ) -> OneShot:
     """Sensitivity pruning of an untrained net over all layers, each rescaled back to the edge of chaos.
 
-    `rarefy.analysis.edge_of_chaos` initialises a net there, and reports which layers survive.
+    inputs=True measures the rescaling on data (see `solvers.edge_of_chaos`). `rarefy.analysis.edge_of_chaos`
+    initialises a net there, and reports which layers survive.
     """
-    solver = EdgeOfChaos(score, moment) if rescale else Scored(score)
+    solver = EdgeOfChaos(score, moment, inputs) if rescale else Scored(score)
     return OneShot(solver, pattern, allocation, ranking=score)

@@ -1,44 +1,25 @@
 """The work of one pruning call: densities, evidence, solutions and reports, site by site."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from rarefy.allocations.uniform import Uniform
 from rarefy.calibration import collect, collect_whole, runner, walk
 from rarefy.calibration.blocks import Inputs
-from rarefy.calibration.match import BlockMatch
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.joint import JointSolver
-from rarefy.core.protocols import Allocation, Pattern
+from rarefy.core.protocols import Allocation, Search
 from rarefy.core.site import Site
 from rarefy.core.topk import exact_count
+from rarefy.pruning.job import Job
 from rarefy.pruning.joint import one_budget, solve_together, supports_of
 from rarefy.pruning.ladder import dealt
-from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.report import SiteReport
 from rarefy.pruning.solve import output_error, solve
-
-Progress = Callable[[str, int, int], None]  # (site, how many are done, how many there are)
-Loss = Callable[[nn.Module, Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a call works on. patterns: each site's own; match: the fit of whole blocks after their layers."""
-
-    model: nn.Module
-    sites: Sequence[Site]
-    patterns: Mapping[str, Pattern]
-    batches: Sequence[Any]
-    loss: Loss | None
-    seed: int
-    one_shot: OneShot
-    progress: Progress | None = None
-    match: BlockMatch | None = None
+from rarefy.pruning.trial import Trial
 
 
 class Work:
@@ -53,7 +34,7 @@ class Work:
         self.done = 0
         self._whole: dict[str, dict[Need, Tensor]] = {}  # evidence of the whole model as it is now
 
-    def round(self, allocation: Allocation, density: float, step: int, rounds: int) -> None:
+    def round(self, allocation: Allocation | Search, density: float, step: int, rounds: int) -> None:
         """Round `step` (from 1): looks at the model as it is, then solves every site at that density."""
         job, solver = self.job, self.job.one_shot.solver
         if job.one_shot.dealt:
@@ -65,12 +46,16 @@ class Work:
         else:
             self.run(densities)
 
-    def densities(self, allocation: Allocation, density: float) -> dict[str, float]:
+    def densities(self, allocation: Allocation | Search, density: float) -> dict[str, float]:
         """The density of each site; evidence for it is collected from the model as it is."""
-        job = self.job
-        evidence = {site.name: Evidence(site.name, seed=job.seed) for site in job.sites}
-        needs = allocation.needs | job.one_shot.solver.needs
+        job, needs = self.job, self.job.one_shot.solver.needs
+        needs = needs if isinstance(allocation, Search) else needs | allocation.needs
         self._whole = collect_whole(job.model, job.sites, self.batches, job.loss, needs, job.seed)
+        if isinstance(allocation, Search):
+            trial = Trial(job, self._whole)
+            sizes = {site.name: site.shape[0] * site.shape[1] for site in job.sites}
+            return allocation.search(sizes, density, trial.loss_of, job.seed)
+        evidence = {site.name: Evidence(site.name, seed=job.seed) for site in job.sites}
         if any(need.of_the_inputs for need in allocation.needs):
             evidence = collect(job.model, job.sites, self.batches, allocation.needs, job.seed, runner(job.loss))
         evidence = {name: self._joined(e, self._whole[name]) for name, e in evidence.items()}

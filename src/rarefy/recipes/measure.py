@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rarefy.calibration.batches import as_batches, inference, runner
 from rarefy.core.errors import SparsityError
-from rarefy.core.protocols import Allocation, Pattern
+from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.plan import Planner, tokens_of
@@ -27,12 +27,16 @@ def prune(
     target_speedup: float | None = None,
     example_inputs: Any = None,
     pattern: str | Pattern | None = None,
-    allocation: str | Allocation | None = None,
+    allocation: str | Allocation | Search | None = None,
     data: Iterable[Any] | None = None,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     ignore: Sequence[str] = (),
+    undivided: str = "error",
+    repair: str | None = None,
     seed: int = 0,
     measure: bool = True,
+    weights: str = "fp32",
+    activations: str = "fp32",
     **options: Any,
 ) -> PruneReport:
     """Prunes `model` in place (see `rarefy.pruning.prune` for every argument) and reports what it brings.
@@ -41,11 +45,14 @@ def prune(
     first batch of `data` (128 without data); `report.timing` holds the result.
 
     target_speedup: instead of a sparsity, how many times faster than dense torch the compiled model has to be at
-    `example_inputs` (by default the first batch of `data`): see `rarefy.recipes.target`.
+    `example_inputs` (by default the first batch of `data`), compiled with the types `weights` and `activations`: see
+    `rarefy.recipes.target`.
     """
     if target_speedup is not None:
         if sparsity is not None:
             raise SparsityError("prune: sparsity and target_speedup exclude each other; give the one that matters")
+        if repair is not None or undivided != "error" or isinstance(allocation, Search):
+            raise SparsityError("prune: target_speedup takes no repair=, no undivided= and no search; leave them out")
         return prune_to_speed(
             model,
             method,
@@ -57,7 +64,14 @@ def prune(
             loss=loss,
             ignore=ignore,
             seed=seed,
+            weights=weights,
+            activations=activations,
             **options,
+        )
+    if (weights, activations) != ("fp32", "fp32"):
+        raise SparsityError(
+            f"prune: weights={weights!r} and activations={activations!r} are the types of a measured target_speedup; "
+            "give one, or leave them out and name them in rarefy.compile"
         )
     batches = data if data is None else as_batches(data, method=str(method), needed=False)
     report = prune_only(
@@ -69,6 +83,8 @@ def prune(
         data=batches,
         loss=loss,
         ignore=ignore,
+        undivided=undivided,
+        repair=repair,
         seed=seed,
         **options,
     )
