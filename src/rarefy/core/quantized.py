@@ -49,10 +49,15 @@ class QuantizedWeight:
         """Scales in a row."""
         return self.scale.shape[1]
 
+    @property
+    def largest(self) -> int:
+        """The largest integer that the bits hold, with either sign."""
+        return _LARGEST[self.bits]
+
     def dequantize(self) -> Tensor:
         """The float32 weight (out, in) that the integers stand for."""
         out, width = self.shape
-        grouped = self.values.float().view(out, self.groups, -1)
+        grouped = self.values.float().view(out, self.groups, width // self.groups)
         return (grouped * self.scale.unsqueeze(-1)).view(out, width)
 
 

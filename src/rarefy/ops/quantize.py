@@ -7,6 +7,7 @@ x ~ scale (values - zero). It is what the kernels with 8-bit activations do to a
 import torch
 from torch import Tensor
 
+from rarefy.core.errors import ShapeError
 from rarefy.ops import native
 from rarefy.ops.checks import require_floats
 
@@ -29,6 +30,8 @@ def _reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """values uint8, scale float32 and zero int32 with x ~ scale (values - zero); a row of zeros has scale 1."""
     require_floats("rarefy::quantize_rows", x=x)
+    if x.dim() == 0:
+        raise ShapeError("rarefy::quantize_rows: x is a scalar; it must be (..., features)")
     module = native.module()
     if module is None:
         return _reference(x)
