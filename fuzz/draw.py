@@ -40,7 +40,7 @@ def support(rng: random.Random, out: int, width: int) -> Tensor:
     mask = torch.rand(out, width, generator=make) < rng.choice((0.02, 0.1, 0.3, 0.5, 0.7, 0.95, rng.random()))
     if kind in ("none", "all"):
         mask.fill_(kind == "all")
-    elif kind == "one row":
+    elif kind == "one row" and out:
         mask.zero_()
         mask[rng.randrange(out) : out if rng.random() < 0.1 else None][:1] = True
     elif kind == "gaps":

@@ -22,8 +22,8 @@ HERE = Path(__file__).resolve().parent
 TARGETS = {  # share of the time
     "packed": 4, "convs": 2, "blocks": 2, "rows": 1, "programs": 2, "decoders": 2, "files": 2, "choices": 1, "arguments": 3,
 }  # fmt: skip
-LONGEST = 60.0  # seconds that a case may take before its process is ended; the files' own limit is 1
-AT_A_TIME = 15.0  # seconds of a process: importing costs some, a failure loses the rest
+LONGEST = 90.0  # seconds of computing that a case may take before its process is ended; the files' own limit is 1
+AT_A_TIME = 60.0  # seconds of a process: importing costs some, a failure loses the rest
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ class Turn:
     said: str
 
 
+def computed(pid: int) -> float:
+    """Seconds of a CPU that a process has had: the machine's other work does not count."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def turn(target: str, seconds: float, seed: int) -> Turn:
     """One process, watched from outside."""
     with tempfile.TemporaryDirectory() as folder:
@@ -44,10 +53,13 @@ def turn(target: str, seconds: float, seed: int) -> Turn:
         note.write_text(f"0 {seed}")
         with log.open("wb") as out:
             child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-            hung = False
+            hung, noted, at_note = False, "", 0.0
             while child.poll() is None:
-                time.sleep(0.05)
-                if time.time() - note.stat().st_mtime > LONGEST:
+                time.sleep(0.1)
+                spent = computed(child.pid)
+                if noted != (now := note.read_text()):
+                    noted, at_note = now, spent
+                if spent - at_note > LONGEST or time.time() - note.stat().st_mtime > 10 * LONGEST:
                     hung = True
                     child.kill()
                     child.wait()

@@ -80,9 +80,10 @@ def quantize_weight(weight: Tensor, bits: int = 8, group: int | None = None) -> 
     out, width = weight.shape
     if group is not None and (group < 1 or width % group):
         raise ShapeError(f"quantize_weight: group={group} does not divide the {width} inputs of a row")
-    grouped = weight.detach().float().reshape(out, -1, group or max(1, width))
     if width == 0:
         return QuantizedWeight(torch.zeros(out, 0, dtype=torch.int8), torch.ones(out, 1), bits)
+    group = group or width
+    grouped = weight.detach().float().reshape(out, width // group, group)
     largest = grouped.abs().amax(-1, keepdim=True)
     scale = torch.where(largest > 0, largest / _LARGEST[bits], torch.ones_like(largest))
     codes = (grouped / scale).round().clamp(-_LARGEST[bits], _LARGEST[bits]).to(torch.int8)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rarefy.core.errors import ShapeError
 from rarefy.ops import native
+from rarefy.ops.decoder_checks import require_table, require_tensors
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight
 
 PANEL = 16  # keys in a panel; capacities are multiples of it
@@ -105,6 +107,12 @@ class NativeDecoder:
     ) -> None:
         module = native.module()
         assert module is not None, "the caller has asked whether the native module is there"
+        require_table("embedding", embedding, sizes.width)
+        if positions is not None:
+            require_table("positions", positions, sizes.width)
+        if position_offset < 0:
+            raise ShapeError(f"decoder: position_offset is {position_offset}; it must not be negative")
+        self._sizes, self._layers, self._vocabulary = sizes, len(blocks), head.choices[0][1].shape[0]
         self._held = (embedding, positions, tuple(blocks), final_norm, head)
         rows = 0 if positions is None else positions.shape[0]
         self._native = module.Decoder(
@@ -200,6 +208,7 @@ class NativeDecoder:
         The function holds the tensors and the workspace; threads are those of now.
         """
         keys, values = cache
+        self._require(ids, positions, keys, values, logits, rotary, allowed, first, last_only, nanoseconds)
         step, (batch, tokens), capacity, threads = (
             self._native.step,
             ids.shape,
@@ -227,3 +236,35 @@ class NativeDecoder:
             step(workspace, batch, tokens, past, capacity, *rest)
 
         return run
+
+    def _require(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        logits: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        allowed: Tensor | None,
+        first: Tensor | None,
+        last_only: bool,
+        nanoseconds: Tensor | None,
+    ) -> None:
+        """The tensors of `step` have the sizes of this model. Their contents are checked natively, at every call."""
+        if ids.dim() != 2 or values.dim() != 5:
+            raise ShapeError(f"decoder: ids {tuple(ids.shape)} must be (batch, tokens), values {tuple(values.shape)} 5-d")
+        sizes, (batch, tokens), capacity = self._sizes, ids.shape, values.shape[3]
+        each = (self._layers, batch, sizes.kv_heads)
+        turns = None if rotary is None else (rotary[0].shape[0], sizes.depth // 2)
+        require_tensors(
+            ids=(ids, torch.int64, (batch, tokens)),
+            positions=(positions, torch.int64, (batch, tokens)),
+            keys=(keys, torch.float32, (*each, capacity // PANEL, sizes.depth, PANEL)),
+            values=(values, torch.float32, (*each, capacity, sizes.depth)),
+            logits=(logits, torch.float32, (batch, 1 if last_only else tokens, self._vocabulary)),
+            cosine=(None if rotary is None else rotary[0], torch.float32, turns or ()),
+            sine=(None if rotary is None else rotary[1], torch.float32, turns or ()),
+            allowed=(allowed, torch.uint8, (batch, capacity)),
+            first=(first, torch.int32, (batch,)),
+            nanoseconds=(nanoseconds, torch.int64, (len(self.parts()),)),
+        )
