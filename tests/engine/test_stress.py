@@ -28,7 +28,7 @@ def network() -> Calls:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(96, 200), nn.GELU(), nn.Linear(200, 64), nn.ReLU(), nn.Linear(64, 96)).eval()
     rarefy.prune(model, "magnitude", sparsity=0.9, measure=False)
-    fast = rarefy.compile(model, [torch.randn(32, 96), torch.randn(1, 96)], measure=False)
+    fast = rarefy.compile(model, [torch.randn(32, 96), torch.randn(1, 96)])
     given = [torch.randn(rows, 96) for rows in (1, 3, 16, 33, 70, 128)]
     return [lambda x=x: fast(x) for x in given]  # type: ignore[misc]
 
@@ -78,10 +78,11 @@ def hammer(calls: Calls, rounds: int) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize(("make", "rounds"), [(network, 150), (program, 30), (decoder, 12)])
+@pytest.mark.parametrize(("make", "rounds"), [(network, 60), (program, 25), (decoder, 6)])
 def test_four_threads_give_the_bits_of_one(
-    make: Callable[[], Calls], rounds: int, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Calls], rounds: int, monkeypatch: pytest.MonkeyPatch, prefer: Callable[..., None]
 ) -> None:
+    prefer("graph")  # what is computed natively is tested, not what is fastest on this machine today
     monkeypatch.setattr("rarefy.engine.fuse_attention._time", lambda *sizes: True)
     gc.collect()
     alive = native.module().live_objects()  # type: ignore[union-attr]
