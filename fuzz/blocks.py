@@ -129,7 +129,7 @@ def _bytes(rng: random.Random) -> None:
         spoil(rng, x)
     with outputs():
         values, scale, zero = torch.ops.rarefy.quantize_rows(x)
-    want = quantize._reference(x)
+    want = quantize._reference(torch.where(x.abs() < torch.finfo(torch.float32).tiny, 0.0, x))  # denormals count as zero
     fine = x.isfinite().all(1)
     for got, right in zip((values, scale, zero), want, strict=True):
         assert torch.equal(got[fine], right[fine])

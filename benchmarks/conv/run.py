@@ -1,24 +1,19 @@
-"""Convolutions beside torch's: every layer shape of ResNet-18, and the whole model beside the installed engines.
+"""Convolutions beside torch's: every layer shape of ResNet-18 (the whole model: benchmarks/engine/resnet18.py).
 
-    OMP_NUM_THREADS=2 python benchmarks/conv/run.py [--batches 1,16] [--sparsity 0.95] [--layers] [--whole] [--blocks]
+    OMP_NUM_THREADS=2 python benchmarks/conv/run.py [--batches 1,16] [--sparsity 0.95] [--layers] [--blocks]
 
-Rounds are interleaved and ratios are taken round by round. Other engines keep threads of their own spinning after a
-call: whole models rest between blocks of calls, and each block starts with calls that are not counted.
+Rounds are interleaved and ratios are taken round by round.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-import rarefy
-from rarefy.engine.rivals import RIVALS
 from rarefy.engine.timing import interleaved
 from rarefy.ops import Window, conv_candidates, pack_conv
 from rarefy.ops.conv import kernels
@@ -92,60 +87,14 @@ def block_table() -> None:
         )
 
 
-def resnet18(sparsity: float) -> nn.Module:
-    """transformers' ResNet-18 with random weights, zeros in every convolution but the first."""
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    sizes = [64, 128, 256, 512]
-    config = ResNetConfig(embedding_size=64, hidden_sizes=sizes, depths=[2, 2, 2, 2], layer_type="basic")
-    model: nn.Module = ResNetForImageClassification(config).eval()
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    for conv in convs[1:]:
-        with torch.no_grad():
-            conv.weight.mul_(torch.rand_like(conv.weight) >= sparsity).mul_((1 - sparsity) ** -0.5)
-    return model
-
-
-def whole_table(batches: list[int], sparsity: float) -> None:
-    model = resnet18(sparsity)
-    inputs = [{"pixel_values": torch.randn(batch, 3, 224, 224)} for batch in batches]
-    fast = rarefy.compile(model, inputs)
-    print(f"\n{fast.explain()}\n\n| ResNet-18, {sparsity:.0%} zeros | ms | ours is faster by |\n|---|---|---|")
-    for given in inputs:
-        calls: dict[str, Callable[[], Any]] = {"rarefy": lambda given=given: fast(**given)}
-        for rival in RIVALS:
-            if rival.precision == "fp32" and rival.available() is None:
-                calls[rival.name] = partial(rival.prepare(model, given, [given]), given)
-        times = in_blocks(calls)
-        for name, ms in times.items():
-            ratio = median(b / a for a, b in zip(times["rarefy"], ms, strict=True))
-            print(f"| {name}, batch {len(given['pixel_values'])} | {median(ms):.2f} | {ratio:.2f} |")
-
-
-def in_blocks(calls: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str, list[float]]:
-    """Milliseconds: in each round the median of five calls, after a rest and two calls that are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            time.sleep(0.15)
-            taken = []
-            with torch.inference_mode():
-                for _ in range(7):
-                    begin = time.perf_counter()
-                    call()
-                    taken.append(1e3 * (time.perf_counter() - begin))
-            times[name].append(median(taken[2:]))
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batches", default="1,16")
     parser.add_argument("--sparsity", type=float, default=0.95)
-    for part in ("layers", "whole", "blocks"):
+    for part in ("layers", "blocks"):
         parser.add_argument(f"--{part}", action="store_true")
     options = parser.parse_args()
-    everything = not (options.layers or options.whole or options.blocks)
+    everything = not (options.layers or options.blocks)
     batches = [int(b) for b in options.batches.split(",")]
     torch.manual_seed(0)
     if options.layers or everything:
@@ -153,8 +102,6 @@ def main() -> None:
             layer_table(batch, options.sparsity)
     if options.blocks or everything:
         block_table()
-    if options.whole or everything:
-        whole_table(batches, options.sparsity)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Random weights serve for speed. int4 prunes whole groups of 16 inputs; the other types have zeros anywhere.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -85,19 +86,20 @@ def main() -> None:
         _target(got, "rarefy int8 50 %", "llama.cpp Q4_0", 1.0),
         _target(got, "rarefy int4 groups 50 %", "llama.cpp Q4_0", 1.4),
     ]
-    report("decode", "Decoding at batch 1", body, targets, sides.missing, asked)
+    report("decode", "Decoding at batch 1", body, targets, sides.missing, asked, {"a token": got})
 
 
 def _llama_cpp(sides: Sides, sizes: dict[str, float], kind: str, scratch: Path) -> None:
+    peer = os.environ.get("RAREFY_LLAMA", "llama")
     name, file = f"llama.cpp {kind}", scratch / f"{kind}.gguf"
     try:
         writer = HERE.parent / "peers" / "write_gguf.py"
-        subprocess.run([interpreter("llama"), writer, file, "--type", kind], check=True)
+        subprocess.run([interpreter(peer), writer, file, "--type", kind], check=True)
     except (PeerError, subprocess.CalledProcessError) as error:
         sides.missing[name] = str(error)[:200]
         return
     options = ["--threads", str(torch.get_num_threads()), "--context", str(PROMPT)]
-    sides.peer(name, "llama", "run_llama.py", str(file), *options)
+    sides.peer(name, peer, "run_llama.py", str(file), *options)
     sizes[name] = file.stat().st_size / 1e9
 
 

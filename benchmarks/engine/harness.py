@@ -7,6 +7,7 @@ by round.
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -28,6 +29,18 @@ from process import Peer, PeerError  # noqa: E402
 from rarefy import ops  # noqa: E402
 
 Turn = Callable[[float, int], list[float]]
+_REST = 0.05  # seconds before a turn: engines keep threads of their own spinning after a call
+
+# What each library reads so that it leaves out newer instructions: AVX-512 with VNNI and nothing beyond.
+CAPPED = {
+    "RAREFY_ISA": "vnni",
+    # torch and OpenVINO; the level above VNNI, whose bf16 instructions neither float32 nor int8 uses: at VNNI itself
+    # OpenVINO's int8 models fall back to something several times slower.
+    "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    "ATEN_CPU_CAPABILITY": "avx512",
+    "RAREFY_LLAMA": "llama-vnni",  # a peer built without AMX, BF16 and the like
+}
 
 
 def local(call: Callable[[], Any]) -> Turn:
@@ -100,6 +113,7 @@ def timed(sides: Sides, rounds: int, seconds: float = 0.15, most: int = 50) -> T
     for number in range(rounds):
         order = list(sides.turns) if number % 2 == 0 else list(sides.turns)[::-1]
         for name in order:
+            time.sleep(_REST)
             out[name].append(median(sides.turns[name](seconds, most)) * 1e3)
     return Timed(out)
 
@@ -124,7 +138,10 @@ def options(description: str | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it runs")
     parser.add_argument("--no-write", action="store_true", help="leave results/ as it is")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--vnni", action="store_true", help="nobody uses instructions newer than AVX-512 VNNI")
     asked = parser.parse_args()
+    if asked.vnni and any(os.environ.get(name) != value for name, value in CAPPED.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | CAPPED)  # before any library looks
     torch.set_num_threads(asked.threads)
     return asked
 
@@ -145,17 +162,47 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def report(
-    name: str, title: str, body: str, targets: Sequence[Target], missing: Mapping[str, str], asked: argparse.Namespace
+    name: str,
+    title: str,
+    body: str,
+    targets: Sequence[Target],
+    missing: Mapping[str, str],
+    asked: argparse.Namespace,
+    charts: Mapping[str, Timed],
 ) -> None:
-    """Prints the page and writes results/<name>.md."""
-    command = f"python benchmarks/engine/{name}.py" + (" --quick" if asked.quick else "")
+    """Prints the page and writes results/<name>.md, with a chart of the times (title of each panel: times)."""
+    flags = "".join(f" --{flag}" for flag in ("quick", "vnni") if getattr(asked, flag))
+    command = f"python benchmarks/engine/{name}.py{flags}"
     left = "\n".join(f"- not there: {side}: {why}" for side, why in missing.items())
     aims = "\n".join(map(str, targets))
     page = f"# {title}\n\n`{command}`; {machine()}\n\n{body}\n\n## Targets\n\n{aims}\n{left}\n"
     print(page)
     if not asked.no_write:
         (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / f"{name}.md").write_text(page)
+        file = HERE / "results" / (name + "-vnni" * asked.vnni)
+        file.with_suffix(".md").write_text(page + f"\n![Times of all sides]({file.name}.svg)\n")
+        _draw(charts, title, file.with_suffix(".svg"))
+
+
+def _draw(charts: Mapping[str, Timed], title: str, file: Path) -> None:
+    """Bars of milliseconds, a panel a chart; a thin line spans the rounds."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "rarefy"  # the same figures give the same file
+    bars = max(len(times.rounds) for times in charts.values())
+    figure, panels = plt.subplots(1, len(charts), figsize=(5.5 * len(charts), 1.2 + 0.28 * bars), squeeze=False)
+    for panel, (label, times) in zip(panels[0], charts.items(), strict=True):
+        names = sorted(times.rounds, key=times.ms, reverse=True)
+        middle = [times.ms(n) for n in names]
+        down = [times.ms(n) - min(times.rounds[n]) for n in names]
+        up = [max(times.rounds[n]) - times.ms(n) for n in names]
+        colours = ["tab:green" if n.startswith("rarefy") else "tab:gray" for n in names]
+        panel.barh(names, middle, color=colours, xerr=[down, up], error_kw={"elinewidth": 0.8})
+        panel.set(title=label, xlabel="ms (log scale)", xscale="log")
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
 
 
 def show(what: Any) -> None:

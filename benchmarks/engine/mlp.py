@@ -41,7 +41,7 @@ def rival(name: str, net: nn.Module, x: Tensor) -> partial[Tensor]:
 
 def main() -> None:
     asked = options(__doc__)
-    rows, targets, missing = [], [], {}
+    rows, targets, missing, charts = [], [], {}, {}
     beside: list[float] = []
     worst, worst_dense = math.inf, math.inf
     for batch in BATCHES:
@@ -59,6 +59,7 @@ def main() -> None:
             got = timed(sides, 3 if asked.quick else 7, 0.05 if asked.quick else 0.15)
             sides.close()
         missing |= sides.missing
+        charts[f"batch {batch}"] = got
         best = got.best(DENSE)
         for s in SPARSITIES:
             ours, theirs = f"rarefy {s:.0%}", f"deepsparse {s:.0%}"
@@ -80,7 +81,7 @@ def main() -> None:
     targets.append(Target("geometric mean over 70-95 %, times DeepSparse 1.8.0", 2.0, mean))
     targets.append(Target("the worst cell, times DeepSparse 1.8.0", 1.0, worst if beside else None))
     head = ["batch", "zeros", *(f"{n} ms" for n in DENSE), "DeepSparse ms", "rarefy ms", "x best dense", "x DeepSparse"]
-    report("mlp", "MLP 768-3072-768-3072-768, float32", table(head, rows), targets, missing, asked)
+    report("mlp", "MLP 768-3072-768-3072-768, float32", table(head, rows), targets, missing, asked, charts)
 
 
 if __name__ == "__main__":

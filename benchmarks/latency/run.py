@@ -1,42 +1,67 @@
-"""MiniLM at asked speed-ups: what is reached, and the quality left, against uniform and ERK zeros at equal speed.
+"""MiniLM at asked speed-ups: what is reached after how many rounds, and the quality left.
 
-    python benchmarks/latency/run.py [--rows 1] [--method sparsegpt] [--targets 1.5 2.0 2.5]
+    python benchmarks/latency/run.py [--rows 1] [--method sparsegpt] [--targets 1.5 2.0 2.5] [--threads 2]
+        [--allocations latency uniform erk] [--weights fp32 --activations fp32] [--under "taskset -c 0,1"]
 
-Writes results-<rows>.md beside this file. The stages are those of `rarefy.prune(..., target_speedup=...)`, taken
-apart so that the layers are solved once for all targets and that nothing else runs while a stage times (`--stage` runs
-one, the others from what it left in `--work`). Quality is the mean cosine to the dense model's embeddings on 300
-passages that no method saw.
+Adds to results-<rows>.md beside this file, a row a target and allocation. The steps are those of
+`rarefy.prune(..., target_speedup=...)`, put together here so that the layers' errors are found once for all targets
+(kept in `--work`). Whatever is timed runs in a process of its own, with `--threads` threads. Quality is the mean cosine
+to the dense model's embeddings on 300 passages that no method saw.
 """
 
 import argparse
 import copy
-import json
 import pickle
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from apart import apart
+from torch import nn
 
 from rarefy.calibration.batches import inference
+from rarefy.core.errors import SparsityError
+from rarefy.core.protocols import Pattern
 from rarefy.core.site import find_sites
 from rarefy.engine.cpu import cpu_name
 from rarefy.engine.plan import tokens_of
+from rarefy.engine.precision import Precision
 from rarefy.pruning.resolve import resolve_method
 from rarefy.recipes.demo import model_folder
 from rarefy.recipes.encoder import TextModel, load_text_model
-from rarefy.recipes.target import Job, _layers_ms, _least_loss, _Search, _spread
+from rarefy.recipes.target_job import Job, least_loss, spread
 from rarefy.recipes.target_losses import Losses
-from rarefy.recipes.target_times import LayerTimes, measured_speed, pruned_as
+from rarefy.recipes.target_plan import Search
+from rarefy.recipes.target_solve import solve_to_speed
+from rarefy.recipes.target_times import LayerTimes, Speed, measured_speed
 from rarefy.recipes.text import split, topic_passages
 
 HERE = Path(__file__).parent
 ALLOCATIONS = ("latency", "uniform", "erk")
 CALIBRATION = 128
+HEAD = """MiniLM, {rows} x 128 tokens, {method}, {calibration} calibration passages, {cpu}, {threads} threads.
+`python benchmarks/latency/run.py --rows {rows}` adds the rows.
+First: what the first solve measured, before any correction.
+
+| asked | types | zeros spread by | first | reached | off by | rounds | zeros | cosine to dense | minutes |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def layer_times(model: nn.Module, inputs: Any, pattern: Pattern, precision: Precision) -> LayerTimes:
+    """Times of every layer, measured now where the cache does not have them."""
+    sites, _ = find_sites(model)
+    with inference(model):
+        times = LayerTimes(pattern, tokens_of(model, sites, lambda: model(**inputs)), precision)
+    for site in sites:
+        times(site, 1.0)
+    return times
 
 
 class Bench:
-    """What all stages share."""
+    """What all cells share."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -46,89 +71,60 @@ class Bench:
         self.model = self.text.model
         self.parts = split(topic_passages(self.text.count()), 300, 0)
         self.name, self.one_shot = resolve_method(args.method, {})
-        self.sites, _ = find_sites(self.model)
         self.inputs = self.text.example(args.rows, 128)
+        self.precision = Precision(args.weights, args.activations)
+        self.batches = self.text.batches(self.parts.train[:CALIBRATION])
+        self.apart = partial(apart, under=args.under, threads=args.threads)
 
-    def batches(self) -> list[Any]:
-        return self.text.batches(self.parts.train[:CALIBRATION])
+    def speed(self, sparse: nn.Module, dense: nn.Module, inputs: Any) -> Speed:
+        return self.apart(partial(measured_speed, sparse, dense, inputs, self.precision))
 
-    def job(self, target: float) -> Job:
-        shot = self.one_shot
-        return Job(self.model, shot, shot, shot.pattern, self.sites, self.inputs, (), target)
+    def losses(self) -> Losses:
+        """The method's layer errors and their reach."""
+        kept = self.work / "losses"
+        if not kept.exists():
+            sites, _ = find_sites(self.model)
+            found = Losses(self.model, self.one_shot, self.one_shot.pattern, sites, self.batches)
+            kept.write_bytes(pickle.dumps(found))
+        losses: Losses = pickle.loads(kept.read_bytes())
+        return losses
 
-    def cells(self) -> list[tuple[float, str]]:
-        return [(target, allocation) for target in self.args.targets for allocation in self.args.allocations]
-
-    def file(self, target: float, allocation: str, kind: str) -> Path:
-        return self.work / f"{kind}-{self.args.rows}-{target}-{allocation}"
-
-    def losses(self) -> None:
-        """The method's layer errors and their reach: slow, and nothing is timed."""
-        found = Losses(self.model, self.one_shot, self.one_shot.pattern, self.sites, self.batches())
-        (self.work / "losses").write_bytes(pickle.dumps(found))
-
-    def search(self) -> None:
-        """Densities for each target and allocation, by measured trials."""
-        losses = pickle.loads((self.work / "losses").read_bytes())
-        with inference(self.model):
-            tokens = tokens_of(self.model, self.sites, lambda: self.model(**self.inputs))
-            times = LayerTimes(self.one_shot.pattern, tokens)
-            for target, allocation in self.cells():
-                job = self.job(target)
-                ours = allocation == "latency"
-                allocate = _least_loss(job, times, losses) if ours else _spread(job, allocation, times)
-                plan = _Search(job, allocate, times).run()
-                said = {"densities": plan.densities, "trial": plan.speed.ratio, "trials": plan.trials}
-                said |= {"layers": _layers_ms(job, times, plan.densities)}
-                self.file(target, allocation, "plan").write_text(json.dumps(said))
-                print(target, allocation, f"trial {plan.speed.ratio:.3f} after {plan.trials}", flush=True)
-
-    def solve(self) -> None:
-        """The method at those densities, and the quality left: nothing is timed."""
+    def row(self, target: float, allocation: str, losses: Losses, times: LayerTimes) -> str:
+        """One cell: search, solve, measure, correct."""
+        began, model = time.perf_counter(), copy.deepcopy(self.model)
+        sites, _ = find_sites(model)
+        job = Job(model, self.one_shot, self.one_shot.pattern, sites, self.inputs, (), target, self.speed)
+        with inference(model):
+            ours = allocation == "latency"
+            search = Search(job, least_loss(job, times, losses) if ours else spread(job, allocation, times), times)
+            solved = solve_to_speed(job, search.run(), search, self.batches)
+        reached, minutes = solved.speed.ratio, (time.perf_counter() - began) / 60
+        zeros = sum(s.zeros for s in solved.report.sites) / sum(s.shape[0] * s.shape[1] for s in sites)
         dense = self.text.embed(self.parts.evaluation)
-        for target, allocation in self.cells():
-            densities = json.loads(self.file(target, allocation, "plan").read_text())["densities"]
-            model = copy.deepcopy(self.model)
-            sites, _ = find_sites(model)
-            pattern = self.one_shot.pattern
-            report = pruned_as(model, self.one_shot, sites, densities, pattern, (), data=self.batches())
-            cosine = float((self.text.embed(self.parts.evaluation, model) * dense).sum(1).mean())
-            total = sum(s.shape[0] * s.shape[1] for s in sites)
-            said = {"zeros": sum(s.zeros for s in report.sites) / total, "cosine": cosine, "whole": len(report.skipped)}
-            self.file(target, allocation, "solved").write_text(json.dumps(said))
-            torch.save(model.state_dict(), self.file(target, allocation, "state"))
-            print(target, allocation, said, flush=True)
+        cosine = float((self.text.embed(self.parts.evaluation, model) * dense).sum(1).mean())
+        types = f"{self.precision.weights}/{self.precision.activations}"
+        return (
+            f"| {target:g}x | {types} | {allocation} | {solved.rounds[0].speedup:.2f}x | {reached:.2f}x | "
+            f"{reached / target - 1:+.1%} | {len(solved.rounds)} | {zeros:.1%} | {cosine:.3f} | {minutes:.1f} |"
+        )
 
-    def measure(self) -> None:
-        """The speed of the solved models."""
-        for target, allocation in self.cells():
-            model = copy.deepcopy(self.model)
-            model.load_state_dict(torch.load(self.file(target, allocation, "state"), weights_only=True))
-            speed = measured_speed(model, self.model, self.inputs)
-            said = {"ratio": speed.ratio, "dense_ms": speed.dense_ms, "compiled_ms": speed.compiled_ms}
-            self.file(target, allocation, "speed").write_text(json.dumps(said))
-            print(target, allocation, said, flush=True)
-
-    def table(self) -> None:
-        """Writes the results."""
-        lines = [
-            f"MiniLM, {self.args.rows} x 128 tokens, {self.name}, {CALIBRATION} calibration passages, {cpu_name()}, "
-            f"{torch.get_num_threads()} threads. `python benchmarks/latency/run.py --rows {self.args.rows}` writes it.",
-            "",
-            "| asked | zeros spread by | measured | off by | zeros | layers left whole | cosine to dense |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for target, allocation in self.cells():
-            solved, speed = (json.loads(self.file(target, allocation, k).read_text()) for k in ("solved", "speed"))
-            off = speed["ratio"] / target - 1
-            lines.append(
-                f"| {target:g}x | {allocation} | {speed['ratio']:.2f}x | {off:+.1%} | {solved['zeros']:.1%} | "
-                f"{solved['whole']} | {solved['cosine']:.3f} |"
-            )
-        (HERE / f"results-{self.args.rows}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-STAGES = ("losses", "search", "solve", "measure", "table")
+    def run(self) -> None:
+        page = HERE / f"results-{self.args.rows}.md"
+        if not page.exists():
+            said = {"rows": self.args.rows, "method": self.name, "calibration": CALIBRATION, "cpu": cpu_name()}
+            page.write_text(HEAD.format(**said, threads=self.args.threads), encoding="utf-8")
+        losses = self.losses()
+        given = self.model, self.inputs, self.one_shot.pattern, self.precision
+        times: LayerTimes = self.apart(partial(layer_times, *given))
+        for target in self.args.targets:
+            for allocation in self.args.allocations:
+                try:
+                    row = self.row(target, allocation, losses, times)
+                except SparsityError as error:
+                    row = f"| {target:g}x | {self.args.weights} | {allocation} | {error} |"
+                print(row, flush=True)
+                with page.open("a", encoding="utf-8") as file:
+                    file.write(row + "\n")
 
 
 def main() -> None:
@@ -136,14 +132,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--method", default="sparsegpt")
     parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 2.5])
-    parser.add_argument("--allocations", nargs="+", choices=ALLOCATIONS, default=ALLOCATIONS)
-    parser.add_argument("--stage", choices=STAGES)
+    parser.add_argument("--allocations", nargs="+", choices=ALLOCATIONS, default=["latency"])
+    parser.add_argument("--weights", default="fp32")
+    parser.add_argument("--activations", default="fp32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--under", default="")
     parser.add_argument("--work")
-    args = parser.parse_args()
-    bench = Bench(args)
-    for stage in (args.stage,) if args.stage else STAGES:
-        getattr(bench, stage)()
+    Bench(parser.parse_args()).run()
 
 
 if __name__ == "__main__":
-    main()
+    import run  # as a module with a name, which the other process can import
+
+    run.main()

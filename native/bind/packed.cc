@@ -16,7 +16,7 @@ void require(const KernelEntry& kernel, const WeightSource& weight) {
                                 ", but this process may use " + isa_name(allowed) +
                                 " at most (the CPU, or RAREFY_ISA); leave the kernel out to have one chosen");
   const bool floats = kernel.weights == "fp32" || kernel.weights == "bf16";
-  if (floats != (weight.bits == 0))  // not told by the addresses: a weight without entries has none
+  if (weight.blob == nullptr && floats != (weight.bits == 0))  // not told by the addresses: a weight without entries has none
     throw std::invalid_argument("pack: kernel " + kernel.name + " stores " + kernel.weights + " weights, but got " +
                                 (floats ? "codes with scales; dequantize() them first" : "floats; quantize_weight() them first"));
 }
@@ -37,13 +37,32 @@ int checked(std::int64_t size) {
   return static_cast<int>(size);
 }
 
+std::unique_ptr<Layout> see(const Mapping& file, std::size_t at, std::size_t bytes, WeightSource weight,
+                            const std::string& kernel) {
+  BlobReader blob(file.part(at, bytes), bytes, kernel);
+  weight.blob = &blob;
+  std::unique_ptr<Layout> layout = lay_out(weight, kernel);
+  blob.finish();
+  return layout;
+}
+
 }  // namespace
 
 Packed::Packed(std::uintptr_t weight, std::uintptr_t codes, std::uintptr_t scales, int groups, int bits,
                float input_scale, int input_zero, std::int64_t out, std::int64_t in, const std::string& kernel)
-    : layout_(lay_out({checked(out), checked(in), at<float>(weight), at<std::int8_t>(codes), at<float>(scales), groups,
+    : kernel_(kernel),
+      layout_(lay_out({checked(out), checked(in), at<float>(weight), at<std::int8_t>(codes), at<float>(scales), groups,
                        bits, input_scale, input_zero},
                       kernel)) {
+  ++live_objects;
+}
+
+Packed::Packed(std::shared_ptr<Mapping> file, std::size_t at, std::size_t bytes, float input_scale, int input_zero,
+               std::int64_t out, std::int64_t in, const std::string& kernel)
+    : file_(std::move(file)),
+      kernel_(kernel),
+      layout_(see(*file_, at, bytes,
+                  {checked(out), checked(in), nullptr, nullptr, nullptr, 1, 0, input_scale, input_zero}, kernel)) {
   ++live_objects;
 }
 
@@ -61,6 +80,12 @@ void Packed::multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t sca
   const bool bytes = to_scale != 0.0f;
   const Output8 to{bytes ? nullptr : at<float>(y), bytes ? at<std::uint8_t>(y) : nullptr, to_scale, to_zero};
   layout_->multiply8(rows, at<float>(bias), static_cast<Activation>(activation), to, threads);
+}
+
+std::size_t Packed::save(std::uintptr_t to) const {
+  BlobWriter writer(at<std::uint8_t>(to));
+  layout_->save(writer);
+  return writer.finish(kernel_);
 }
 
 void Packed::unpack(std::uintptr_t weight) const { layout_->unpack(at<float>(weight)); }

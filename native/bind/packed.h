@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "core/mapping.h"
 #include "ops/layout.h"
 
 namespace rarefy {
@@ -25,6 +26,10 @@ class Packed {
   // compiled in, that stores other types, or that needs an instruction set this process may not use.
   Packed(std::uintptr_t weight, std::uintptr_t codes, std::uintptr_t scales, int groups, int bits, float input_scale,
          int input_zero, std::int64_t out, std::int64_t in, const std::string& kernel);
+  // The packed form that `save` wrote, in bytes [at, at + bytes) of a mapped file, for the same kernel and inputs.
+  // Throws std::invalid_argument for a kernel as above and for bytes that are not whole, unchanged, and of this size.
+  Packed(std::shared_ptr<Mapping> file, std::size_t at, std::size_t bytes, float input_scale, int input_zero,
+         std::int64_t out, std::int64_t in, const std::string& kernel);
   ~Packed();
   Packed(const Packed&) = delete;
   Packed& operator=(const Packed&) = delete;
@@ -37,12 +42,16 @@ class Packed {
   void unpack(std::uintptr_t weight) const;
   std::size_t nnz() const { return layout_->nnz(); }
   std::size_t bytes() const { return layout_->bytes(); }
+  // Writes the packed form to an address on a cache line, 0: nowhere. Gives its bytes.
+  std::size_t save(std::uintptr_t to) const;
   const Layout& layout() const { return *layout_; }
 
   static long live();  // how many packed weights of any kind exist: the leak check asks
   static void count_live(int change);
 
  private:
+  std::shared_ptr<Mapping> file_;  // what the layout sees
+  std::string kernel_;
   std::unique_ptr<Layout> layout_;
 };
 

@@ -1,10 +1,8 @@
-// Bytes that a product streams through once: contiguous, and in large pages where they fill some.
+// Memory for what a product streams through once: contiguous, and in large pages where it fills some.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <new>
-#include <vector>
 
 #include "core/aligned.h"
 
@@ -40,7 +38,5 @@ struct StreamAllocator {
 #endif
   bool operator==(const StreamAllocator&) const noexcept { return true; }
 };
-
-using Stream = std::vector<std::uint8_t, StreamAllocator<std::uint8_t>>;
 
 }  // namespace rarefy

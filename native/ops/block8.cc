@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "ops/from_blob.h"
 #include "ops/parallel.h"
 #include "ops/quantise.h"
 #include "ops/split.h"
@@ -127,10 +128,11 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
 class Held : public Layout {
  public:
   Held(const WeightSource& w, const Kernel& kernel)
-      : Layout(w.out, w.in), packed_(pack(w.codes, w.scales, w.out, w.in, kernel)), scale_(w.input_scale), zero_(w.input_zero) {}
+      : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w.codes, w.scales, w.out, w.in, kernel); })), scale_(w.input_scale), zero_(w.input_zero) {}
   std::size_t nnz() const override { return packed_.nnz; }
   std::size_t bytes() const override { return packed_.bytes(); }
   void unpack(float* weight) const override { block8::unpack(packed_, weight); }
+  void save(BlobWriter& to) const override { to(packed_); }
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
     if (tokens == 0) return;

@@ -35,6 +35,7 @@ void add_bf16(std::vector<Variant>& out, const Kernel& k) {
 
 void add_floats(std::vector<Variant>& out, const Kernel& k) {
   const expand::Kernel& expansion = expand::named(k.name);
+  out.push_back({std::string("dense32-") + k.name, "dense32", "fp32", &k, {4, 1, k.lines}, nullptr});
   out.push_back({std::string("expand32-") + k.name, "expand32", "fp32", &k, {4, 1, k.lines}, expansion.floats});
   out.push_back({std::string("expand16-") + k.name, "expand16", "bf16", &k, {2, 1, k.lines}, expansion.widened});
 }
@@ -80,7 +81,8 @@ class Held : public Layout {
   Held(const WeightSource& w, const Variant& v) : Layout(w.out, w.in), input_{w.input_scale, w.input_zero} {
     weight_.kernel = v.kernel;
     weight_.expand = v.expand;
-    if (v.kernel->type == Type::int8) pack_codes(w, v);
+    if (w.blob != nullptr) read(w);
+    else if (v.kernel->type == Type::int8) pack_codes(w, v);
     else weight_.lines = pack_floats(w, v);
   }
   std::size_t nnz() const override { return weight_.lines.nnz; }
@@ -110,7 +112,13 @@ class Held : public Layout {
     dense::multiply(weight_, {x.tokens, in(), nullptr, x, nullptr}, {bias, activation, to}, threads);
   }
 
+  void save(BlobWriter& to) const override { to(weight_); }
+
  private:
+  void read(const WeightSource& w) {
+    (*w.blob)(weight_);
+    require_size(w, weight_.lines.out, weight_.lines.in);
+  }
   void pack_codes(const WeightSource& w, const Variant& v) {
     weight_.lines = lines::pack(w.codes, w.out, w.in, v.shape, v.expand != nullptr);
     weight_.scale.resize(static_cast<std::size_t>(weight_.lines.blocks()) * block_rows);

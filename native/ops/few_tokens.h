@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/aligned.h"
+#include "core/array.h"
 #include "ops/layout.h"
 #include "ops/parallel.h"
 #include "ops/split.h"
@@ -16,7 +17,7 @@ namespace rarefy {
 // Calls f(first, last) for rows in about equal shares of bytes (starts: of `rows` + 1 streams); several a thread, for a
 // thread that is held up takes fewer. A thread reads 64 KiB in about the time that it costs to wake one.
 template <class Function>
-void share_rows(const std::vector<std::size_t>& starts, int rows, std::ptrdiff_t tokens, int threads, Function f) {
+void share_rows(const Array<std::size_t>& starts, int rows, std::ptrdiff_t tokens, int threads, Function f) {
   constexpr double bytes_a_thread = 1 << 16;
   const double work = static_cast<double>(starts.back()) * (1.0 + static_cast<double>(tokens) / 4.0);
   threads = static_cast<int>(std::min<double>(threads, 1 + work / bytes_a_thread));
@@ -60,17 +61,17 @@ const T* in_places(const T* x, std::ptrdiff_t& stride, std::ptrdiff_t tokens, in
   constexpr int unit = 16;
   if (columns == unit && stride >= places) return x;
   if (scratch.size() < static_cast<std::size_t>(places * tokens)) scratch.resize(static_cast<std::size_t>(places * tokens));
+  const std::size_t most = static_cast<std::size_t>(std::clamp(columns, 1, unit));  // features in a group
   T* to = scratch.data();
   for (std::ptrdiff_t t = 0; t < tokens; ++t, x += stride, to += places) {
-    if (columns == unit) {
-      std::memcpy(to, x, sizeof(T) * in);
-      std::fill(to + in, to + places, T{0});
-      continue;
-    }
-    for (std::ptrdiff_t first = 0, at = 0; at < places; first += columns, at += unit) {
-      const std::ptrdiff_t used = std::clamp<std::ptrdiff_t>(in - first, 0, columns);
-      std::copy(x + first, x + first + used, to + at);
+    const T* from = x;
+    std::size_t left = static_cast<std::size_t>(in);
+    for (std::ptrdiff_t at = 0; at < places; at += unit) {  // counts without a sign: none can be taken for a huge one
+      const std::size_t used = std::min(left, most);
+      std::copy_n(from, used, to + at);
       std::fill(to + at + used, to + at + unit, T{0});
+      from += used;
+      left -= used;
     }
   }
   stride = places;

@@ -4,6 +4,10 @@
 // once, 32-bit lane j holds columns j, 16 + j, ...: a shift, and no shuffle, brings each to the lanes of its inputs.
 constexpr bool interleaved = true;
 
+// The signed byte at the top of every 32-bit lane, as a float. A function and not a lambda:
+// one inside a template is instantiated behind the target region, where vectors of 64 bytes have no registers to return in.
+inline Vec top_byte(__m512i v) { return _mm512_cvtepi32_ps(_mm512_srai_epi32(v, 24)); }
+
 template <int tokens>
 inline void add_lanes(Vec w, std::uint64_t bits, const float* const (&x)[tokens], std::ptrdiff_t column, Vec (&partial)[tokens]) {
   const Lanes keep = lanes(static_cast<unsigned>(bits));
@@ -31,12 +35,11 @@ inline const unsigned char* add_interleaved(const unsigned char* at, const float
   } else {
     const __m512i four = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(at));
     at += __builtin_popcountll(mask);
-    const auto lane = [](__m512i v) { return _mm512_cvtepi32_ps(_mm512_srai_epi32(v, 24)); };
     constexpr std::uint64_t first = 0x1111111111111111ull;
-    add_lanes<tokens>(lane(_mm512_slli_epi32(four, 24)), _pext_u64(mask, first), x, column, partial);
-    add_lanes<tokens>(lane(_mm512_slli_epi32(four, 16)), _pext_u64(mask, first << 1), x, column + 16, partial);
-    add_lanes<tokens>(lane(_mm512_slli_epi32(four, 8)), _pext_u64(mask, first << 2), x, column + 32, partial);
-    add_lanes<tokens>(lane(four), _pext_u64(mask, first << 3), x, column + 48, partial);
+    add_lanes<tokens>(top_byte(_mm512_slli_epi32(four, 24)), _pext_u64(mask, first), x, column, partial);
+    add_lanes<tokens>(top_byte(_mm512_slli_epi32(four, 16)), _pext_u64(mask, first << 1), x, column + 16, partial);
+    add_lanes<tokens>(top_byte(_mm512_slli_epi32(four, 8)), _pext_u64(mask, first << 2), x, column + 32, partial);
+    add_lanes<tokens>(top_byte(four), _pext_u64(mask, first << 3), x, column + 48, partial);
   }
   return at;
 }

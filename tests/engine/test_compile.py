@@ -256,8 +256,35 @@ def test_a_call_is_looked_up_once_a_signature(prefer, monkeypatch) -> None:
     assert len(looked) == 2
 
 
+def test_later_calls_of_a_signature_skip_the_looks_at_sizes_and_give_the_same(prefer, monkeypatch) -> None:
+    prefer("graph")
+    model = pruned(bert())
+    fast = rarefy.compile(model, [tokens(4, 12), tokens(1, 12)])
+    graph = fast._variants[0].run
+    for batch in (tokens(4, 12), tokens(3, 17, padded=True), tokens(1, 1)):
+        first = fast(**batch)
+        with monkeypatch.context() as patched:
+            patched.setattr(type(graph), "__call__", lambda *a, **k: pytest.fail("the checked graph was called again"))
+            again = fast(**batch)
+        swapped = [fast(**dict(reversed(batch.items()))) for _ in range(2)][1]
+        assert type(first) is type(again) is type(swapped)
+        for name in first:
+            assert torch.equal(first[name], again[name])
+            assert torch.equal(first[name], swapped[name])
+
+
+def test_wrong_calls_after_right_ones_are_still_named(prefer) -> None:
+    prefer("graph")
+    fast = rarefy.compile(pruned(mlp()), torch.randn(16, 48))
+    fast(torch.randn(16, 48))
+    fast(torch.randn(16, 48))
+    for wrong, said in ((torch.randn(16, 47), "47"), (torch.randn(16, 48).double(), "float64")):
+        with pytest.raises((ShapeError, DTypeError), match=said):
+            fast(wrong)
+
+
 def test_a_source_that_wins_runs_itself(prefer) -> None:
     prefer("source")
     model = pruned(mlp())
     fast = rarefy.compile(model, torch.randn(4, 48))
-    assert fast._choice((torch.randn(4, 48),), {}) is model
+    assert fast._nearest((torch.randn(4, 48),), {}) is model

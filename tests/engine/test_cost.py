@@ -138,3 +138,13 @@ def test_filling_times_every_cell_once_and_gives_a_model() -> None:
     assert DENSE in model.fitted
     guess = model.ms(DENSE, Cell((48, 48), 48 * 48, (0,), 8))
     assert guess is not None and 0 < guess < 10
+
+
+def test_a_fit_works_where_no_gradients_are_kept() -> None:
+    points = [(d, TRUE.ms(d)) for d in demands()]
+    with torch.inference_mode():
+        inside = fit(points)
+    with torch.no_grad():
+        assert inside == fit(points)
+    assert inside == fit(points)
+    assert not torch.is_inference_mode_enabled()

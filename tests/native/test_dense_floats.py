@@ -7,7 +7,7 @@ from oracle import EPS, assert_close, expected, normal, sparse, tolerance
 from rarefy import ops
 from rarefy.core.quantized import quantize_weight
 
-KERNELS = {k.name: k for k in ops.kernels() if k.op in ("dense16", "expand16", "expand32")}
+KERNELS = {k.name: k for k in ops.kernels() if k.op in ("dense16", "dense32", "expand16", "expand32")}
 pytestmark = pytest.mark.skipif(not KERNELS, reason="the native module is not built")
 every_kernel = pytest.mark.parametrize("name", KERNELS)
 
@@ -133,7 +133,7 @@ def test_bytes_are_a_bit_an_entry_and_the_non_zeros(name):
         blocks = -(-out // 16)
         entries = blocks * 16 * (-(-width // multiple) * multiple)
         bitmap = entries // 8 + item * packed.nnz + 8 * (blocks + 1)
-        assert packed.nbytes == (item * entries if KERNELS[name].op == "dense16" else bitmap)
+        assert packed.nbytes == (item * entries if KERNELS[name].op.startswith("dense") else bitmap)
 
 
 @every_kernel
@@ -152,7 +152,7 @@ def test_results_do_not_depend_on_the_number_of_threads(name):
 @pytest.mark.parametrize("tokens", [1, 45])
 def test_float_weights_equal_the_dense_product_on_the_masked_weight(shape, tokens):
     weight, x = sparse(*shape, 0.5), normal(tokens, shape[1])
-    for name in (k for k in KERNELS if k.startswith("expand32")):
+    for name in (k for k in KERNELS if k.startswith(("dense32", "expand32"))):
         assert_close(run(name, x, weight), x, weight, None, "none")
         torch.testing.assert_close(run(name, x, weight), x @ weight.T, rtol=1e-4, atol=1e-4)
 
@@ -178,6 +178,9 @@ def test_which_kernels_are_worth_timing():
     assert not any(n.startswith("expand32") for n in ops.candidates(many_zeros, 16))
     assert not any(n.startswith("expand32") for n in ops.candidates(few_zeros, 2048))
     dense, half = sparse(64, 64, 1.0), sparse(64, 64, 0.5)
+    assert any(n.startswith("dense32") for n in ops.candidates(dense, 16))
+    assert not any(n.startswith("dense32") for n in ops.candidates(many_zeros, 16))
+    assert not any(n.startswith("dense32") for n in ops.candidates(dense, 2048))
     assert any(n.startswith("expand16") for n in ops.candidates(half, 16, "bf16", "bf16"))
     assert not any(n.startswith("expand16") for n in ops.candidates(dense, 16, "bf16", "bf16"))
     for weight in (dense, half):

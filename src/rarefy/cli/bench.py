@@ -24,7 +24,9 @@ def bench(
         str | None, typer.Option(help="module:factory of a plain PyTorch model.", show_default=False)
     ] = None,
     data: Annotated[str | None, typer.Option(help="module:batches or a file, for a plain model.")] = None,
+    int8: Annotated[bool, typer.Option(help="Also time the model with 8-bit weights and inputs.")] = True,
     layers: Annotated[bool, typer.Option("--layers", help="Also print the choice for every layer.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Also print where the time goes, step by step.")] = False,
 ) -> None:
     """Time a saved sparse model beside dense engines on this machine.
 
@@ -58,6 +60,7 @@ def bench(
             against=against or "all",
             rounds=rounds,
             threads=threads,
+            int8=int8,
             progress=lambda what, done, total: advance(1 if done else 0),
         )
     _write(out, found.to_dict())
@@ -65,6 +68,21 @@ def bench(
         console.print(str(fast.explain()), soft_wrap=True, highlight=False)
     for table in bench_tables(found.to_dict()):
         console.print(table)
+    if profile:
+        for example in examples:
+            console.print(str(_profiled(fast, example)), soft_wrap=True, highlight=False, markup=False)
+
+
+def _profiled(fast: Any, example: Any) -> Any:
+    """The profile of a call; a language model's is of one token behind as many as the example has."""
+    from rarefy.engine import CompiledDecoder
+    from rarefy.engine.capture import as_example
+
+    args, kwargs = as_example(example)
+    if isinstance(fast, CompiledDecoder):
+        ids = args[0] if args else kwargs["input_ids"]
+        return fast.profile(past=ids.shape[1])
+    return fast.profile(*args, **kwargs)
 
 
 def _loaded(out: Path, shapes: list[str], model: str | None, data: str | None) -> tuple[Any, list[Any]]:

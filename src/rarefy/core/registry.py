@@ -20,6 +20,7 @@ ROLES = (
     "transform",
     "selector",
     "format",
+    "kernel",
     "recovery",
 )
 

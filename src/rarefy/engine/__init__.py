@@ -6,5 +6,18 @@ from rarefy.engine.compile import compile
 from rarefy.engine.compiled import Compiled
 from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.explain import Explanation, LayerRow
+from rarefy.engine.profile_report import Profile, StepRow
+from rarefy.engine.systems import with_system
 
-__all__ = ["BenchmarkReport", "Compiled", "CompiledDecoder", "Explanation", "LayerRow", "benchmark", "compile"]
+__all__ = [
+    "BenchmarkReport",
+    "Compiled",
+    "CompiledDecoder",
+    "Explanation",
+    "LayerRow",
+    "Profile",
+    "StepRow",
+    "benchmark",
+    "compile",
+    "with_system",
+]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +13,12 @@ from rarefy.core.errors import EngineError, RarefyError
 from rarefy.engine.capture import Example
 from rarefy.engine.explain import Explanation
 from rarefy.engine.free import to_dense
+from rarefy.engine.lean import lean
 from rarefy.engine.sparse_linear import SparseLinear
 
 if TYPE_CHECKING:
     from rarefy.engine.choices import Choices
+    from rarefy.engine.profile_report import Profile
 from rarefy.engine.misfit import misfit
 
 
@@ -56,7 +59,8 @@ def distance(example: Example, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """What `distance` looks at, as a key; TypeError for arguments that cannot be hashed."""
-    leaves = [(a.shape, a.dtype) if isinstance(a, Tensor) else (type(a), a) for a in (*args, *kwargs.values())]
+    every = (*args, *kwargs.values())
+    leaves = [(a.shape, a.dtype, a.device) if isinstance(a, Tensor) else (type(a), a) for a in every]
     key = (len(args), *kwargs, *leaves)
     hash(key)
     return key
@@ -112,6 +116,25 @@ class Compiled(nn.Module):
         assert self._explanation is not None, "only while the variants are being timed"
         return self._explanation
 
+    def profile(self, *args: Any, rounds: int = 5, **kwargs: Any) -> "Profile":
+        """Where the time of a call with these arguments goes, step by step: milliseconds, kernel, bytes, rates and the
+        share of the roofline of this machine. Without arguments those of the first example.
+
+        A call that its graph refuses is profiled layer by layer. Raises what the call itself raises.
+        """
+        from rarefy.engine.profile import profile_run
+
+        args, kwargs = (args, kwargs) if args or kwargs else self._variants[0].example
+        run = self._nearest(args, kwargs)
+        known = next((v.label for v in self._variants if v.run is run), "layers")
+        call = partial(self, *args, **kwargs)
+        with threads(self._threads):
+            call()  # what is wrong with the arguments is said here
+            try:
+                return profile_run(run, known, call, (args, kwargs), rounds)
+            except AssertionError:
+                return profile_run(self.layers, "layers", call, (args, kwargs), rounds)
+
     @property
     def freed(self) -> bool:
         """Whether dense weights were let go, so that `source` cannot run."""
@@ -131,22 +154,38 @@ class Compiled(nn.Module):
             return own(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        run = self.source if self._plain else self._choice(args, kwargs)
         if self._threads is None:
             with torch.inference_mode():
-                return self._guarded(run, args, kwargs)
+                return self._run(args, kwargs)
         with threads(self._threads), torch.inference_mode():
-            return self._guarded(run, args, kwargs)
+            return self._run(args, kwargs)
 
-    def _guarded(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call, by what ran the last one of its signature: looking for it costs more than a small layer."""
         try:
-            return run(*args, **kwargs)
+            key = signature(args, kwargs)
+            known = self._choices.get(key)
+        except TypeError:  # an argument that cannot be hashed
+            return self._guarded(self._nearest(args, kwargs), args, kwargs)[0]
+        if known is not None:
+            return self._guarded(known, args, kwargs)[0]
+        out, ran = self._guarded(self._nearest(args, kwargs), args, kwargs)
+        if len(self._choices) < _MOST_CHOICES:
+            self._choices[key] = lean(ran, args, kwargs) or ran
+        return out
+
+    def _guarded(
+        self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Callable[..., Any]]:
+        """What the call gives, and what gave it: `run`, or the layers one by one where it refused the sizes."""
+        try:
+            return run(*args, **kwargs), run
         except AssertionError:  # a size that the tracer took as fixed: the graph refuses before it computes
             run = self.layers
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise self._misfit(args, kwargs) from error
         try:
-            return run(*args, **kwargs)
+            return run(*args, **kwargs), run
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise self._misfit(args, kwargs) from error
 
@@ -154,21 +193,10 @@ class Compiled(nn.Module):
         """The error of a call that the model cannot run, named by its inputs."""
         return misfit(self.source, [v.example for v in self._variants], args, kwargs)
 
-    def _choice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
-        """What runs a call: found once a signature, since looking costs more than a small layer."""
-        try:
-            key = signature(args, kwargs)
-            known = self._choices.get(key)
-        except TypeError:  # an argument that cannot be hashed
-            return self._nearest(args, kwargs)
-        if known is None:
-            known = self._nearest(args, kwargs)
-            if len(self._choices) < _MOST_CHOICES:
-                self._choices[key] = known
-        return known
-
     def _nearest(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
         """The variant of the nearest example, or the layers one by one where none has the call's structure."""
+        if self._plain:
+            return self.source
         far = [(distance(v.example, args, kwargs), v) for v in self._variants]
         fitting = [(away, v) for away, v in far if away is not None]
         return min(fitting, key=lambda pair: pair[0])[1].run if fitting else self.layers

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rarefy.engine.conv_memory import Value, place
-from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
+from rarefy.engine.demand import Demand
+from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool, demand_of
 from rarefy.ops import native
 from rarefy.ops.conv_across import lanes
 from rarefy.ops.conv_reference import ACTIVATIONS
@@ -22,11 +23,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Call:
-    """run(*arguments), with the addresses of values put in at their positions."""
+    """run(*arguments), with the addresses of values put in at their positions. kind, demand: for profiles."""
 
     run: Callable[..., None]
     arguments: tuple[Any, ...]
     places: tuple[tuple[int, int], ...]  # (position, value)
+    kind: str
+    demand: Demand
 
 
 @dataclass
@@ -65,10 +68,17 @@ class Calls:
         self.values.append(Value(tuple(shape), width, True, len(self.calls), len(self.calls)))
         return len(self.values) - 1
 
-    def _add(self, run: Callable[..., None], arguments: Sequence[Any], places: Sequence[tuple[int, int]]) -> None:
+    def _add(
+        self,
+        run: Callable[..., None],
+        arguments: Sequence[Any],
+        places: Sequence[tuple[int, int]],
+        kind: str,
+        demand: Demand,
+    ) -> None:
         for _, value in places:
             self.values[value].last = max(self.values[value].last, len(self.calls))
-        self.calls.append(Call(run, tuple(arguments), tuple(places)))
+        self.calls.append(Call(run, tuple(arguments), tuple(places), kind, demand))
 
     def _in_layout(self, value: int, width: int) -> int:
         """The value itself, or its twin with `width` images in a vector."""
@@ -82,7 +92,8 @@ class Calls:
             module = native.module()
             assert module is not None
             arguments = (0, self._batch, size, 0, width == 1, self.threads)
-            self._add(module.turn_across, arguments, ((0, value), (3, twin)))
+            moved = Demand(nbytes=8.0 * self._batch * size)
+            self._add(module.turn_across, arguments, ((0, value), (3, twin)), "turn", moved)
         return self._twins[value, width]
 
     def _conv(self, conv: FusedConv2d, source: int, residual: int) -> int:
@@ -96,7 +107,9 @@ class Calls:
         places = [(0, source), (6, result), *([] if residual < 0 else [(4, residual)])]
         where = (*packed.window.padding, *shape[2:])
         arguments = (0, (image[0], *image[2:]), where, bias, 0, ACTIVATIONS.index(conv.activation), 0, self.threads)
-        self._add(packed.layout.convolve_across if self.across else packed.layout.convolve, arguments, places)
+        run = packed.layout.convolve_across if self.across else packed.layout.convolve
+        need = demand_of(conv, (self._batch, *image[1:]), residual >= 0)
+        self._add(run, arguments, places, "conv", need)
         return result
 
     def _pooled(self, both: FusedConvPool, source: int, residual: int) -> int:
@@ -113,5 +126,6 @@ class Calls:
         )
         activation = ACTIVATIONS.index(conv.activation)
         arguments = (0, (image[0], *image[2:]), where, bias, activation, window, shape[2:], 0, self.threads)
-        self._add(packed.layout.convolve_pooled, arguments, ((0, source), (7, result)))
+        need = demand_of(both, image, False)
+        self._add(packed.layout.convolve_pooled, arguments, ((0, source), (7, result)), "conv and pool", need)
         return result

@@ -4,6 +4,7 @@ What lies between the convolutions is in one block of memory, planned once for e
 the next call, one for each call that is under way, so that several threads may call at once.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.engine.conv_calls import Call, Calls, Step
+from rarefy.engine.conv_calls import Call, Calls
+from rarefy.engine.conv_calls import Step as ConvStep
 from rarefy.engine.conv_memory import LINE
+from rarefy.engine.demand import Step
 from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
 
 
@@ -35,7 +38,7 @@ class ConvRegion(nn.Module):
     def __init__(
         self,
         convs: Sequence[FusedConv2d | FusedConvPool],
-        steps: Sequence[Step],
+        steps: Sequence[ConvStep],
         outputs: Sequence[int],
         across: bool,
     ) -> None:
@@ -61,6 +64,14 @@ class ConvRegion(nn.Module):
         finally:
             self._blocks.append(block)
 
+    def profile(self, *given: Tensor) -> tuple[tuple[Tensor, ...], list[Step]]:
+        """The outputs, and every native call timed."""
+        images = [x.contiguous() for x in given]
+        plan = self._planned(images, torch.get_num_threads())
+        steps: list[Step] = []
+        out = _run(plan, self._block(plan.nbytes), images, steps)
+        return out, steps
+
     def _block(self, nbytes: int) -> Tensor:
         while self._blocks:
             block = self._blocks.pop()
@@ -75,7 +86,8 @@ class ConvRegion(nn.Module):
         return _Plan(tuple(offsets), nbytes, tuple(calls.calls), results)
 
 
-def _run(plan: _Plan, block: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _run(plan: _Plan, block: Tensor, images: Sequence[Tensor], timed: list[Step] | None = None) -> tuple[Tensor, ...]:
+    """The results; every call's time is added to `timed`, where that is wanted."""
     base = -(-block.data_ptr() // LINE) * LINE
     at = [0 if offset is None else base + offset for offset in plan.offsets]
     at[: len(images)] = [image.data_ptr() for image in images]
@@ -86,5 +98,8 @@ def _run(plan: _Plan, block: Tensor, images: Sequence[Tensor]) -> tuple[Tensor, 
         arguments = list(call.arguments)
         for position, value in call.places:
             arguments[position] = at[value]
+        begin = time.perf_counter() if timed is not None else 0.0
         call.run(*arguments)
+        if timed is not None:
+            timed.append(Step(str(len(timed)), call.kind, (time.perf_counter() - begin) * 1e3, call.demand))
     return results

@@ -60,11 +60,12 @@ def demand_of(cell: Cell, kernel: KernelInfo | None) -> Demand:
 def fit(points: Sequence[tuple[Demand, float]]) -> KernelCost:
     """The cost whose logarithm is nearest to that of the measured milliseconds (Huber loss, so that a disturbed
     measurement weighs little)."""
-    work = torch.tensor([p.work for p, _ in points], dtype=torch.float64)
-    moved = torch.tensor([p.moved for p, _ in points], dtype=torch.float64)
-    ms = torch.tensor([t for _, t in points], dtype=torch.float64)
-    start = torch.stack([ms.min() / 2, (work / ms).max(), (moved / ms).max()]).clamp(min=1e-9).log()
-    found = _descend(start, work, moved, ms)
+    with torch.inference_mode(False), torch.enable_grad():  # tensors made in inference mode take part in no gradient
+        work = torch.tensor([p.work for p, _ in points], dtype=torch.float64)
+        moved = torch.tensor([p.moved for p, _ in points], dtype=torch.float64)
+        ms = torch.tensor([t for _, t in points], dtype=torch.float64)
+        start = torch.stack([ms.min() / 2, (work / ms).max(), (moved / ms).max()]).clamp(min=1e-9).log()
+        found = _descend(start, work, moved, ms)
     overhead, rate, bandwidth = found.exp().tolist()
     return KernelCost(overhead, rate, bandwidth)
 
@@ -74,15 +75,14 @@ def _descend(start: Tensor, work: Tensor, moved: Tensor, ms: Tensor) -> Tensor:
     parameters = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([parameters], lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-    with torch.inference_mode(False), torch.enable_grad():
-        for _ in range(_STEPS):
-            overhead, rate, bandwidth = parameters.exp()
-            guess = overhead + torch.maximum(work / rate, moved / bandwidth)
-            loss = torch.nn.functional.huber_loss(guess.log(), ms.log(), delta=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    for _ in range(_STEPS):
+        overhead, rate, bandwidth = parameters.exp()
+        guess = overhead + torch.maximum(work / rate, moved / bandwidth)
+        loss = torch.nn.functional.huber_loss(guess.log(), ms.log(), delta=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return parameters.detach()
 
 

@@ -3,8 +3,12 @@
 Kernels are called without torch's dispatcher, which would cost as much as a small layer.
 """
 
+import math
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from rarefy.engine.demand import Demand
 from rarefy.ops import PackedConv, Pool
 
 
@@ -42,3 +46,13 @@ class MaxPool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool.largest(x.contiguous())
+
+
+def demand_of(conv: FusedConv2d | FusedConvPool, image: Sequence[int], residual: bool) -> Demand:
+    """What it has to do for an input (batch, channels, height, width); what the window finds in padding is counted."""
+    packed = conv.packed if isinstance(conv, FusedConv2d) else conv.conv.packed
+    between = packed.out_shape(image)
+    out = between if isinstance(conv, FusedConv2d) else conv.pool.out_shape(between)
+    flops = 2.0 * packed.nnz * between[0] * between[2] * between[3]
+    moved = packed.nbytes + 4.0 * (math.prod(image) + math.prod(out) * (2 if residual else 1))
+    return Demand(packed.kernel, flops, moved)

@@ -22,6 +22,7 @@ from rarefy.ops import PackedWeight, candidates, pack
 
 _MARGIN = 1.03  # a sparse kernel has to win by more than the noise of the timing
 _LEAST_SPARSITY = 0.05
+_ROUNDS, _MOST_ROUNDS, _SHORT_MS = 7, 41, 120.0  # more rounds where a round is so short that noise decides
 _NO_SCALES: Mapping[str, InputScale] = MappingProxyType({})
 
 
@@ -129,12 +130,17 @@ class Planner:
     def _choose(self, site: Site, weight: Tensor, sparsity: float, tokens: int) -> str:
         found = self._table.times(weight, _bias(site), tokens, self._types)
         sparse = {name: ms for name, ms in found.ms.items() if name != "dense"}
-        best = min(sparse, key=lambda name: sparse[name], default=None)
+        best = min(sparse, key=lambda name: sparse[name] * (_MARGIN if is_whole(name) else 1.0), default=None)
         chosen, reason = verdict(found, best)
         sparse_ms = None if best is None else sparse[best]
         times = found.ms["dense"], sparse_ms, reason, sparse, found.origin
         self.rows.append(LayerRow(site.name, site.shape, sparsity, tokens, chosen, *times))
         return chosen
+
+
+def is_whole(kernel: str) -> bool:
+    """Whether a kernel stores zeros too: it reads more than others do, of caches that a whole model has to share."""
+    return kernel.startswith("dense")
 
 
 def verdict(found: Times, best: str | None) -> tuple[str, str]:
@@ -171,7 +177,9 @@ def time_layer(
         packed = pack(stored, name, input_scale=(0.05, 128) if static else None)
         calls[name] = partial(packed.multiply, x, bias, "none")
     with torch.inference_mode():
-        rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
+        round_ms = sum(t[0] for t in interleaved(calls, rounds=1).times.values())
+        count = int(min(_MOST_ROUNDS, max(_ROUNDS, _SHORT_MS / round_ms)))
+        rounds = interleaved(calls, rounds=count, warmup=0, seconds=0.5)
     return {name: rounds.median(name) for name in calls}
 
 

@@ -2,7 +2,8 @@
 
 import itertools
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ class PackedWeight:
 
     handle: what `rarefy::packed_linear` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout;
     quantized: what it was packed from, where the kernel stores integers; input_scale: (scale, zero point) of its 8-bit
-    inputs where they were known at packing. Copies and pickles are packed anew, and get handles of their own.
+    inputs where they were known at packing; source: gives the weight again where it lies elsewhere (a mapped file).
+    Copies share the layout, which nothing changes; pickles are packed anew. Both get handles of their own.
     """
 
     handle: int
@@ -37,6 +39,7 @@ class PackedWeight:
     _layout: Any = field(repr=False)  # the native object, or the dense weight where there is none
     quantized: QuantizedWeight | None = field(default=None, repr=False)
     input_scale: tuple[float, int] | None = None
+    source: Callable[[], Tensor | QuantizedWeight] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _alive[self.handle] = self
@@ -70,13 +73,15 @@ class PackedWeight:
         return None if isinstance(self._layout, Tensor) else self._layout
 
     def _source(self) -> Tensor | QuantizedWeight:
+        if self.source is not None:
+            return self.source()
         return self.to_dense() if self.quantized is None else self.quantized
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (self._source(), self.kernel, self.input_scale)
 
     def __copy__(self) -> "PackedWeight":
-        return pack(self._source(), self.kernel, input_scale=self.input_scale)
+        return replace(self, handle=next(_numbers))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedWeight":
         return self.__copy__()
@@ -124,8 +129,12 @@ def pack(
     if name not in compiled:
         raise unknown_name("pack: kernel", name, compiled)
     layout = _lay_out(module, floats, quantized, name, input_scale)
-    shape = (weight.shape[0], weight.shape[1])
-    return PackedWeight(next(_numbers), shape, layout.nnz, layout.nbytes, name, layout, quantized, input_scale)
+    return adopt(layout, (weight.shape[0], weight.shape[1]), name, quantized=quantized, input_scale=input_scale)
+
+
+def adopt(layout: Any, shape: tuple[int, int], kernel: str, **known: Any) -> PackedWeight:
+    """A native layout of a weight (out, in) with a handle; known: the optional fields of `PackedWeight`."""
+    return PackedWeight(next(_numbers), shape, layout.nnz, layout.nbytes, kernel, layout, **known)
 
 
 def _lay_out(

@@ -33,6 +33,8 @@ def prune(
     ignore: Sequence[str] = (),
     seed: int = 0,
     measure: bool = True,
+    weights: str = "fp32",
+    activations: str = "fp32",
     **options: Any,
 ) -> PruneReport:
     """Prunes `model` in place (see `rarefy.pruning.prune` for every argument) and reports what it brings.
@@ -41,7 +43,8 @@ def prune(
     first batch of `data` (128 without data); `report.timing` holds the result.
 
     target_speedup: instead of a sparsity, how many times faster than dense torch the compiled model has to be at
-    `example_inputs` (by default the first batch of `data`): see `rarefy.recipes.target`.
+    `example_inputs` (by default the first batch of `data`), compiled with the types `weights` and `activations`: see
+    `rarefy.recipes.target`.
     """
     if target_speedup is not None:
         if sparsity is not None:
@@ -57,7 +60,14 @@ def prune(
             loss=loss,
             ignore=ignore,
             seed=seed,
+            weights=weights,
+            activations=activations,
             **options,
+        )
+    if (weights, activations) != ("fp32", "fp32"):
+        raise SparsityError(
+            f"prune: weights={weights!r} and activations={activations!r} are the types of a measured target_speedup; "
+            "give one, or leave them out and name them in rarefy.compile"
         )
     batches = data if data is None else as_batches(data, method=str(method), needed=False)
     report = prune_only(

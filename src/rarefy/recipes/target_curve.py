@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+_APART = 0.05  # points nearer to each other than this share tell more of the noise than of the slope
 _INSIDE = 0.1  # a guess keeps this share of a bracket's width from its ends, so that every trial shrinks it
 
 
@@ -11,15 +12,16 @@ class Curve:
     rate: inside a model a layer finds other caches than alone, and what stands around it runs another way."""
 
     points: list[tuple[float, float]] = field(default_factory=list)
+    expected: float = 1.0  # the slope as long as the points do not tell
 
     def add(self, layers: float, whole: float) -> None:
         self.points.append((layers, whole))
 
     def slope(self) -> float:
-        """ms of the model a ms of the layers, over all points; 1 where they do not tell."""
+        """ms of the model a ms of the layers, over all points; as expected where these lie too close to tell."""
         low, high = min(self.points), max(self.points)
         rise, run = high[1] - low[1], high[0] - low[0]
-        return max(0.2, rise / run) if run > 0 and rise > 0 else 1.0
+        return max(0.2, rise / run) if run > _APART * low[0] and rise > 0 else self.expected
 
     def layers_for(self, whole: float) -> float:
         """ms that the layers may take for the model to take `whole`: between the nearest trials on both sides, or by

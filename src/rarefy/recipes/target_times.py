@@ -3,7 +3,7 @@
 import copy
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from rarefy.calibration.batches import as_call
 from rarefy.core.protocols import Pattern
 from rarefy.core.site import Site
 from rarefy.engine import compile as compile_model
+from rarefy.engine.cell import Types
 from rarefy.engine.plan import time_layer, why_dense
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import TimeTable
@@ -25,24 +26,26 @@ from rarefy.pruning import PruneReport
 from rarefy.pruning import prune as prune_only
 
 TIMED = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.05, 0.03, 0.02)
-_ROUNDS = 15
+_ROUNDS = 31
 
 
 class LayerTimes:
     """`times(site, density)`: milliseconds of the layer alone, sparse or dense, whichever is faster.
 
     Random weights of the site's shape with the pattern's zeros are timed at `TIMED` densities (once a shape and a
-    machine); between these the time is interpolated. A layer that has no sparse kernel counts nothing: its time is
+    machine); between these the time is interpolated. precision: the types that the model is compiled with; in narrow
+    ones a whole layer has kernels too. A layer that has no sparse kernel counts nothing: its time is
     part of the rest of the model.
     """
 
-    def __init__(self, pattern: Pattern, tokens: Mapping[str, int]) -> None:
-        self._pattern, self._tokens = pattern, tokens
-        self._table = TimeTable(time_layer)
+    def __init__(self, pattern: Pattern, tokens: Mapping[str, int], precision: Precision = Precision()) -> None:
+        self._pattern, self._tokens, self._precision = pattern, tokens, precision
+        self._types = Types(precision.weights, precision.activations)
+        self._table = TimeTable(partial(time_layer, precision=precision))
         self._curves: dict[Any, tuple[list[float], list[float]]] = {}
 
     def __call__(self, site: Site, density: float) -> float:
-        if why_dense(site, 1.0, Precision()) is not None or site.name not in self._tokens:
+        if why_dense(site, 1.0, self._precision) is not None or site.name not in self._tokens:
             return 0.0
         densities, times = self._curve(site)
         return _between(densities, times, density)
@@ -54,14 +57,17 @@ class LayerTimes:
             measured = (self._pattern.density,) if isinstance(self._pattern, NM) else TIMED
             found = [self._ms(site, density, bias) for density in sorted(measured)]
             dense = min(dense for dense, _ in found)  # one layer's dense time, measured with each: the least disturbed
-            self._curves[key] = [*sorted(measured), 1.0], [min(dense, sparse) for _, sparse in found] + [dense]
+            whole = dense if self._precision.exact else min(self._ms(site, 1.0, bias))
+            self._curves[key] = [*sorted(measured), 1.0], [min(dense, sparse) for _, sparse in found] + [whole]
         return self._curves[key]
 
     def _ms(self, site: Site, density: float, bias: bool) -> tuple[float, float]:
         """(dense, best sparse) milliseconds."""
         weight = torch.randn(site.shape, generator=torch.Generator().manual_seed(0))
-        weight = weight * self._pattern.select(weight.abs(), density)
-        ms = self._table.times(weight, torch.zeros(site.shape[0]) if bias else None, self._tokens[site.name]).ms
+        if density < 1.0:
+            weight = weight * self._pattern.select(weight.abs(), density)
+        added = torch.zeros(site.shape[0]) if bias else None
+        ms = self._table.times(weight, added, self._tokens[site.name], self._types).ms
         return ms["dense"], min((t for name, t in ms.items() if name != "dense"), default=ms["dense"])
 
 
@@ -84,9 +90,9 @@ class Speed:
     ratio: float
 
 
-def measured_speed(sparse: nn.Module, dense: nn.Module, inputs: Any, compiled: nn.Module | None = None) -> Speed:
-    """How much faster the compiled sparse model is than the dense one in torch. compiled: where it is already."""
-    fast = compile_model(sparse, inputs) if compiled is None else compiled
+def measured_speed(sparse: nn.Module, dense: nn.Module, inputs: Any, precision: Precision = Precision()) -> Speed:
+    """How much faster the sparse model, compiled for these types, is than the dense one in torch."""
+    fast = compile_model(sparse, inputs, weights=precision.weights, activations=precision.activations)
     args, kwargs = as_call(inputs)
     with torch.inference_mode():
         calls = {"dense": partial(dense, *args, **kwargs), "compiled": partial(fast, *args, **kwargs)}
@@ -126,12 +132,9 @@ def trial(
     pattern: Pattern,
     ignore: Sequence[str],
     inputs: Any,
+    speed: Callable[[nn.Module, nn.Module, Any], Speed],
 ) -> Speed:
     """The speed of a copy that has these densities by magnitude: the method's own masks take about the same time."""
     twin = copy.deepcopy(model)
     pruned_as(twin, "magnitude", sites, densities, pattern, ignore)
-    fast = compile_model(twin, inputs)
-    said = fast.explain().whole[0]
-    if said["origin"] != "measured":  # a time of another day
-        return measured_speed(twin, model, inputs, fast)
-    return Speed(said["source_ms"], said["compiled_ms"], said["speedup"])
+    return speed(twin, model, inputs)

@@ -164,6 +164,12 @@ def test_timed_compilation_explains_itself():
     assert set(parts) >= {"qkv", "attention", "down", "head", "whole"}
     assert sum(ms for name, ms in parts.items() if name != "whole") <= parts["whole"] * 1.5
     assert fast.nbytes > 0
+    rows = {row.name: row for row in parts.rows}
+    layers = fast.explain().rows
+    assert rows["head"].kernel == next(row.kernel for row in layers if row.name == "lm_head" and row.tokens == 1)
+    sparse = 2 * sum(int(layer.mlp.down_proj.weight.count_nonzero()) for layer in model.model.layers)
+    assert rows["down"].gflops == pytest.approx(sparse / rows["down"].ms / 1e6)
+    assert 0 < sum(row.nbytes for row in parts.rows if row.kernel) < 1.5 * fast.nbytes
 
 
 def test_results_do_not_depend_on_the_number_of_threads():

@@ -11,9 +11,10 @@ from rarefy.engine.compiled import threads
 from rarefy.engine.decoder.arguments import mask_for, request_of, unsupported
 from rarefy.engine.decoder.cache import DecoderCache
 from rarefy.engine.decoder.generate import Timings, generate, positions_of
-from rarefy.engine.decoder.profile import parts_of_a_token
+from rarefy.engine.decoder.profile import profile_of_a_token
 from rarefy.engine.decoder.runner import Runner
 from rarefy.engine.explain import Explanation
+from rarefy.engine.profile_report import Profile
 
 _OURS = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "return_dict"}
 
@@ -58,10 +59,13 @@ class CompiledDecoder(nn.Module):
         """Bytes of all packed weights."""
         return sum({id(c): c.nbytes for c in self._runner.plan.all()}.values())
 
-    def profile(self, past: int = 128, steps: int = 8) -> dict[str, float]:
-        """Milliseconds of each part of one token behind `past` tokens: the median of so many steps."""
+    def profile(self, past: int = 128, steps: int = 8) -> Profile:
+        """Where the time of one token behind `past` tokens goes: the median of so many steps, a row a part.
+
+        As a mapping it gives the milliseconds of each part, and of the "whole" step.
+        """
         with threads(self._threads), torch.inference_mode():
-            return parts_of_a_token(self._runner, past, steps)
+            return profile_of_a_token(self._runner, past, steps)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = self._signature.bind_partial(*args).arguments | kwargs if args else kwargs

@@ -1,12 +1,46 @@
 """Where the time of one token goes."""
 
 import time
+from collections.abc import Sequence
 
 import torch
 
+from rarefy.engine.ceiling import ceiling
 from rarefy.engine.decoder.generate import positions_of
 from rarefy.engine.decoder.runner import Runner
+from rarefy.engine.demand import Demand, Step
+from rarefy.engine.profile_report import Profile, profile_of
+from rarefy.ops import PackedWeight
 from rarefy.ops.decoder import NativeDecoder
+
+
+def profile_of_a_token(runner: Runner, past: int, steps: int) -> Profile:
+    """The median step of one token behind `past` tokens, by parts, with what each moves and computes."""
+    found = parts_of_a_token(runner, past, steps)
+    needs = _demands(runner, past)
+    timed = [Step(name, name, ms, needs.get(name, Demand())) for name, ms in found.items() if name != "whole"]
+    known = timed or [Step("a token", "layers", found["whole"])]
+    return profile_of(known, found["whole"], "the decoder runtime", torch.get_num_threads(), ceiling())
+
+
+def _demands(runner: Runner, past: int) -> dict[str, Demand]:
+    """Of the parts that multiply packed weights, and of attention over the cache; all layers together."""
+    plan, sizes = runner.plan, runner.structure.sizes
+    parts: dict[str, list[PackedWeight | None]] = {
+        name: [getattr(layer, name).at(1) for layer in plan.layers] for name in ("qkv", "out", "up", "down")
+    }
+    parts["head"] = [plan.head.at(1)]
+    found = {name: _weights(packed) for name, packed in parts.items()}
+    keys = float(len(plan.layers) * (past + 1) * sizes.depth)
+    found["attention"] = Demand(flops=4.0 * keys * sizes.heads, nbytes=8.0 * keys * sizes.kv_heads)
+    return found
+
+
+def _weights(packed: Sequence[PackedWeight | None]) -> Demand:
+    known = [weight for weight in packed if weight is not None]
+    names = ", ".join(dict.fromkeys(weight.kernel for weight in known))
+    moved = sum(weight.nbytes + 4.0 * sum(weight.shape) for weight in known)
+    return Demand(names, 2.0 * sum(weight.nnz for weight in known), moved)
 
 
 def parts_of_a_token(runner: Runner, past: int, steps: int) -> dict[str, float]:

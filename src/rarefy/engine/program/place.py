@@ -7,6 +7,7 @@ from torch.fx import GraphModule, Node
 
 from rarefy.engine.program import lower_entries, lower_layers, lower_views  # noqa: F401  # each registers its lowerings
 from rarefy.engine.program.builder import Builder, names_in
+from rarefy.engine.program.demands import demands_of
 from rarefy.engine.program.facts import Fact, facts_of
 from rarefy.engine.program.lower_entries import absorb_embeddings, absorbed_by
 from rarefy.engine.program.lowering import lowering_of
@@ -77,7 +78,8 @@ def _region(build: Builder, module: object) -> Region | None:
         return None
     program = build.native(module, symbols, _hints(build))
     signature = Signature(symbols, tuple(inputs), tuple(outputs), tuple(build.same))
-    return Region(program, signature, tuple(method for method, _ in build.steps), build.kept)
+    kinds = tuple(method for method, _ in build.steps)
+    return Region(program, signature, kinds, build.kept, demands_of(build.steps, build.kept))
 
 
 def _hints(build: Builder) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rarefy.engine.program.demands import StepDemand
 from rarefy.engine.program.sizes import Size
 
 
@@ -44,11 +45,20 @@ class Signature:
 class Region(nn.Module):
     """A native program as a module: tensors in, a tuple of tensors out (one tensor where there is one output).
 
-    Immutable: any number of threads may call it. kinds: what its steps are; kept: what the program points into.
+    Immutable: any number of threads may call it. kinds: what its steps are; kept: what the program points into;
+    demands: what each step has to do.
     """
 
-    def __init__(self, program: Any, signature: Signature, kinds: tuple[str, ...], kept: list[Any]) -> None:
+    def __init__(
+        self,
+        program: Any,
+        signature: Signature,
+        kinds: tuple[str, ...],
+        kept: list[Any],
+        demands: tuple[StepDemand, ...] = (),
+    ) -> None:
         super().__init__()
+        self.demands = demands
         self._program, self.signature, self.kinds, self.kept = program, signature, kinds, kept
         self._last: tuple[Any, Any, Any] = (None, None, None)
 

@@ -14,6 +14,7 @@ from rarefy.ops.families import (
     block8,
     dense8,
     dense16,
+    dense32,
     expand8,
     expand16,
     expand32,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
     "expand8": expand8.worth,
     "dense16": dense16.worth,
     "expand16": expand16.worth,
+    "dense32": dense32.worth,
     "expand32": expand32.worth,
 }
 
