@@ -44,8 +44,10 @@ def _tensor(rng: random.Random, shape: tuple[int, ...]) -> Tensor:
     return rng.choice((
         lambda: x.double(), lambda: x.half(), lambda: x.int(), lambda: x > 0,
         lambda: x.to_sparse(), lambda: torch.complex(x, x).conj().imag, lambda: wide[..., 0],
-        lambda: twice[tuple(slice(None, None, 2) for _ in shape)], lambda: x[:1].expand(shape) if shape and shape[0] else x,
-        lambda: x.transpose(0, -1) if x.dim() > 1 else x, lambda: x.requires_grad_(), lambda: torch.full(shape, float("nan")),
+        lambda: twice[tuple(slice(None, None, 2) for _ in shape)],
+        lambda: x[:1].expand(shape) if shape and shape[0] else x,
+        lambda: x.transpose(0, -1) if x.dim() > 1 else x, lambda: x.requires_grad_(),
+        lambda: torch.full(shape, float("nan")),
     ))()  # fmt: skip
 
 
@@ -102,7 +104,9 @@ def _pack(rng: random.Random) -> Any:
         bits = rng.choice((8, 8, 4, 4, 0, 3))
         codes = _tensor(rng, shape)
         codes = (codes * 200).to(torch.int8) if codes.device.type == "cpu" and rng.random() < 0.8 else codes
-        weight = QuantizedWeight(codes, _tensor(rng, (shape[0], rng.choice((0, 1, 1, 2, 3, max(1, shape[1] // 16))))), bits)
+        weight = QuantizedWeight(
+            codes, _tensor(rng, (shape[0], rng.choice((0, 1, 1, 2, 3, max(1, shape[1] // 16))))), bits
+        )
     packed = ops.pack(weight, kernel, input_scale=scale)
     return packed.to_dense(), torch.ops.rarefy.packed_linear(
         torch.randn(3, packed.shape[1]), packed.handle, None, "none", packed.shape[0]
@@ -182,8 +186,10 @@ def _packed_conv(rng: random.Random, across: bool = False) -> tuple[Any, tuple[i
 
 
 def _conv(rng: random.Random) -> Any:
-    packed, shape = _packed_conv(rng)
-    x = _tensor(rng, (rng.choice((0, 1, 2)), packed.shape[1] * packed.window.groups, rng.choice(_SIZES), rng.choice(_SIZES)))
+    packed, _ = _packed_conv(rng)
+    x = _tensor(
+        rng, (rng.choice((0, 1, 2)), packed.shape[1] * packed.window.groups, rng.choice(_SIZES), rng.choice(_SIZES))
+    )
     out = (2, 2, 2, 2)
     with suppress(Exception):
         out = packed.out_shape(x.shape)
@@ -195,7 +201,9 @@ def _conv(rng: random.Random) -> Any:
 
 def _across(rng: random.Random) -> Any:
     packed, _ = _packed_conv(rng, across=True)
-    x = _tensor(rng, (rng.choice((0, 1, 5)), packed.shape[1] * packed.window.groups, rng.choice(_SIZES), rng.choice(_SIZES)))
+    x = _tensor(
+        rng, (rng.choice((0, 1, 5)), packed.shape[1] * packed.window.groups, rng.choice(_SIZES), rng.choice(_SIZES))
+    )
     turned = conv_across.to_across(x)
     if rng.random() < 0.2:
         turned = _tensor(rng, tuple(turned.shape))
@@ -206,5 +214,3 @@ def _across(rng: random.Random) -> Any:
 
 def _bytes(rng: random.Random) -> Any:
     return torch.ops.rarefy.quantize_rows(_tensor(rng, rng.choice(((3, 17), (17,), (2, 0), (0, 5), (2, 3, 16), ()))))
-
-

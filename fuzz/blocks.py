@@ -1,4 +1,4 @@
-"""What stands between the products: attention in both types, norms, gates, rotation, bytes of rows, cached attention."""
+"""What stands between the products: attention of both types, norms, gates, rotation, bytes of rows, the cache."""
 
 import os
 import random
@@ -61,7 +61,9 @@ def _attention(rng: random.Random) -> None:
     weights = scores.softmax(-1).nan_to_num(0.0)
     want = weights @ v.double()
     # the scores' own rounding, then the exponential's
-    room = 1e-5 + 4e-7 * (depth + keys) * (1 + scores.masked_fill(scores.isinf(), 0).abs().amax() if scores.numel() else 0)
+    room = 1e-5 + 4e-7 * (depth + keys) * (
+        1 + scores.masked_fill(scores.isinf(), 0).abs().amax() if scores.numel() else 0
+    )
     assert got.shape == want.shape and not ((got - want).abs() > room * 4).any() and not got.isnan().any()
     assert eight.shape == want.shape and not eight.isnan().any()
     if keys and scale < 0.5 and v.numel():
@@ -129,7 +131,9 @@ def _bytes(rng: random.Random) -> None:
         spoil(rng, x)
     with outputs():
         values, scale, zero = torch.ops.rarefy.quantize_rows(x)
-    want = quantize._reference(torch.where(x.abs() < torch.finfo(torch.float32).tiny, 0.0, x))  # denormals count as zero
+    want = quantize._reference(
+        torch.where(x.abs() < torch.finfo(torch.float32).tiny, 0.0, x)
+    )  # denormals count as zero
     fine = x.isfinite().all(1)
     for got, right in zip((values, scale, zero), want, strict=True):
         assert torch.equal(got[fine], right[fine])

@@ -43,7 +43,7 @@ def _text(rng: random.Random, model: Any, fast: Any) -> None:
     ids, more = _prompt(rng), rng.choice((1, 2, 15, 16, 17, 40))
     text = fast.generate(ids, max_new_tokens=more, do_sample=rng.random() < 0.5)
     assert text.shape == (ids.shape[0], ids.shape[1] + more) and torch.equal(text[:, : ids.shape[1]], ids)
-    assert 0 <= int(text.min()) and int(text.max()) < VOCABULARY
+    assert int(text.min()) >= 0 and int(text.max()) < VOCABULARY
 
 
 def _wrong(rng: random.Random, model: Any, fast: Any) -> None:
@@ -59,9 +59,14 @@ def _wrong(rng: random.Random, model: Any, fast: Any) -> None:
     elif kind == 2:
         ids = rng.choice((ids.float(), ids[0], ids[:, :0], ids[None], ids.bool()))
     elif kind == 3:
-        how["attention_mask"] = rng.choice((ids[:, :0], torch.zeros(3, 99), torch.zeros_like(ids) - 5, ids.float() * 0.5))
+        how["attention_mask"] = rng.choice(
+            (ids[:, :0], torch.zeros(3, 99), torch.zeros_like(ids) - 5, ids.float() * 0.5)
+        )
     elif kind == 4:
-        how |= {"do_sample": True, **rng.choice(({"top_k": -3}, {"top_p": 7.0}, {"temperature": -1.0}, {"temperature": 0.0}))}
+        how |= {
+            "do_sample": True,
+            **rng.choice(({"top_k": -3}, {"top_p": 7.0}, {"temperature": -1.0}, {"temperature": 0.0})),
+        }
     else:
         how["eos_token_id"] = rng.choice((-5, VOCABULARY, 2**40, [], [1, 2**40]))
     try:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rarefy.core.errors import RarefyError
 
 _EDGES = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 129, 255, 256, 257)
-_OURS = ("pack", "compressed rows", "decoder", "program", "embed")
+_OURS = ("pack", "mapped file", "compressed rows", "decoder", "program", "embed")
 
 
 def size(rng: random.Random, most: int, least: int = 0) -> int:
@@ -34,7 +34,7 @@ def normal(rng: random.Random, *shape: int) -> Tensor:
 
 
 def support(rng: random.Random, out: int, width: int) -> Tensor:
-    """A mask (out, in): unstructured of any density, N:M, rows of one length, blocks, empty rows and columns, a line."""
+    """A mask (out, in): any density, N:M, rows of one length, blocks, empty rows and columns, one row."""
     make = seeded(rng)
     kind = rng.choice(("any", "any", "any", "n:m", "ways", "rows", "blocks", "gaps", "one row", "none", "all"))
     mask = torch.rand(out, width, generator=make) < rng.choice((0.02, 0.1, 0.3, 0.5, 0.7, 0.95, rng.random()))
@@ -51,7 +51,11 @@ def support(rng: random.Random, out: int, width: int) -> Tensor:
         small = torch.rand(-(-out // high), -(-width // wide), generator=make) < rng.random()
         mask = small.repeat_interleave(high, 0).repeat_interleave(wide, 1)[:out, :width]
     elif kind in ("n:m", "rows"):
-        m = width if kind == "rows" or width == 0 else rng.choice([m for m in (2, 4, 8, 16, width) if width % m == 0] or [width])
+        m = (
+            width
+            if kind == "rows" or width == 0
+            else rng.choice([m for m in (2, 4, 8, 16, width) if width % m == 0] or [width])
+        )
         order = torch.rand(out, width // max(1, m), m, generator=make).argsort(-1).argsort(-1)
         mask = (order < rng.randint(0, max(0, m))).view(out, width) if width else mask
     elif kind == "ways":

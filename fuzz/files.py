@@ -74,7 +74,9 @@ def _damaged(rng: random.Random) -> None:
 
 def _odd(rng: random.Random) -> torch.Tensor:
     shape = [rng.choice((0, 1, 2, 5, 8, 40)) for _ in range(rng.randrange(4))]
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(rng.getrandbits(30))).to(rng.choice(_TYPES))
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(rng.getrandbits(30))).to(
+        rng.choice(_TYPES)
+    )
 
 
 def _parts(rng: random.Random) -> None:
@@ -90,7 +92,9 @@ def _parts(rng: random.Random) -> None:
             case 1:
                 parts.pop(name, None)
             case 2:
-                parts["shape"] = torch.tensor([rng.choice(_NUMBERS) for _ in range(rng.randrange(5))], dtype=torch.int64)
+                parts["shape"] = torch.tensor(
+                    [rng.choice(_NUMBERS) for _ in range(rng.randrange(5))], dtype=torch.int64
+                )
             case 3 if name in parts and parts[name].numel():
                 parts[name] = parts[name].clone()
                 value = rng.choice(_NUMBERS) if parts[name].dtype == torch.int64 else rng.randrange(128)
@@ -122,7 +126,9 @@ def _shards(rng: random.Random) -> None:
         where[rng.choice([*where, "other", ""])] = rng.choice(lies)
     raw: Any = rng.choice(({"weight_map": where}, {"weight_map": where}, {"weight_map": list(where)}, [where], {}, 5))
     text = json.dumps(raw)
-    text = text if rng.random() < 0.7 else rng.choice((text[: rng.randrange(len(text) + 1)], "[" * 10**5, "NaN", "\x00"))
+    text = (
+        text if rng.random() < 0.7 else rng.choice((text[: rng.randrange(len(text) + 1)], "[" * 10**5, "NaN", "\x00"))
+    )
     index = folder / "model.safetensors.index.json"
     index.write_text(text)
     found = _read_bounded(index, folder)

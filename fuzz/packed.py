@@ -20,7 +20,9 @@ def case(rng: random.Random) -> None:
     kernel = rng.choice(ops.kernels())
     out, width = size(rng, 200), size(rng, 600)
     weight = _weight(rng, kernel, out, width)
-    scale = (rng.uniform(0.01, 0.1), rng.randint(0, 255)) if kernel.activations == "int8" and rng.random() < 0.4 else None
+    scale = (
+        (rng.uniform(0.01, 0.1), rng.randint(0, 255)) if kernel.activations == "int8" and rng.random() < 0.4 else None
+    )
     packed = None
     with refusals(), outputs():
         packed = ops.pack(weight, kernel.name, input_scale=scale)
@@ -67,7 +69,9 @@ def _check_stored(weight: Tensor | QuantizedWeight, stored: Tensor, kernel: Any)
     want = weight.dequantize() if isinstance(weight, QuantizedWeight) else weight
     want = want.bfloat16().float() if kernel.weights == "bf16" else want
     want = torch.where(want.abs() < torch.finfo(torch.float32).tiny, 0.0, want)
-    close = torch.equal(stored, want) if kernel.weights == "fp32" else torch.allclose(stored, want, rtol=1e-6, atol=1e-37)
+    close = (
+        torch.equal(stored, want) if kernel.weights == "fp32" else torch.allclose(stored, want, rtol=1e-6, atol=1e-37)
+    )
     if kernel.weights == "int4":  # scales are stored as 16-bit steps of the row's largest
         close = not ((stored - want).abs() > weight.largest * weight.scale.amax(1, keepdim=True) * 1e-5).any()
     assert close, f"{kernel.name} gives another weight back"

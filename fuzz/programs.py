@@ -38,9 +38,7 @@ class Net(nn.Module):
 
 
 def _bert() -> nn.Module:
-    return transformers.BertModel(
-        transformers.BertConfig(**_SIZES, vocab_size=_WORDS, max_position_embeddings=_PLACES)
-    )
+    return transformers.BertModel(transformers.BertConfig(**_SIZES, vocab_size=_WORDS, max_position_embeddings=_PLACES))
 
 
 @cache
@@ -98,7 +96,9 @@ def _encoder(rng: random.Random, stored: str) -> None:
     call = _ids(rng, size(rng, 6, 1), size(rng, _PLACES, 1))
     call["attention_mask"][:, 0] = 1
     if rng.random() < 0.2:
-        call["input_ids"].view(-1)[rng.randrange(call["input_ids"].numel())] = rng.choice((-1, _WORDS, 2**31, -(2**63), 2**62))
+        call["input_ids"].view(-1)[rng.randrange(call["input_ids"].numel())] = rng.choice(
+            (-1, _WORDS, 2**31, -(2**63), 2**62)
+        )
         with refusals():
             graph(**call)
             raise AssertionError("an id outside the vocabulary was taken")

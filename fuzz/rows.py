@@ -7,7 +7,6 @@ from draw import normal, refusals, size, support, threads
 from guard import guarded, outputs
 from oracle import EPS
 
-
 _LIES = (-1, 0, 1, 7, 2**31 - 1, -(2**31), 2**31, 2**62, -(2**63))
 
 
@@ -65,5 +64,3 @@ def _lie(rng, x, grad, values, columns, offsets, bias, out, width) -> None:  # t
         if told and out != offsets.numel() - 1:
             break
     assert not told or accepted == 0, f"{accepted} calls took what is wrong: {columns} {offsets} {out} {width}"
-
-

@@ -20,7 +20,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TARGETS = {  # share of the time
-    "packed": 4, "convs": 2, "blocks": 2, "rows": 1, "programs": 2, "decoders": 2, "files": 2, "choices": 1, "arguments": 3,
+    "packed": 4, "convs": 2, "blocks": 2, "rows": 1, "programs": 2, "decoders": 2,
+    "files": 2, "mapped": 2, "choices": 1, "arguments": 3,
 }  # fmt: skip
 LONGEST = 90.0  # seconds of computing that a case may take before its process is ended; the files' own limit is 1
 AT_A_TIME = 60.0  # seconds of a process: importing costs some, a failure loses the rest
@@ -90,7 +91,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="runs the one case of this seed; needs --target")
     given = parser.parse_args()
     if given.seed is not None:
-        return subprocess.run([sys.executable, HERE / "work.py", given.target or "packed", "0", str(given.seed)]).returncode
+        return subprocess.run(
+            [sys.executable, HERE / "work.py", given.target or "packed", "0", str(given.seed)]
+        ).returncode
     start = random.SystemRandom().getrandbits(40)
     print(f"fuzz: {given.seconds:.0f} s, seeds from {start}", flush=True)
     turns = plan(given.seconds, given.target, given.jobs)

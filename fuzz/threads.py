@@ -14,7 +14,6 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests"), str(Path(__f
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "engine" / "decoder"))
 
 from engine.test_stress import decoder, hammer, network, program
-
 from rarefy.engine import fuse_attention
 
 

@@ -1,6 +1,6 @@
 """One process of the fuzzer: the cases of one target, each from a seed that is written down before it runs.
 
-    python fuzz/work.py <target> <seconds> <first seed> [<note>]; 0 seconds: that seed alone
+python fuzz/work.py <target> <seconds> <first seed> [<note>]; 0 seconds: that seed alone
 """
 
 import importlib
@@ -18,8 +18,8 @@ sys.path.append(str(HERE.parent / "tests" / "engine" / "decoder"))
 
 def main(target: str, seconds: float, seed: int, note: str | None) -> None:
     warnings.simplefilter("ignore")
-    start = time.monotonic()  # importing counts: the time asked for is the time taken
     case = importlib.import_module(target).case
+    start = time.process_time()  # seconds of computing: as much is done on a machine with other work
     handle = None if note is None else os.open(note, os.O_WRONLY)
     count = 0
     while True:
@@ -27,7 +27,7 @@ def main(target: str, seconds: float, seed: int, note: str | None) -> None:
             os.pwrite(handle, f"{count} {seed + count:<20}".encode(), 0)
         case(random.Random(f"{target} {seed + count}"))
         count += 1
-        if time.monotonic() - start >= seconds:
+        if time.process_time() - start >= seconds:
             break
     if handle is not None:
         os.pwrite(handle, f"{count} {seed + count - 1:<20}".encode(), 0)

@@ -17,7 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"address": "address,undefined", "thread": "thread"}
-RUNTIMES = {"address": ("libasan.so", "libclang_rt.asan-x86_64.so"), "thread": ("libtsan.so", "libclang_rt.tsan-x86_64.so")}
+RUNTIMES = {
+    "address": ("libasan.so", "libclang_rt.asan-x86_64.so"),
+    "thread": ("libtsan.so", "libclang_rt.tsan-x86_64.so"),
+}
 OPTIONS = {  # leaks: Python never frees its own; what the native module leaks, tools/leakcheck.py finds
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1:detect_stack_use_after_return=0",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",

@@ -29,7 +29,9 @@ def require_quantized(where: str, weight: QuantizedWeight) -> None:
     """Dense tensors on the CPU, integers that the bits hold, scales that are positive."""
     for name, tensor in (("values", weight.values), ("scale", weight.scale)):
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise DTypeError(f"{where}: weight.{name} is {tensor.layout} on {tensor.device}; quantize a dense CPU weight")
+            raise DTypeError(
+                f"{where}: weight.{name} is {tensor.layout} on {tensor.device}; quantize a dense CPU weight"
+            )
     low, high = (int(end) for end in weight.values.aminmax()) if weight.values.numel() else (0, 0)
     most = weight.largest
     if low < -most or high > most:

@@ -53,7 +53,9 @@ def from_across(across: Tensor, batch: int) -> Tensor:
     assert module is not None
     _require("from_across", across)
     if not 0 <= batch <= across.shape[0] * across.shape[-1]:
-        raise ShapeError(f"from_across: batch is {batch}, but {tuple(across.shape)} holds no more than its blocks' lanes")
+        raise ShapeError(
+            f"from_across: batch is {batch}, but {tuple(across.shape)} holds no more than its blocks' lanes"
+        )
     across, out = across.contiguous(), torch.empty(batch, *across.shape[1:-1])
     module.turn_across(across.data_ptr(), batch, out.shape[1:].numel(), out.data_ptr(), True, torch.get_num_threads())
     return out
@@ -72,8 +74,8 @@ def convolve_across(
     _, channels, high, wide, _ = shape
     if not packed.across or into != packed.shape[1] * packed.window.groups or min(high, wide) < 1:
         raise ShapeError(
-            f"convolve_across: x has shape {tuple(x.shape)} for a weight {packed.shape} of {packed.window}, packed with "
-            f"across={packed.across}; pack it with across=True, and give its input channels and a large enough image"
+            f"convolve_across: x has shape {tuple(x.shape)} for a weight {packed.shape} of {packed.window}, packed "
+            f"with across={packed.across}; pack it with across=True, give its input channels and a large enough image"
         )
     require_floats("convolve_across", bias=bias, residual=residual)
     require_bias("convolve_across", bias, channels)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from rarefy.core.errors import ShapeError
 from rarefy.ops import native
-from rarefy.ops.decoder_checks import require_table, require_tensors
+from rarefy.ops.decoder_checks import PANEL as PANEL
+from rarefy.ops.decoder_checks import Seen, require_options, require_step, require_table
+from rarefy.ops.decoder_checks import Sizes as Sizes
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight
-
-PANEL = 16  # keys in a panel; capacities are multiples of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +53,6 @@ class Block:
     gated: bool
     activation: str  # of the gate
     down: Linear
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """width: of the residual stream; depth: of one head."""
-
-    width: int
-    heads: int
-    kv_heads: int
-    depth: int
 
 
 def capacity_for(tokens: int) -> int:
@@ -208,7 +198,13 @@ class NativeDecoder:
         The function holds the tensors and the workspace; threads are those of now.
         """
         keys, values = cache
-        self._require(ids, positions, keys, values, logits, rotary, allowed, first, last_only, nanoseconds)
+        if ids.dim() != 2 or values.dim() != 5:
+            raise ShapeError(
+                f"decoder: ids {tuple(ids.shape)} must be (batch, tokens), values {tuple(values.shape)} 5-d"
+            )
+        seen = Seen(self._sizes, self._layers, self._vocabulary, *ids.shape, values.shape[3], last_only)
+        require_step(seen, ids, positions, keys, values, logits)
+        require_options(seen, rotary, allowed, first, nanoseconds, len(self.parts()))
         step, (batch, tokens), capacity, threads = (
             self._native.step,
             ids.shape,
@@ -236,35 +232,3 @@ class NativeDecoder:
             step(workspace, batch, tokens, past, capacity, *rest)
 
         return run
-
-    def _require(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        logits: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
-        allowed: Tensor | None,
-        first: Tensor | None,
-        last_only: bool,
-        nanoseconds: Tensor | None,
-    ) -> None:
-        """The tensors of `step` have the sizes of this model. Their contents are checked natively, at every call."""
-        if ids.dim() != 2 or values.dim() != 5:
-            raise ShapeError(f"decoder: ids {tuple(ids.shape)} must be (batch, tokens), values {tuple(values.shape)} 5-d")
-        sizes, (batch, tokens), capacity = self._sizes, ids.shape, values.shape[3]
-        each = (self._layers, batch, sizes.kv_heads)
-        turns = None if rotary is None else (rotary[0].shape[0], sizes.depth // 2)
-        require_tensors(
-            ids=(ids, torch.int64, (batch, tokens)),
-            positions=(positions, torch.int64, (batch, tokens)),
-            keys=(keys, torch.float32, (*each, capacity // PANEL, sizes.depth, PANEL)),
-            values=(values, torch.float32, (*each, capacity, sizes.depth)),
-            logits=(logits, torch.float32, (batch, 1 if last_only else tokens, self._vocabulary)),
-            cosine=(None if rotary is None else rotary[0], torch.float32, turns or ()),
-            sine=(None if rotary is None else rotary[1], torch.float32, turns or ()),
-            allowed=(allowed, torch.uint8, (batch, capacity)),
-            first=(first, torch.int32, (batch,)),
-            nanoseconds=(nanoseconds, torch.int64, (len(self.parts()),)),
-        )
