@@ -202,15 +202,12 @@ class NativeDecoder:
             raise ShapeError(
                 f"decoder: ids {tuple(ids.shape)} must be (batch, tokens), values {tuple(values.shape)} 5-d"
             )
-        seen = Seen(self._sizes, self._layers, self._vocabulary, *ids.shape, values.shape[3], last_only)
+        batch, tokens = ids.shape
+        capacity, threads = values.shape[3], torch.get_num_threads()
+        seen = Seen(self._sizes, self._layers, self._vocabulary, batch, tokens, capacity, last_only)
         require_step(seen, ids, positions, keys, values, logits)
         require_options(seen, rotary, allowed, first, nanoseconds, len(self.parts()))
-        step, (batch, tokens), capacity, threads = (
-            self._native.step,
-            ids.shape,
-            values.shape[3],
-            torch.get_num_threads(),
-        )
+        step = self._native.step
         rest = (
             ids.data_ptr(),
             positions.data_ptr(),
