@@ -102,6 +102,11 @@ class Bench:
         zeros = sum(s.zeros for s in solved.report.sites) / sum(s.shape[0] * s.shape[1] for s in sites)
         dense = self.text.embed(self.parts.evaluation)
         cosine = float((self.text.embed(self.parts.evaluation, model) * dense).sum(1).mean())
+        for r in solved.rounds:
+            print(
+                f"  layers {r.layers_ms:.2f} ms: {r.dense_ms:.2f} / {r.compiled_ms:.2f} ms = {r.speedup:.2f}",
+                flush=True,
+            )
         types = f"{self.precision.weights}/{self.precision.activations}"
         return (
             f"| {target:g}x | {types} | {allocation} | {solved.rounds[0].speedup:.2f}x | {reached:.2f}x | "
