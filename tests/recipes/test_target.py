@@ -337,6 +337,22 @@ def test_a_line_through_noisy_measurements_finds_the_budget() -> None:
     assert corrected([(10.0, 19.0)], 13.0, slope=2.0) == pytest.approx(7.0)
 
 
+def test_a_disturbed_measurement_is_taken_again_and_the_calmest_counts() -> None:
+    taken = iter(
+        [(20.0, 2.0), (60.0, 5.0), (19.0, 2.1), (50.0, 1.0), (30.0, 3.0), (40.0, 1.0), (31.0, 1.0), (35.0, 1.0)]
+    )
+
+    def speed(*_: Any) -> Speed:
+        dense, ratio = next(taken)
+        return Speed(dense, dense / ratio, ratio)
+
+    calm, model = target_times.Calm(speed), network()
+    assert calm(model, model, None).ratio == 2.0
+    assert calm(model, model, None).ratio == 2.1  # after one that was three times as slow
+    assert calm(model, model, None).ratio == 3.0  # the calmest of five, all of them disturbed
+    assert next(taken, None) is None
+
+
 def test_the_nearest_round_stays_where_no_round_comes_near(machine: dict[str, int]) -> None:
     model = network()
     with pytest.warns(UserWarning, match=r"was measured after 10 rounds, 1.8x was asked"):

@@ -40,14 +40,17 @@ class Curve:
 _NEAR = 0.1  # points further than this share from the wanted time count less than half
 
 
-def corrected(points: Sequence[tuple[float, float]], wanted: float, slope: float) -> float:
+def corrected(
+    points: Sequence[tuple[float, float]], wanted: float, slope: float, trust: Sequence[float] | None = None
+) -> float:
     """ms that the layers may take for the model to take `wanted`, by the line that lies best through the points.
 
     points: (ms of the layers alone, ms of the whole model) as measured, with noise, of which several points average
     some out. Points near the wanted time weigh more, w = 1 / (1 + (miss / 10 %)^2); the slope is held to the one
-    that is known from elsewhere as strongly as by a pair of points 10 % apart.
+    that is known from elsewhere as strongly as by a pair of points 10 % apart. trust: what else to weigh each point by.
     """
-    weights = [1.0 / (1.0 + ((whole - wanted) / (_NEAR * wanted)) ** 2) for _, whole in points]
+    near = [1.0 / (1.0 + ((whole - wanted) / (_NEAR * wanted)) ** 2) for _, whole in points]
+    weights = [a * b for a, b in zip(near, trust or [1.0] * len(points), strict=True)]
     total = sum(weights)
     x = sum(w * layers for w, (layers, _) in zip(weights, points, strict=True)) / total
     y = sum(w * whole for w, (_, whole) in zip(weights, points, strict=True)) / total

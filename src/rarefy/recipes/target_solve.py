@@ -71,7 +71,9 @@ def solve_to_speed(job: Job, plan: Plan, search: Search, batches: Sequence[Any],
                 break
             if job.off(speed) > _ENOUGH:
                 points = [(r.layers_ms, search.dense.dense_ms / r.speedup) for r in rounds]
-                budget = corrected(points, search.wanted, search.curve.slope())
+                calm = min(r.dense_ms for r in rounds)
+                trust = [(calm / r.dense_ms) ** 4 for r in rounds]  # a busy machine makes both slow, and not alike
+                budget = corrected(points, search.wanted, search.curve.slope(), trust)
                 densities = search.allocate(budget) or search.fastest
         best = work.nearest()
         if tried[-1] == search.fastest and best.speed.ratio < job.target * (1 - ALLOWED):
