@@ -3,11 +3,12 @@
 #   make demo    makes .venv, installs rarefy with its demo extra, runs the main job on a real model
 #   make test    makes .venv if absent, installs what the tests need, runs the tests
 #   make check   style, types, import floors, method index, native leak check, docs
-#   make bench   kernel measurements (benchmarks/)         make docs    the documentation, into site/
+#   make bench   what we measure, half an hour (benchmarks/)   make docs    the documentation, into site/
 #   make index   rewrites docs/methods.md                  make clean   removes all that make made
 #
 # A second run installs nothing; a change of pyproject.toml, CMakeLists.txt or native/ builds again.
 # TORCH_INDEX=<url> adds an index for torch, where the default one only offers builds with a GPU runtime.
+# BENCH_ARGS=--vnni holds every engine to AVX-512 VNNI; RAREFY_PEERS=<folder> names the peers of benchmarks/peers/install.sh.
 # RIVALS=1 also installs the engines that the demo is timed beside (ONNX Runtime, OpenVINO; `make bench` always does).
 # DEMO_ARGS="--quick" and TEST_ARGS="tests/pruning -k wanda" pass options on.
 
@@ -19,6 +20,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 TEST_ARGS ?=
 TORCH_INDEX ?=
 RIVALS ?=
@@ -54,6 +56,7 @@ bench: $(done)/test $(done)/rivals
 	$(bin)/python benchmarks/cost/run.py
 	$(bin)/python benchmarks/latency/run.py
 	$(bin)/python benchmarks/startup/run.py
+	for part in mlp minilm decode resnet18; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
 
 docs: $(done)/check
 	$(bin)/mkdocs build --strict

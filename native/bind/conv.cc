@@ -25,15 +25,33 @@ const conv::Kernel& kernel_named(const std::string& name) {
   throw std::invalid_argument("pack_conv: no kernel is called '" + name + "'; rarefy.ops.conv.kernels() lists them");
 }
 
-conv::Packed lay_out(const float* weight, const PackedConv::Sizes& sizes, const PackedConv::Steps& steps,
-                     const std::string& name) {
+conv::Window window_of(const PackedConv::Sizes& sizes, const PackedConv::Steps& steps) {
   const auto [out, in, groups, height, width] = sizes;
   const auto [stride_y, stride_x, dilation_y, dilation_x] = steps;
   if (out < 0 || in < 0 || groups < 1 || out % groups != 0 || height < 1 || width < 1 || stride_y < 1 || stride_x < 1 ||
       dilation_y < 1 || dilation_x < 1)
     throw std::invalid_argument("pack_conv: sizes and steps must be positive, output channels a multiple of groups");
-  const conv::Window window{height, width, stride_y, stride_x, dilation_y, dilation_x};
+  return {height, width, stride_y, stride_x, dilation_y, dilation_x};
+}
+
+conv::Packed lay_out(const float* weight, const PackedConv::Sizes& sizes, const PackedConv::Steps& steps,
+                     const std::string& name) {
+  const conv::Window window = window_of(sizes, steps);
+  const auto [out, in, groups, height, width] = sizes;
   return conv::pack(weight, out, in, groups, window, kernel_named(name), conv::panel_bytes());
+}
+
+conv::Packed see(const Mapping& file, std::size_t at, std::size_t bytes, const PackedConv::Sizes& sizes,
+                 const PackedConv::Steps& steps, const std::string& name) {
+  conv::Packed packed;
+  packed.kernel = &kernel_named(name);
+  BlobReader blob(file.part(at, bytes), bytes, name);
+  blob(packed);
+  blob.finish();
+  const auto [out, in, groups, height, width] = sizes;
+  if (std::tie(packed.out, packed.in, packed.groups) != std::tie(out, in, groups) || packed.window != window_of(sizes, steps))
+    throw std::invalid_argument("packed bytes: a convolution of another size or window than what was asked for");
+  return packed;
 }
 
 conv_pool::Problem pool_problem(const PoolWindow& window, const std::tuple<int, int, int, int>& sizes) {
@@ -58,6 +76,18 @@ conv_pool::Problem pool_problem(const PoolWindow& window, const std::tuple<int, 
 PackedConv::PackedConv(std::uintptr_t weight, const Sizes& sizes, const Steps& steps, const std::string& kernel)
     : packed_(lay_out(at<float>(weight), sizes, steps, kernel)) {
   Packed::count_live(1);
+}
+
+PackedConv::PackedConv(std::shared_ptr<Mapping> file, std::size_t at, std::size_t bytes, const Sizes& sizes,
+                       const Steps& steps, const std::string& kernel)
+    : file_(std::move(file)), packed_(see(*file_, at, bytes, sizes, steps, kernel)) {
+  Packed::count_live(1);
+}
+
+std::size_t PackedConv::save(std::uintptr_t to) const {
+  BlobWriter writer(at<std::uint8_t>(to));
+  writer(packed_);
+  return writer.finish(packed_.kernel->name);
 }
 
 PackedConv::~PackedConv() { Packed::count_live(-1); }

@@ -3,10 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "core/mapping.h"
 #include "pack/conv.h"
 
 namespace rarefy {
@@ -22,6 +24,9 @@ class PackedConv {
   // weight: the address of (out, in / groups, height, width) floats. Throws std::invalid_argument for a kernel that is not
   // compiled in, that needs an instruction set this process may not use, or whose offsets are too short for the window.
   PackedConv(std::uintptr_t weight, const Sizes& sizes, const Steps& steps, const std::string& kernel);
+  // As Packed's: the packed form in bytes of a mapped file.
+  PackedConv(std::shared_ptr<Mapping> file, std::size_t at, std::size_t bytes, const Sizes& sizes, const Steps& steps,
+             const std::string& kernel);
   ~PackedConv();
   PackedConv(const PackedConv&) = delete;
   PackedConv& operator=(const PackedConv&) = delete;
@@ -38,10 +43,12 @@ class PackedConv {
                        const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
                        int activation, std::uintptr_t y, int threads) const;
   void unpack(std::uintptr_t weight) const { conv::unpack(packed_, reinterpret_cast<float*>(weight)); }
+  std::size_t save(std::uintptr_t to) const;
   std::size_t nnz() const { return packed_.nnz; }
   std::size_t bytes() const { return packed_.bytes(); }
 
  private:
+  std::shared_ptr<Mapping> file_;  // what the weight sees
   conv::Packed packed_;
 };
 

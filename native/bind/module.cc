@@ -1,6 +1,7 @@
 // What Python sees of the native core: low level and unchecked where rarefy.ops has checked. Addresses travel as
 // integers (Tensor.data_ptr()), which costs a tenth of exchanging a tensor. The lock is released during arithmetic.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -101,11 +102,20 @@ NB_MODULE(_native, m) {
   m.def("kernels", &rarefy::listing, "(name, op, isa, weights, activations, rows, tokens, depth) of every kernel compiled in");
   m.def("set_leak_warnings", [](bool on) { nb::set_leak_warnings(on); });
   m.def("live_objects", [] { return rarefy::Packed::live(); });
+  nb::class_<rarefy::Mapping>(m, "Mapping", "A file's own pages, read-only and shared by all processes that map it.")
+      .def(nb::init<const std::string&>(), nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("size", &rarefy::Mapping::size);
+  using Mapped = std::shared_ptr<rarefy::Mapping>;
   nb::class_<rarefy::Packed>(m, "Packed")
-      .def(nb::init<std::uintptr_t, std::uintptr_t, std::uintptr_t, int, int, float, int, std::int64_t, std::int64_t,
+      .def(nb::init<std::uintptr_t, std::uintptr_t, std::uintptr_t, int, int, float, int, std::uintptr_t, std::int64_t,
+                    std::int64_t, const std::string&>(),
+           "weight"_a, "codes"_a, "scales"_a, "groups"_a, "bits"_a, "input_scale"_a, "input_zero"_a,
+           "input_factors"_a, "out"_a, "in"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def(nb::init<Mapped, std::size_t, std::size_t, float, int, std::uintptr_t, std::int64_t, std::int64_t,
                     const std::string&>(),
-           "weight"_a, "codes"_a, "scales"_a, "groups"_a, "bits"_a, "input_scale"_a, "input_zero"_a, "out"_a, "in"_a,
-           "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
+           "file"_a, "at"_a, "bytes"_a, "input_scale"_a, "input_zero"_a, "input_factors"_a, "out"_a, "in"_a, "kernel"_a,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("save", &rarefy::Packed::save, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply8", &rarefy::Packed::multiply8, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply", &rarefy::Packed::multiply, nb::call_guard<nb::gil_scoped_release>())
       .def("unpack", &rarefy::Packed::unpack, nb::call_guard<nb::gil_scoped_release>())
@@ -114,6 +124,10 @@ NB_MODULE(_native, m) {
   nb::class_<rarefy::PackedConv>(m, "PackedConv")
       .def(nb::init<std::uintptr_t, const rarefy::PackedConv::Sizes&, const rarefy::PackedConv::Steps&, const std::string&>(),
            "weight"_a, "sizes"_a, "steps"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def(nb::init<Mapped, std::size_t, std::size_t, const rarefy::PackedConv::Sizes&, const rarefy::PackedConv::Steps&,
+                    const std::string&>(),
+           "file"_a, "at"_a, "bytes"_a, "sizes"_a, "steps"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("save", &rarefy::PackedConv::save, nb::call_guard<nb::gil_scoped_release>())
       .def("convolve", &rarefy::PackedConv::convolve, nb::call_guard<nb::gil_scoped_release>())
       .def("convolve_pooled", &rarefy::PackedConv::convolve_pooled, nb::call_guard<nb::gil_scoped_release>())
       .def("convolve_across", &rarefy::PackedConv::convolve_across, nb::call_guard<nb::gil_scoped_release>())

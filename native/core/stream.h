@@ -1,10 +1,8 @@
-// Bytes that a product streams through once: contiguous, and in large pages where they fill some.
+// Memory for what a product streams through once: contiguous, and in large pages where it fills some.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <new>
-#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -33,7 +31,5 @@ struct StreamAllocator {
   void deallocate(T* p, std::size_t n) noexcept { ::operator delete(p, alignment(n * sizeof(T))); }
   bool operator==(const StreamAllocator&) const noexcept { return true; }
 };
-
-using Stream = std::vector<std::uint8_t, StreamAllocator<std::uint8_t>>;
 
 }  // namespace rarefy

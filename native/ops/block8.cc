@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "ops/from_blob.h"
 #include "ops/parallel.h"
 #include "ops/quantise.h"
 #include "ops/split.h"
@@ -77,7 +78,7 @@ void finish_band(const Call& call, const Tokens& tokens, int band, std::ptrdiff_
   const Epilogue epilogue{weight.scale.data() + row, weight.sums.data() + row, call.bias == nullptr ? nullptr : call.bias + row,
                           call.activation,           tokens.scale,             tokens.zero};
   const Destination to{call.to.y == nullptr ? nullptr : call.to.y + at, call.to.values == nullptr ? nullptr : call.to.values + at,
-                       weight.out, call.to.y == nullptr ? 1.0f / call.to.scale : 0.0f, call.to.zero};
+                       weight.out, call.to.inverse, call.to.inverses == nullptr ? nullptr : call.to.inverses + row, call.to.zero};
   weight.kernel->finish(sums, weight.rows_of(band), valid, epilogue, to);
 }
 
@@ -127,14 +128,15 @@ void run_tile(const Call& call, const Bands& bands, std::ptrdiff_t token, int ti
 class Held : public Layout {
  public:
   Held(const WeightSource& w, const Kernel& kernel)
-      : Layout(w.out, w.in), packed_(pack(w.codes, w.scales, w.out, w.in, kernel)), scale_(w.input_scale), zero_(w.input_zero) {}
+      : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w.codes, w.scales, w.out, w.in, kernel); })), scale_(w.input_scale), zero_(w.input_zero) {}
   std::size_t nnz() const override { return packed_.nnz; }
   std::size_t bytes() const override { return packed_.bytes(); }
   void unpack(float* weight) const override { block8::unpack(packed_, weight); }
+  void save(BlobWriter& to) const override { to(packed_); }
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
     if (tokens == 0) return;
-    multiply8(quantise::to_scratch(x, tokens, in(), scale_, zero_, threads), bias, activation, {y, nullptr, 0.0f, 0}, threads);
+    multiply8(quantise::to_scratch(x, tokens, in(), scale_, zero_, threads), bias, activation, {y, nullptr, 0.0f, nullptr, 0}, threads);
   }
   void multiply8(const Rows8& x, const float* bias, Activation activation, const Output8& to, int threads) const override;
 

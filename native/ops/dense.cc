@@ -81,7 +81,8 @@ class Held : public Layout {
   Held(const WeightSource& w, const Variant& v) : Layout(w.out, w.in), input_{w.input_scale, w.input_zero} {
     weight_.kernel = v.kernel;
     weight_.expand = v.expand;
-    if (v.kernel->type == Type::int8) pack_codes(w, v);
+    if (w.blob != nullptr) read(w);
+    else if (v.kernel->type == Type::int8) pack_codes(w, v);
     else weight_.lines = pack_floats(w, v);
   }
   std::size_t nnz() const override { return weight_.lines.nnz; }
@@ -103,7 +104,7 @@ class Held : public Layout {
                 int threads) const override {
     static constexpr float nothing = 0.0f;  // rows of no inputs have no address
     const Inputs inputs{tokens, in(), in() == 0 ? &nothing : x, {}, input_.scale == 0.0f ? nullptr : &input_};
-    dense::multiply(weight_, inputs, {bias, activation, {y, nullptr, 0.0f, 0}}, threads);
+    dense::multiply(weight_, inputs, {bias, activation, {y, nullptr, 0.0f, nullptr, 0}}, threads);
   }
   void multiply8(const Rows8& x, const float* bias, Activation activation, const Output8& to,
                  int threads) const override {
@@ -111,7 +112,13 @@ class Held : public Layout {
     dense::multiply(weight_, {x.tokens, in(), nullptr, x, nullptr}, {bias, activation, to}, threads);
   }
 
+  void save(BlobWriter& to) const override { to(weight_); }
+
  private:
+  void read(const WeightSource& w) {
+    (*w.blob)(weight_);
+    require_size(w, weight_.lines.out, weight_.lines.in);
+  }
   void pack_codes(const WeightSource& w, const Variant& v) {
     weight_.lines = lines::pack(w.codes, w.out, w.in, v.shape, v.expand != nullptr);
     weight_.scale.resize(static_cast<std::size_t>(weight_.lines.blocks()) * block_rows);

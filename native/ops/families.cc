@@ -13,6 +13,12 @@
 
 namespace rarefy {
 
+void require_size(const WeightSource& asked, int out, int in) {
+  if (out != asked.out || in != asked.in)
+    throw std::invalid_argument("packed bytes: a weight of " + std::to_string(out) + " x " + std::to_string(in) +
+                                ", but " + std::to_string(asked.out) + " x " + std::to_string(asked.in) + " was asked for");
+}
+
 void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, int) const {
   throw std::logic_error("this kernel does not take 8-bit inputs");
 }

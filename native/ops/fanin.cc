@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ops/few_tokens.h"
+#include "ops/from_blob.h"
 #include "pack/fanin.h"
 
 namespace rarefy::fanin {
@@ -10,10 +11,11 @@ namespace {
 
 class Held : public Layout {
  public:
-  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(pack(w, kernel)) {}
+  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w, kernel); })) {}
   std::size_t nnz() const override { return packed_.nnz; }
   std::size_t bytes() const override { return packed_.size(); }
   void unpack(float* weight) const override { fanin::unpack(packed_, weight); }
+  void save(BlobWriter& to) const override { to(packed_); }
 
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {

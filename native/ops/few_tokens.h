@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/aligned.h"
+#include "core/array.h"
 #include "ops/layout.h"
 #include "ops/parallel.h"
 #include "ops/split.h"
@@ -16,7 +17,7 @@ namespace rarefy {
 // Calls f(first, last) for rows in about equal shares of bytes (starts: of `rows` + 1 streams); several a thread, for a
 // thread that is held up takes fewer. A thread reads 64 KiB in about the time that it costs to wake one.
 template <class Function>
-void share_rows(const std::vector<std::size_t>& starts, int rows, std::ptrdiff_t tokens, int threads, Function f) {
+void share_rows(const Array<std::size_t>& starts, int rows, std::ptrdiff_t tokens, int threads, Function f) {
   constexpr double bytes_a_thread = 1 << 16;
   const double work = static_cast<double>(starts.back()) * (1.0 + static_cast<double>(tokens) / 4.0);
   threads = static_cast<int>(std::min<double>(threads, 1 + work / bytes_a_thread));
@@ -89,8 +90,11 @@ inline float* floats_of(const Output8& to, std::ptrdiff_t tokens, int out) {
 inline void put_bytes(const float* y, std::ptrdiff_t tokens, int out, int first, int last, const Output8& to) {
   if (to.values == nullptr) return;
   for (std::ptrdiff_t t = 0; t < tokens; ++t)
-    for (std::ptrdiff_t at = t * out + first; at < t * out + last; ++at)
-      to.values[at] = static_cast<std::uint8_t>(std::clamp(std::nearbyintf(y[at] / to.scale) + static_cast<float>(to.zero), 0.0f, 255.0f));
+    for (int o = first; o < last; ++o) {
+      const float steps = y[t * out + o] * (to.inverses == nullptr ? to.inverse : to.inverses[o]);
+      const float value = std::nearbyintf(steps) + static_cast<float>(to.zero);
+      to.values[t * out + o] = static_cast<std::uint8_t>(std::clamp(value, 0.0f, 255.0f));
+    }
 }
 
 }  // namespace rarefy

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/blob.h"
 #include "core/features.h"
 #include "kernels/contract.h"
 
@@ -21,11 +22,12 @@ struct Rows8 {
   std::ptrdiff_t step;  // 1: a scale and a zero point for each token; 0: one for all
 };
 
-// Where the results of an 8-bit product go: floats, or 8-bit rows of one scale and zero point. One of the two is null.
+// Where the results of an 8-bit product go: floats, or 8-bit rows. One of the two is null.
 struct Output8 {
   float* y;               // (tokens, out)
-  std::uint8_t* values;   // (tokens, out): round(y / scale) + zero, saturated
-  float scale;
+  std::uint8_t* values;   // (tokens, out): round(y * inverse) + zero, saturated
+  float inverse;          // for all outputs, unless there is
+  const float* inverses;  // (out) or null
   std::int32_t zero;
 };
 
@@ -38,7 +40,12 @@ struct WeightSource {
   int groups, bits;          // bits: 8, or 4 for codes in [-7, 7]
   float input_scale;         // of 8-bit inputs known in advance; 0: each token's own, found at the call
   std::int32_t input_zero;
+  const float* input_factors = nullptr;  // (in) or null: input k is divided by factor k before it is rounded (ops/factored.h)
+  BlobReader* blob = nullptr;  // not null: instead of values or codes, the packed form
 };
+
+// Throws std::invalid_argument unless a blob's weight has the size that was asked for.
+void require_size(const WeightSource& asked, int out, int in);
 
 class Layout {
  public:
@@ -53,6 +60,8 @@ class Layout {
   virtual std::size_t bytes() const = 0;
   // Every entry of (out, in): as stored, so rounded where the stored type is narrower.
   virtual void unpack(float* weight) const = 0;
+  // What a WeightSource with a blob gives back.
+  virtual void save(BlobWriter& to) const = 0;
   // y (tokens, out) = act(x (tokens, in) W^T + bias (out) or null); x and y row-major, not overlapping.
   virtual void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                         int threads) const = 0;

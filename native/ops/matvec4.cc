@@ -1,6 +1,7 @@
 #include "ops/matvec4.h"
 
 #include "ops/few_tokens.h"
+#include "ops/from_blob.h"
 #include "ops/quantise.h"
 #include "pack/nibbles.h"
 
@@ -10,17 +11,18 @@ namespace {
 class Held : public Layout {
  public:
   Held(const WeightSource& w, const Kernel& kernel)
-      : Layout(w.out, w.in), packed_(pack(w, kernel)), input_scale_(w.input_scale), input_zero_(w.input_zero) {}
+      : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w, kernel); })), input_scale_(w.input_scale), input_zero_(w.input_zero) {}
   std::size_t nnz() const override { return packed_.nnz; }
   std::size_t bytes() const override { return packed_.size(); }
   void unpack(float* weight) const override { matvec4::unpack(packed_, weight); }
+  void save(BlobWriter& to) const override { to(packed_); }
 
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
     if (tokens == 0) return;
     if (packed_.kernel->multiply8 != nullptr)
       return multiply8(quantise::to_scratch(x, tokens, in(), input_scale_, input_zero_, threads), bias, activation,
-                       {y, nullptr, 0.0f, 0}, threads);
+                       {y, nullptr, 0.0f, nullptr, 0}, threads);
     std::ptrdiff_t stride = in();
     x = in_places(x, stride, tokens, in(), group_inputs, places());
     const Inputs inputs{x, stride, static_cast<int>(tokens)};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/from_blob.h"
 #include "ops/parallel.h"
 #include "ops/split.h"
 
@@ -26,10 +27,11 @@ namespace {
 
 class Held : public Layout {
  public:
-  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(pack(w.values, w.out, w.in, kernel)) {}
+  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w.values, w.out, w.in, kernel); })) {}
   std::size_t nnz() const override { return packed_.nnz(); }
   std::size_t bytes() const override { return packed_.bytes(); }
   void unpack(float* weight) const override { spmv::unpack(packed_, weight); }
+  void save(BlobWriter& to) const override { to(packed_); }
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
     spmv::multiply(packed_, x, tokens, bias, activation, y, threads);

@@ -58,7 +58,7 @@ std::vector<int> longest_first(const std::vector<std::vector<T>>& rows) {
 
 void append_cell(Packed& packed, const Cell& cell) {
   packed.offsets.push_back(cell.offset);
-  packed.values.insert(packed.values.end(), cell.weights.begin(), cell.weights.end());
+  packed.values.append(cell.weights.begin(), cell.weights.end());
 }
 
 std::size_t append_cells(Packed& packed, const Tile& tile, bool write_empty) {
@@ -185,7 +185,7 @@ Packed pack(const std::int8_t* codes, const float* scales, int out, int in, cons
   packed.out = out;
   packed.in = in;
   packed.kernel = &kernel;
-  packed.scale.assign(scales, scales + out);
+  packed.scale.append(scales, scales + static_cast<std::size_t>(out));
   packed.scale.resize(out + 16);
   for (int row = 0; row < out; ++row) packed.sums.push_back(in_halves(row_sum(codes + static_cast<std::ptrdiff_t>(row) * in, in, row)));
   packed.sums.resize(out + 16);

@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "core/aligned.h"
+#include "core/blob.h"
 #include "kernels/block8/contract.h"
 
 namespace rarefy::block8 {
@@ -17,15 +16,21 @@ struct Packed {
   int out = 0, in = 0;
   const Kernel* kernel = nullptr;
   std::size_t nnz = 0;  // codes that are not zero
-  AlignedVector<std::int8_t> values;
-  AlignedVector<std::uint16_t> offsets;
-  std::vector<std::uint16_t> groups;
+  Array<std::int8_t> values;
+  Array<std::uint16_t> offsets;
+  Array<std::uint16_t> groups;
   struct Start {
     std::size_t value, offset, group, count;  // count: number of groups; the others index the arrays above
   };
-  std::vector<Start> starts;       // (bands, tiles)
-  std::vector<float> scale;        // of every row, and 16 more
-  std::vector<std::int32_t> sums;  // of every row, as in Epilogue, and 16 more
+  Array<Start> starts;       // (bands, tiles)
+  Array<float> scale;        // of every row, and 16 more
+  Array<std::int32_t> sums;  // of every row, as in Epilogue, and 16 more
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, kernel, nnz, values, offsets, groups, starts, scale, sums] = self;
+    archive(out, in, nnz, values, offsets, groups, starts, scale, sums);
+  }
 
   int bands() const { return (out + band_rows - 1) / band_rows; }
   int tiles() const { return in == 0 ? 1 : (in + kernel->depth - 1) / kernel->depth; }

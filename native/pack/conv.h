@@ -4,9 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "core/aligned.h"
+#include "core/blob.h"
 #include "kernels/conv/contract.h"
 
 namespace rarefy::conv {
@@ -16,6 +15,8 @@ struct Window {
   int height = 1, width = 1;                // kernel
   int stride_y = 1, stride_x = 1;
   int dilation_y = 1, dilation_x = 1;
+
+  bool operator==(const Window&) const = default;
 };
 
 inline constexpr int band_channels = 64;  // at most; small enough to share out among threads
@@ -26,13 +27,19 @@ struct Packed {
   const Kernel* kernel = nullptr;
   int block = 1;  // input channels in a panel
   std::size_t nnz = 0;
-  AlignedVector<float> values;
-  AlignedVector<std::uint16_t> offsets;
-  std::vector<std::uint16_t> heads;
+  Array<float> values;
+  Array<std::uint16_t> offsets;
+  Array<std::uint16_t> heads;
   struct Start {
     std::size_t value, offset, head, count;
   };
-  std::vector<Start> starts;  // (bands of all groups, blocks)
+  Array<Start> starts;  // (bands of all groups, blocks)
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, groups, window, kernel, block, nnz, values, offsets, heads, starts] = self;
+    archive(out, in, groups, window, block, nnz, values, offsets, heads, starts);
+  }
 
   int group_out() const { return groups == 0 ? 0 : out / groups; }
   int bands_a_group() const { return (group_out() + band_channels - 1) / band_channels; }

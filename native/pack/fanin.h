@@ -2,9 +2,8 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
-#include "core/stream.h"
+#include "core/blob.h"
 #include "kernels/fanin/contract.h"
 #include "ops/layout.h"
 
@@ -15,7 +14,13 @@ struct Packed {
   const Kernel* kernel = nullptr;
   std::size_t nnz = 0;
   Stream bytes;               // and `overread` more
-  std::vector<float> scales;  // of int8
+  Array<float> scales;  // of int8
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, steps, index, kernel, nnz, bytes, scales] = self;
+    archive(out, in, steps, index, nnz, bytes, scales);
+  }
 
   std::size_t size() const { return bytes.size() + 4 * scales.size(); }
   Bands bands() const { return {bytes.data(), scales.empty() ? nullptr : scales.data(), steps, index}; }

@@ -36,7 +36,7 @@ void append_bitmap(Lines& p, const std::vector<Item>& block) {
       if (const Item item = block[at + i]; item != Item{}) {
         bits |= 1u << i;
         const auto* bytes = reinterpret_cast<const std::uint8_t*>(&item);
-        p.values.insert(p.values.end(), bytes, bytes + sizeof item);
+        p.values.append(bytes, bytes + sizeof item);
       }
     p.masks.push_back(static_cast<std::uint8_t>(bits));
   }
@@ -54,7 +54,7 @@ void pack_as(Lines& p, const Item* entries) {
       append_bitmap(p, block);
     } else {
       const auto* bytes = reinterpret_cast<const std::uint8_t*>(block.data());
-      p.values.insert(p.values.end(), bytes, bytes + block.size() * sizeof(Item));
+      p.values.append(bytes, bytes + block.size() * sizeof(Item));
     }
   }
   p.values.shrink_to_fit();

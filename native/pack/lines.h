@@ -5,9 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "core/aligned.h"
+#include "core/blob.h"
 
 namespace rarefy::lines {
 
@@ -25,9 +24,15 @@ struct Lines {
   Shape shape{1, 1};
   bool bitmap = false;
   std::size_t nnz = 0;
-  AlignedVector<std::uint8_t> values;  // entries: all of them, or those not zero
-  AlignedVector<std::uint8_t> masks;   // with a bitmap: 2 * interleave bytes a line
-  std::vector<std::uint64_t> starts;   // with a bitmap: (blocks + 1), where a block's values begin, in bytes
+  Array<std::uint8_t> values;  // entries: all of them, or those not zero
+  Array<std::uint8_t> masks;   // with a bitmap: 2 * interleave bytes a line
+  Array<std::uint64_t> starts;   // with a bitmap: (blocks + 1), where a block's values begin, in bytes
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, shape, bitmap, nnz, values, masks, starts] = self;
+    archive(out, in, shape, bitmap, nnz, values, masks, starts);
+  }
 
   int blocks() const { return (out + block_rows - 1) / block_rows; }
   int line_entries() const { return block_rows * shape.interleave; }

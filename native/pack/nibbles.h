@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "core/stream.h"
+#include "core/blob.h"
 #include "kernels/matvec4/contract.h"
 #include "ops/layout.h"
 
@@ -16,9 +15,15 @@ struct Packed {
   const Kernel* kernel = nullptr;
   std::size_t nnz = 0;
   Stream bytes;                        // and `overread` more
-  std::vector<std::size_t> starts;     // (out + 1)
-  std::vector<std::uint32_t> entries;  // (out)
-  std::vector<float> scales, sums;     // (out)
+  Array<std::size_t> starts;     // (out + 1)
+  Array<std::uint32_t> entries;  // (out)
+  Array<float> scales, sums;     // (out)
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, kernel, nnz, bytes, starts, entries, scales, sums] = self;
+    archive(out, in, nnz, bytes, starts, entries, scales, sums);
+  }
 
   int groups() const {  // with those behind the last input where two share a scale
     const int whole = (in + group_inputs - 1) / group_inputs;

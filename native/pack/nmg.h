@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "core/stream.h"
+#include "core/blob.h"
 #include "kernels/nmg/contract.h"
 #include "ops/layout.h"
 
@@ -14,9 +13,15 @@ namespace rarefy::nmg {
 struct Packed {
   int out = 0, in = 0, kept = 0, of = 0, per_way = 0;
   const Kernel* kernel = nullptr;
-  std::vector<std::int32_t> offsets;  // (ways, kept)
+  Array<std::int32_t> offsets;  // (ways, kept)
   Stream bytes;                       // and `overread` more
-  std::vector<float> scales;          // of int8
+  Array<float> scales;          // of int8
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, kept, of, per_way, kernel, offsets, bytes, scales] = self;
+    archive(out, in, kept, of, per_way, offsets, bytes, scales);
+  }
 
   int ways() const { return kept == 0 ? 0 : static_cast<int>(offsets.size()) / kept; }
   std::size_t nnz() const { return static_cast<std::size_t>(out) * ways() * per_way * kept; }

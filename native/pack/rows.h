@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "core/aligned.h"
+#include "core/blob.h"
 #include "kernels/spmv/contract.h"
 
 namespace rarefy::spmv {
@@ -13,10 +12,16 @@ namespace rarefy::spmv {
 struct Packed {
   int out = 0, in = 0;
   const Kernel* kernel = nullptr;
-  std::vector<std::size_t> starts;
-  AlignedVector<float> values;  // and `overread` more
-  AlignedVector<std::uint16_t> masks, columns16;
-  AlignedVector<std::uint32_t> columns32;
+  Array<std::size_t> starts;
+  Array<float> values;  // and `overread` more
+  Array<std::uint16_t> masks, columns16;
+  Array<std::uint32_t> columns32;
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, kernel, starts, values, masks, columns16, columns32] = self;
+    archive(out, in, starts, values, masks, columns16, columns32);
+  }
 
   std::size_t nnz() const { return starts.back(); }
   Rows rows() const;

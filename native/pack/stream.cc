@@ -57,7 +57,7 @@ class Writer {
     if (p_.kernel->format == Format::index) indexed();
     else
       for (int chunk = 0; chunk < p_.chunks(); ++chunk) p_.kernel->format == Format::dense ? dense(chunk) : masked(chunk);
-    p_.bytes.insert(p_.bytes.end(), buffer_.data(), at_);
+    p_.bytes.append(buffer_.data(), at_);
     p_.entries.push_back(static_cast<std::uint32_t>(p_.in - std::count(row_.begin(), row_.begin() + p_.in, 0u)));
   }
 

@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "core/stream.h"
+#include "core/blob.h"
 #include "kernels/matvec/contract.h"
 #include "ops/layout.h"
 #include "pack/groups.h"
@@ -17,10 +16,16 @@ struct Packed {
   const Kernel* kernel = nullptr;
   Groups groups;
   Stream bytes;                       // and `overread` more
-  std::vector<std::size_t> starts;    // (out + 1)
-  std::vector<std::uint32_t> entries; // (out)
-  std::vector<float> scales;          // (out) of int8
-  std::vector<std::int32_t> sums;     // (out) of int8
+  Array<std::size_t> starts;    // (out + 1)
+  Array<std::uint32_t> entries; // (out)
+  Array<float> scales;          // (out) of int8
+  Array<std::int32_t> sums;     // (out) of int8
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, kernel, groups, bytes, starts, entries, scales, sums] = self;
+    archive(out, in, groups, bytes, starts, entries, scales, sums);
+  }
 
   int units() const { return (in + groups.columns() - 1) / groups.columns(); }
   int chunks() const { return (units() + 3) / 4; }

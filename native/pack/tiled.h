@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "core/aligned.h"
+#include "core/blob.h"
 #include "kernels/spmm/contract.h"
 
 namespace rarefy::spmm {
@@ -16,13 +15,19 @@ struct Tiled {
   int out = 0, in = 0;
   const Kernel* kernel = nullptr;
   std::size_t nnz = 0;
-  AlignedVector<float> values;
-  AlignedVector<std::uint16_t> offsets;
-  std::vector<std::uint16_t> groups;
+  Array<float> values;
+  Array<std::uint16_t> offsets;
+  Array<std::uint16_t> groups;
   struct Start {
     std::size_t entry, group, count;  // group: index into `groups`; count: number of groups
   };
-  std::vector<Start> starts;  // (bands, tiles)
+  Array<Start> starts;  // (bands, tiles)
+
+  template <class Self, class Archive>
+  static void fields(Self& self, Archive& archive) {
+    auto& [out, in, kernel, nnz, values, offsets, groups, starts] = self;
+    archive(out, in, nnz, values, offsets, groups, starts);
+  }
 
   int bands() const { return (out + band_rows - 1) / band_rows; }
   int tiles() const { return in == 0 ? 1 : (in + kernel->depth - 1) / kernel->depth; }

@@ -50,7 +50,7 @@ def test_every_round_of_both_shapes_is_in_the_report(report):
     shapes = report["bench"]["shapes"]
     assert [s["shape"] for s in shapes] == ["1x32", "16x32"]
     for shape in shapes:
-        assert set(shape["timed"]) == {"rarefy", "torch"}
+        assert set(shape["timed"]) == {"rarefy", "torch", "rarefy-int8"}
         assert all(len(t["rounds"]) == 7 for t in shape["timed"].values())
         assert shape["timed"]["rarefy"]["error"] < 1e-3
 
@@ -96,7 +96,9 @@ def test_bench_times_the_saved_model_and_hides_nobody(run, compressed):
     assert "GFLOP/s" in done.output and "ms by kind:" in done.output
     found = json.loads((out / "bench.json").read_text())
     assert [s["shape"] for s in found["shapes"]] == ["2x16"]
-    assert {n: len(t["rounds"]) for n, t in found["shapes"][0]["timed"].items()} == {"rarefy": 3, "torch": 3}
+    assert {n: len(t["rounds"]) for n, t in found["shapes"][0]["timed"].items()} == dict.fromkeys(
+        ("rarefy", "torch", "rarefy-int8"), 3
+    )
     assert "encoder.layer.0.attention.self.query" in done.output
 
 

@@ -51,6 +51,18 @@ def test_every_round_is_kept_and_rounds_are_interleaved(net):
     assert [turn[0] for turn in turns] == ["rarefy", "torch", "other", "rarefy"]
 
 
+def test_our_8_bit_model_is_timed_beside_the_float_one(net, prefer):
+    prefer("layers")
+    dense = nn.Sequential(nn.Linear(64, 64)).eval()  # rivals run another model: ours must not
+    report = benchmark(net, X, rounds=2, dense=dense, against=(), int8=True)
+    timed = report.shapes[0].timed
+    assert list(timed) == ["rarefy", "rarefy-int8"]
+    assert timed["rarefy-int8"].precision == "int8"
+    assert 0.999 < timed["rarefy-int8"].cosine < 1 - 1e-7
+    assert timed["rarefy"].error < 1e-4
+    assert "rarefy-int8" not in benchmark(net, X, rounds=1).shapes[0].timed
+
+
 def test_ratio_is_the_quotient_of_the_medians(net):
     report = benchmark(net, X, rounds=3)
     medians = report.median["32x64"]

@@ -24,6 +24,7 @@ def bench(
         str | None, typer.Option(help="module:factory of a plain PyTorch model.", show_default=False)
     ] = None,
     data: Annotated[str | None, typer.Option(help="module:batches or a file, for a plain model.")] = None,
+    int8: Annotated[bool, typer.Option(help="Also time the model with 8-bit weights and inputs.")] = True,
     layers: Annotated[bool, typer.Option("--layers", help="Also print the choice for every layer.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Also print where the time goes, step by step.")] = False,
 ) -> None:
@@ -59,6 +60,7 @@ def bench(
             against=against or "all",
             rounds=rounds,
             threads=threads,
+            int8=int8,
             progress=lambda what, done, total: advance(1 if done else 0),
         )
     _write(out, found.to_dict())

@@ -11,6 +11,7 @@ from rarefy.core.errors import DataError, RarefyError
 from rarefy.engine.benchmark_report import BenchmarkReport, ShapeTimes, Timed
 from rarefy.engine.compile import compile as compile_model
 from rarefy.engine.cpu import cpu_name
+from rarefy.engine.narrow import Narrow
 from rarefy.engine.rivals import Ready, Rival, find
 from rarefy.engine.rivals.outputs import agreement, relative_error, tensors_of
 from rarefy.engine.rivals.protocol import isa_of
@@ -32,6 +33,7 @@ def benchmark(
     calibration: Sequence[Any] = (),
     rounds: int = 7,
     threads: int | None = None,
+    int8: bool = False,
     progress: Progress | None = None,
 ) -> BenchmarkReport:
     """Times `rarefy.compile(model)` and each rival; every round's time is kept.
@@ -40,12 +42,13 @@ def benchmark(
     a list of batches for several shapes. against: names (`rarefy.engine.rivals.RIVALS`) or "all"; a rival that is not
     installed is named with the reason. dense: what the rivals run (by default the model itself, whose zeros cost a
     dense engine as much as any number). calibration: real inputs for rivals that quantise. rounds: turns of each.
+    int8: also times the sparse model with 8-bit weights and inputs, as "rarefy-int8" (of a compiled model: its source).
     Each turn is the median of the calls that fit in 50 ms. Each rival's output is compared with eager torch's.
     """
     batches = as_shapes(example_inputs)
     if rounds < 1:
         raise DataError(f"benchmark: rounds={rounds}; give at least 1, 5 or more for figures to rely on")
-    rivals = find(against)
+    rivals = [*find(against), *([Narrow()] if int8 else [])]
     skipped = {r.name: why for r in rivals if (why := r.available()) is not None}
     usable = [r for r in rivals if r.name not in skipped]
     with _threads(threads), torch.no_grad():
@@ -121,10 +124,11 @@ class _Contest:
         self._check(OURS, "fp32", source_output, 0.0)
         for rival in rivals:
             started = time.perf_counter()
+            own = isinstance(rival, Narrow)
             try:
-                ready = rival.prepare(dense, batch, calibration)
-                self.ready[rival.name] = ready
-                self._check(rival.name, rival.precision, dense_output, time.perf_counter() - started)
+                self.ready[rival.name] = rival.prepare(source if own else dense, batch, calibration)
+                reference = source_output if own else dense_output
+                self._check(rival.name, rival.precision, reference, time.perf_counter() - started)
             except Exception as error:  # a rival that fails says so in the table and spoils nothing
                 if isinstance(error, RarefyError):
                     raise

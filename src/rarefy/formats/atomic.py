@@ -17,12 +17,13 @@ _SUFFIX = ".partial"
 _STALE_SECONDS = 3600.0  # a save that still runs has touched its folder more recently
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+def replace_file(path: Path, write: Callable[[Path], None], *, durable: bool = True) -> None:
     """Calls `write` with a path in a fresh folder beside `path`, then moves the result over `path`.
 
     The bytes are on the disk before the rename and the rename is on the disk on return, so a kill or a power cut at
     any moment leaves the old file or the new one. If `write` fails the old file is untouched and a FileError says so.
-    What a killed save left aside is swept by a later one.
+    What a killed save left aside is swept by a later one. durable: False lets the system choose when the bytes go to
+    the disk, for a file that can be made again: after a power cut, and only then, it may be there in part.
     """
     path = Path(path)
     with _reported(path):
@@ -32,9 +33,11 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         try:
             write(aside / path.name)
             _give_mode(aside / path.name, path)
-            _sync(aside / path.name)
+            if durable:
+                _sync(aside / path.name)
             os.replace(aside / path.name, path)
-            _sync(path.parent)
+            if durable:
+                _sync(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

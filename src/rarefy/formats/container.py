@@ -45,11 +45,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds. aliases: {tied name: name that holds the tensor}; own: whether rarefy wrote it."""
+    """What a file holds. aliases: {tied name: name that holds the tensor}; own: whether rarefy wrote it.
+
+    fingerprint: of all that it holds, None where the file does not say it.
+    """
 
     tensors: Mapping[str, Tensor | Packed]
     aliases: Mapping[str, str]
     own: bool
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def read_file(path: Path, *, mapped: bool = False) -> Contents:
         return Contents(unpack_stored(stored, path), {}, own=False)
     manifest.check(said, stored, path)
     try:
-        return Contents(_unpack(stored, said.sparse), said.aliases, own=True)
+        tensors = _unpack(stored, said.sparse)
+        return Contents(tensors, said.aliases, own=True, fingerprint=manifest.fingerprint(metadata))
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
 

@@ -9,9 +9,10 @@ from rarefy.ops import conv_pool as conv_pool
 from rarefy.ops import library as library
 from rarefy.ops import norm as norm
 from rarefy.ops import quantize as quantize
-from rarefy.ops.conv import PackedConv, conv_candidates, pack_conv
+from rarefy.ops.conv import PackedConv, conv_candidates, pack_conv, see_conv
 from rarefy.ops.conv_pool import Pool, pool_of
 from rarefy.ops.conv_reference import Window, window_of
+from rarefy.ops.mapped import map_file, packed_bytes, see
 from rarefy.ops.native import KernelInfo, available, build, features, kernels, why_not
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight, candidates, pack
 
@@ -28,9 +29,13 @@ __all__ = [
     "conv_candidates",
     "features",
     "kernels",
+    "map_file",
     "pack",
     "pack_conv",
+    "packed_bytes",
     "pool_of",
+    "see",
+    "see_conv",
     "why_not",
     "window_of",
 ]

@@ -3,7 +3,7 @@
 import itertools
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class PackedConv:
 
     handle: what `rarefy::packed_conv2d` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout;
     across: laid out for images across the lanes of vectors (`rarefy.ops.conv_across`), which that one does not take.
-    Copies and pickles are packed anew, and get handles of their own.
+    Copies share the layout, which nothing changes; pickles are packed anew. Both get handles of their own.
     """
 
     handle: int
@@ -124,7 +124,7 @@ class PackedConv:
         return _unpickle, (self.to_dense(), self.window, self.kernel, self.across)
 
     def __copy__(self) -> "PackedConv":
-        return pack_conv(self.to_dense(), self.window, self.kernel, across=self.across)
+        return replace(self, handle=next(_numbers))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedConv":
         return self.__copy__()
@@ -205,12 +205,29 @@ def pack_conv(
     compiled = [listed[0] for listed in module.conv_kernels()]
     if name not in compiled:
         raise unknown_name("pack_conv: kernel", name, compiled)
-    sizes, steps = (out, in_, window.groups, high, wide), (*window.stride, *window.dilation)
-    if across:  # rows and columns change places
+    if across:
         weight = weight.transpose(2, 3).contiguous()
-        sizes, steps = (out, in_, window.groups, wide, high), (*window.stride[::-1], *window.dilation[::-1])
-    layout = module.PackedConv(weight.data_ptr(), sizes, steps, name)
-    return PackedConv(next(_numbers), (out, in_, high, wide), window, layout.nnz, layout.nbytes, name, layout, across)
+    shape = (out, in_, high, wide)
+    layout = module.PackedConv(weight.data_ptr(), *_sizes(shape, window, across), name)
+    return PackedConv(next(_numbers), shape, window, layout.nnz, layout.nbytes, name, layout, across)
+
+
+def _sizes(shape: tuple[int, int, int, int], window: Window, across: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes and steps as the native module takes them; across the lanes, rows and columns change places."""
+    turn = -1 if across else 1
+    out, in_, *kernel = shape
+    return (out, in_, window.groups, *kernel[::turn]), (*window.stride[::turn], *window.dilation[::turn])
+
+
+def see_conv(
+    file: Any, at: int, nbytes: int, shape: tuple[int, int, int, int], window: Window, kernel: str, across: bool = False
+) -> PackedConv:
+    """A packed weight (out, in / groups, kh, kw) in bytes [at, at + nbytes) of a mapped file, as `packed_bytes` gave
+    them. Raises ValueError as `see`."""
+    module = native.module()
+    assert module is not None  # the file is mapped by it
+    layout = module.PackedConv(file, at, nbytes, *_sizes(shape, window, across), kernel)
+    return PackedConv(next(_numbers), shape, window, layout.nnz, layout.nbytes, kernel, layout, across)
 
 
 def find(handle: int) -> PackedConv:

@@ -178,6 +178,7 @@ def timed(
             dense=dense,
             calibration=task.calibration,
             rounds=job.rounds,
+            int8=True,
             progress=lambda what, done, total: advance(1 if done else 0),
         )
     return fast, {"compile": fast.explain().to_dict(), "bench": found.to_dict()}

@@ -1,6 +1,5 @@
 """`rarefy.save` and `rarefy.load`: a model as a folder of safetensors, smaller because of its zeros."""
 
-from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -14,7 +13,7 @@ from rarefy.formats.folder import read_contents, weights_path
 from rarefy.recipes.store_carry import carry_companions
 from rarefy.recipes.store_engine import forget_engine, read_engine, write_engine
 from rarefy.recipes.store_hf import build, is_hugging_face, write_config
-from rarefy.recipes.store_packed import packed_only, weight_of, without
+from rarefy.recipes.store_packed import packed_only, stored_weights, without
 from rarefy.recipes.store_report import SaveReport
 from rarefy.recipes.store_state import collect, fill
 
@@ -56,7 +55,8 @@ def load(
     the tensors of the file: a class is never imported because a file names it.
 
     Weights are mapped into memory from the file. A compiled model is packed for the kernels that were chosen when it
-    was compiled, runs layer by layer, and keeps no dense copy of what is packed; on another CPU it is compiled again.
+    was compiled, runs layer by layer, and keeps no dense copy of what is packed; the packed weights are kept beside the
+    measured times (`rarefy cache`) and mapped, so that processes share them. On another CPU it is compiled again.
     capture: also captures its graph again, which takes seconds and runs faster.
 
     Raises FileError that names the tensor which is damaged, missing, unexpected or of another shape; a given
@@ -75,7 +75,7 @@ def load(
         return compile_again(_plain(path, contents, model), choices, f"compiled again here: {why}")
     taken = {} if choices.needs_source else packed_only(contents, choices)
     slim = without(contents, taken)
-    return restored(_plain(path, slim, model), choices, partial(weight_of, taken=taken), explanation)
+    return restored(_plain(path, slim, model), choices, stored_weights(taken, contents.fingerprint), explanation)
 
 
 def _plain(path: Path, contents: Contents, model: nn.Module | None) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rarefy.core.site import Site
 from rarefy.engine.choices import Choices
+from rarefy.engine.restore import StoredWeights
 from rarefy.formats.container import Contents
 from rarefy.formats.packed import Packed
 
@@ -29,8 +30,12 @@ def without(contents: Contents, taken: Mapping[str, Packed]) -> Contents:
     return replace(contents, tensors={**contents.tensors, **blank})
 
 
-def weight_of(site: Site, taken: Mapping[str, Packed]) -> Tensor:
-    """The weight (out, in) of a site, from the file where it was taken out of the model."""
-    stored = taken.get(f"{site.name}.weight")
-    weight = site.parameter.detach() if stored is None else stored.to_dense()
-    return weight.t().contiguous() if site.transposed else weight
+def stored_weights(taken: Mapping[str, Packed], fingerprint: str | None) -> StoredWeights:
+    """Weights (out, in) of sites: of `taken` those that were taken out of the model, else the model's."""
+
+    def of(site: Site) -> Tensor:
+        stored = taken.get(f"{site.name}.weight")
+        weight = site.parameter.detach() if stored is None else stored.to_dense()
+        return weight.t().contiguous() if site.transposed else weight
+
+    return StoredWeights(of, lambda site: f"{site.name}.weight" in taken, fingerprint)
