@@ -44,7 +44,7 @@ def _loss(text, model: nn.Module, exact: Tensor) -> float:
 
 
 def test_factors_keep_the_embeddings_within_what_scales_alone_lose(encoder, monkeypatch):
-    """Without factors the embeddings are several times as far from float32's, beyond the bound that they hold with them:
+    """Without factors the embeddings are farther from float32's than a bound that they hold with them:
     what OpenVINO's int8 loses on STS-B, 0.0021 (benchmarks/engine/quality8.md)."""
     data = [encoder.batch(SENTENCES[i :: 4 * 12]) for i in range(0, 48, 4)]
     sites = find_sites(encoder.model)[0]
