@@ -1,4 +1,4 @@
-"""Packed weights as bytes, and packed weights that lie in a mapped file: every process that maps it shares the pages."""
+"""Packed weights as bytes, and packed weights in a mapped file: every process that maps it shares the pages."""
 
 from collections.abc import Callable
 from pathlib import Path
