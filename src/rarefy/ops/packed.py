@@ -73,14 +73,13 @@ class PackedWeight:
         """The native object, for the operations that take it; None without the native module."""
         return None if isinstance(self._layout, Tensor) else self._layout
 
-    def unpacked(self) -> Tensor | QuantizedWeight:
-        """What `pack` took, but for denormals."""
+    def _source(self) -> Tensor | QuantizedWeight:
         if self.source is not None:
             return self.source()
         return self.to_dense() if self.quantized is None else self.quantized
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.unpacked(), self.kernel, self.input_scale)
+        return _unpickle, (self._source(), self.kernel, self.input_scale)
 
     def __copy__(self) -> "PackedWeight":
         return replace(self, handle=next(_numbers))
