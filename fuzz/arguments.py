@@ -91,7 +91,9 @@ def _touch(result: Any) -> None:
     """Reads what came, so that memory that is not there is found."""
     for x in result if isinstance(result, tuple) else (result,):
         if isinstance(x, Tensor) and x.device.type == "cpu":
-            assert x.numel() < 2**28
+            assert x.numel() < 2**28 or _without_memory
+            if _without_memory:  # a shape for tracing, with nothing in it
+                continue
             x.double().sum()
 
 

@@ -122,6 +122,13 @@ def test_weights_without_rows_or_inputs_come_back(out):
     assert ops.conv_candidates(torch.zeros(out, 0, 1, 1))
 
 
+def test_input_gradients_are_asked_for_the_weights_own_inputs():
+    packed = ops.pack(torch.ones(3, 5))
+    assert torch.ops.rarefy.packed_input_grad(torch.ones(2, 3), packed.handle, 5).shape == (2, 5)
+    with pytest.raises(ShapeError, match="in_features is 4"):
+        torch.ops.rarefy.packed_input_grad(torch.ones(2, 3), packed.handle, 4)
+
+
 def test_a_scalar_has_no_rows_to_round():
     with pytest.raises(ShapeError, match="scalar"):
         torch.ops.rarefy.quantize_rows(torch.tensor(1.0))
@@ -150,10 +157,12 @@ def test_images_across_the_lanes_are_checked():
 
 
 def test_only_kernels_with_the_right_vectors_go_across():
+    x = conv_across.to_across(torch.ones(5, 3, 4, 4))
     narrow = [k.name for k in conv.kernels() if k.name not in conv.kernels_across()]
     for name in narrow:
+        packed = ops.pack_conv(torch.ones(2, 3, 1, 1), kernel=name, across=True)
         with pytest.raises(EngineError, match="other vectors"):
-            ops.pack_conv(torch.ones(2, 3, 1, 1), kernel=name, across=True)
+            conv_across.convolve_across(packed, x, None, None, "none")
     assert native.module() is not None and conv.kernels_across()
 
 

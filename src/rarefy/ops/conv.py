@@ -216,8 +216,6 @@ def pack_conv(
     compiled = [listed[0] for listed in module.conv_kernels()]
     if name not in compiled:
         raise unknown_name("pack_conv: kernel", name, compiled)
-    if across and name not in kernels_across():
-        raise EngineError(f"pack_conv: kernel {name!r} has other vectors than images lie across; leave it out")
     if across:
         weight = weight.transpose(2, 3).contiguous()
     shape = (out, in_, high, wide)

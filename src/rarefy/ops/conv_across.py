@@ -4,13 +4,15 @@ No lane is ever outside an image, whatever its width, and every access is a whol
 batches of about as many images as there are lanes, or more.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.ops import native
 from rarefy.ops.checks import require_bias, require_floats
-from rarefy.ops.conv import PackedConv
+from rarefy.ops.conv import PackedConv, kernels_across
 from rarefy.ops.conv_reference import ACTIVATIONS
 
 
@@ -36,6 +38,12 @@ def to_across(images: Tensor, out: Tensor | None = None) -> Tensor:
     size = images.shape[1:].numel()
     module.turn_across(images.data_ptr(), images.shape[0], size, out.data_ptr(), False, torch.get_num_threads())
     return out
+
+
+@cache
+def _fits_lanes(kernel: str, isa: str) -> bool:
+    """Whether the kernel's vectors hold as many images as a block does, for the instruction set in force."""
+    return kernel in kernels_across()
 
 
 def _require(where: str, x: Tensor) -> None:
@@ -68,7 +76,14 @@ def convolve_across(
 
     x (blocks, in, height, width, lanes) and residual, like the result, are contiguous.
     """
+    module = native.module()
+    assert module is not None  # images lie across only where it is
     _require("convolve_across", x)
+    if not _fits_lanes(packed.kernel, str(module.isa())):
+        raise EngineError(
+            f"convolve_across: kernel {packed.kernel!r} has other vectors than images lie across; "
+            "pack_conv(..., across=True) without a kernel takes one that fits"
+        )
     blocks, into, height, width, count = x.shape
     shape = (*packed.out_shape((blocks, *x.shape[1:4])), count)
     _, channels, high, wide, _ = shape
