@@ -2,6 +2,7 @@
 #
 #   make demo    makes .venv, installs rarefy with its demo extra, runs the main job on a real model
 #   make test    makes .venv if absent, installs what the tests need, runs the tests
+#   make fuzz    random shapes, files and arguments against a sanitized build, FUZZ_SECONDS=600 of them
 #   make check   style, types, import floors, method index, native leak check, docs
 #   make bench   what we measure, half an hour (benchmarks/)   make docs    the documentation, into site/
 #   make index   rewrites docs/methods.md                  make clean   removes all that make made
@@ -24,21 +25,25 @@ BENCH_ARGS ?=
 TEST_ARGS ?=
 TORCH_INDEX ?=
 RIVALS ?=
+FUZZ_SECONDS ?= 600
 
 bin := $(VENV)/bin
 done := $(VENV)/.done
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
 native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 
-.PHONY: demo test check bench docs index clean help
+.PHONY: demo test fuzz check bench docs index clean help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 12
 
 demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
 
 test: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) $(TEST_ARGS)
+
+fuzz: $(done)/test
+	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS)
 
 check: $(done)/check
 	$(bin)/ruff check
@@ -65,7 +70,7 @@ index: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python tools/index.py
 
 clean:
-	rm -rf $(VENV) build dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build build-address build-thread dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment, one stamp a step -----------------------------------------------------------------------

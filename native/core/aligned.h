@@ -7,7 +7,17 @@
 #include <new>
 #include <vector>
 
+#include "core/guarded.h"
+
 namespace rarefy {
+
+#if defined(RAREFY_GUARDED)
+inline void* allocate_lines(std::size_t bytes) { return guarded::allocate(bytes); }
+inline void release_lines(void* block, std::size_t bytes) noexcept { guarded::release(block, bytes); }
+#else
+inline void* allocate_lines(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{64}); }
+inline void release_lines(void* block, std::size_t) noexcept { ::operator delete(block, std::align_val_t{64}); }
+#endif
 
 template <class T>
 struct LineAllocator {
@@ -15,8 +25,8 @@ struct LineAllocator {
   LineAllocator() noexcept = default;
   template <class U>
   LineAllocator(const LineAllocator<U>&) noexcept {}
-  T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64})); }
-  void deallocate(T* p, std::size_t) noexcept { ::operator delete(p, std::align_val_t{64}); }
+  T* allocate(std::size_t n) { return static_cast<T*>(allocate_lines(n * sizeof(T))); }
+  void deallocate(T* p, std::size_t n) noexcept { release_lines(p, n * sizeof(T)); }
   bool operator==(const LineAllocator&) const noexcept { return true; }
 };
 
@@ -28,7 +38,7 @@ class Scratch {
  public:
   float* at_least(std::size_t floats) {
     if (floats > size_) {
-      block_.reset(static_cast<float*>(::operator new(floats * sizeof(float), std::align_val_t{64})));
+      block_ = {static_cast<float*>(allocate_lines(floats * sizeof(float))), Free{floats}};
       size_ = floats;
     }
     return block_.get();
@@ -36,9 +46,10 @@ class Scratch {
 
  private:
   struct Free {
-    void operator()(float* p) const noexcept { ::operator delete(p, std::align_val_t{64}); }
+    std::size_t floats;
+    void operator()(float* p) const noexcept { release_lines(p, floats * sizeof(float)); }
   };
-  std::unique_ptr<float, Free> block_;
+  std::unique_ptr<float, Free> block_{nullptr, Free{0}};
   std::size_t size_ = 0;
 };
 

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <new>
 
+#include "core/aligned.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -20,6 +22,10 @@ struct StreamAllocator {
   StreamAllocator(const StreamAllocator<U>&) noexcept {}
   static constexpr std::size_t page = std::size_t{2} << 20;
   static std::align_val_t alignment(std::size_t bytes) { return std::align_val_t{bytes >= page ? page : 64}; }
+#if defined(RAREFY_GUARDED)
+  T* allocate(std::size_t n) { return static_cast<T*>(allocate_lines(n * sizeof(T))); }
+  void deallocate(T* p, std::size_t n) noexcept { release_lines(p, n * sizeof(T)); }
+#else
   T* allocate(std::size_t n) {
     const std::size_t bytes = n * sizeof(T);
     void* const p = ::operator new(bytes, alignment(bytes));
@@ -29,6 +35,7 @@ struct StreamAllocator {
     return static_cast<T*>(p);
   }
   void deallocate(T* p, std::size_t n) noexcept { ::operator delete(p, alignment(n * sizeof(T))); }
+#endif
   bool operator==(const StreamAllocator&) const noexcept { return true; }
 };
 

@@ -52,8 +52,9 @@ def test_extremes_stay_in_range():
     huge = torch.finfo(torch.float32).max
     x = torch.tensor([[huge, -huge, 0.0], [1e-38, -1e-38, 0.0], [1e-44, 0.0, 0.0], [float("nan"), 1.0, -1.0]])
     values, scale, zero = torch.ops.rarefy.quantize_rows(x)
-    assert scale.isfinite().all()
-    assert (scale > 0).all()
+    assert scale[:3].isfinite().all()
+    assert (scale[:3] > 0).all()
+    assert scale[3].isnan()  # the bytes alone would hide the NaN
     assert values[0].tolist() == [255, 0, int(zero[0])]
     assert values[3, 0] == 0
     assert values[3, 1] >= 254

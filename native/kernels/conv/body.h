@@ -276,7 +276,10 @@ inline void to_across(const float* images, std::ptrdiff_t size, int valid, int c
 }
 
 inline void from_across(const float* across, std::ptrdiff_t size, int valid, int count, float* images) noexcept {
-  finish(across, count, width, valid, nullptr, Activation::none, images, size);
+  const int whole = count / width * width;  // finish() reads whole vectors of pixels, and `across` may end at `count`
+  finish(across, whole, width, valid, nullptr, Activation::none, images, size);
+  for (int i = 0; i < valid; ++i)
+    for (int pixel = whole; pixel < count; ++pixel) images[i * size + pixel] = across[pixel * width + i];
 }
 
 template <bool together, int rows, int pixels>

@@ -1,22 +1,25 @@
 // Finding the range of a row and rounding it to bytes, written once over the simd operations.
 
-inline void range(const float* x, int n, float* low, float* high) noexcept {
-  Vec least[4], most[4];
-  for (int v = 0; v < 4; ++v) least[v] = most[v] = zero();
+inline void range(const float* x, int n, float* low, float* high, float* poison) noexcept {
+  Vec least[4], most[4], wrong[4];
+  for (int v = 0; v < 4; ++v) least[v] = most[v] = wrong[v] = zero();
   int i = 0;
   for (; i + 4 * width <= n; i += 4 * width)
     for (int v = 0; v < 4; ++v) {
       const Vec a = loadu(x + i + v * width);
       least[v] = min(a, least[v]);  // of a NaN and a number, the instruction gives the second
       most[v] = max(a, most[v]);
+      wrong[v] = fma(a, zero(), wrong[v]);
     }
   for (; i < n; i += width) {
     const Vec a = load_n(x + i, n - i < width ? n - i : width);
     least[0] = min(a, least[0]);
     most[0] = max(a, most[0]);
+    wrong[0] = fma(a, zero(), wrong[0]);
   }
   const Vec down = min(min(least[0], least[1]), min(least[2], least[3]));
   *low = -largest(sub(zero(), down));
+  *poison = sum(add(add(wrong[0], wrong[1]), add(wrong[2], wrong[3])));
   *high = largest(max(max(most[0], most[1]), max(most[2], most[3])));
 }
 

@@ -11,8 +11,8 @@ namespace rarefy::quantise {
 struct Kernel {
   const char* name;
   Isa isa;
-  // The least and greatest of n values and 0. A NaN is passed over.
-  void (*range)(const float* x, int n, float* low, float* high) noexcept;
+  // The least and greatest of n values and 0, a NaN passed over; poison: 0, or NaN where a value is not finite.
+  void (*range)(const float* x, int n, float* low, float* high, float* poison) noexcept;
   // q[i] = saturate(round(x[i] * inverse) + zero); a NaN becomes 0.
   void (*round)(const float* x, int n, float inverse, std::int32_t zero, std::uint8_t* q) noexcept;
   // The same with a factor for every entry: inverse[i].

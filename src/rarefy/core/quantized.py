@@ -78,10 +78,15 @@ class QuantizedWeight:
         """Scales in a row."""
         return self.scale.shape[1]
 
+    @property
+    def largest(self) -> int:
+        """The largest integer that the bits hold, with either sign."""
+        return _LARGEST[self.bits]
+
     def dequantize(self) -> Tensor:
         """The float32 weight (out, in) that the integers stand for."""
         out, width = self.shape
-        grouped = self.values.float().view(out, self.groups, -1)
+        grouped = self.values.float().view(out, self.groups, width // self.groups)
         return (grouped * self.scale.unsqueeze(-1)).view(out, width)
 
 
@@ -104,9 +109,10 @@ def quantize_weight(weight: Tensor, bits: int = 8, group: int | None = None) -> 
     out, width = weight.shape
     if group is not None and (group < 1 or width % group):
         raise ShapeError(f"quantize_weight: group={group} does not divide the {width} inputs of a row")
-    grouped = weight.detach().float().reshape(out, -1, group or max(1, width))
     if width == 0:
         return QuantizedWeight(torch.zeros(out, 0, dtype=torch.int8), torch.ones(out, 1), bits)
+    group = group or width
+    grouped = weight.detach().float().reshape(out, width // group, group)
     largest = grouped.abs().amax(-1, keepdim=True)
     scale = torch.where(largest > 0, largest / _LARGEST[bits], torch.ones_like(largest))
     codes = (grouped / scale).round().clamp(-_LARGEST[bits], _LARGEST[bits]).to(torch.int8)

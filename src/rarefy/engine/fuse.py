@@ -8,7 +8,6 @@ from torch.fx import GraphModule, Node
 
 from rarefy.engine.fuse_attention import fuse_attention
 from rarefy.engine.fuse_norm import fuse_norms
-from rarefy.engine.fuse_same_input import merge_same_input
 from rarefy.engine.plan import LayerPlan
 from rarefy.engine.program.masks import simplify_masks
 from rarefy.ops import available
@@ -95,7 +94,6 @@ def rewrite(
         fuse_norms(graph)
         simplify_masks(graph)
         fuse_attention(graph)
-        merge_same_input(graph)
     graph.graph.eliminate_dead_code()
     drop_unread(graph)
     graph.graph.lint()

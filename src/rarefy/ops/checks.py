@@ -1,9 +1,14 @@
 """What an operation demands of its tensors, said before any address is handed to native code."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from rarefy.core.errors import DTypeError, ShapeError
+from rarefy.core.quantized import InputScale, QuantizedWeight
+
+LARGEST = (2**31 - 1) // 64  # features; beyond, 32-bit counts of bytes could overflow in the kernels
 
 
 def require_floats(where: str, **tensors: Tensor | None) -> None:
@@ -18,6 +23,49 @@ def require_floats(where: str, **tensors: Tensor | None) -> None:
                 f"{where}: {name} is {tensor.layout} on {tensor.device}, the kernels take dense tensors on the CPU; "
                 f"call {name}.to_dense().cpu()"
             )
+        if tensor.is_neg():  # a view of a conjugate: the memory holds the opposite
+            raise DTypeError(f"{where}: {name} is a negated view of a complex tensor; call {name}.resolve_neg()")
+
+
+def require_quantized(where: str, weight: QuantizedWeight) -> None:
+    """Dense tensors on the CPU, integers that the bits hold, scales that are positive."""
+    for name, tensor in (("values", weight.values), ("scale", weight.scale)):
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            raise DTypeError(
+                f"{where}: weight.{name} is {tensor.layout} on {tensor.device}; quantize a dense CPU weight"
+            )
+    low, high = (int(end) for end in weight.values.aminmax()) if weight.values.numel() else (0, 0)
+    most = weight.largest
+    if low < -most or high > most:
+        raise ShapeError(
+            f"{where}: weight.values span [{low}, {high}], but {weight.bits} bits hold [-{most}, {most}]; "
+            "round with quantize_weight()"
+        )
+    if not bool((weight.scale.isfinite() & (weight.scale > 0)).all()):
+        raise ShapeError(f"{where}: weight.scale holds what is not positive and finite; round with quantize_weight()")
+
+
+def require_input_scale(where: str, input_scale: tuple[Any, ...] | None) -> None:
+    """(scale, zero point) of 8-bit inputs, perhaps with factors: positive float32, and a byte."""
+    if input_scale is None:
+        return
+    scale, zero, factors = InputScale(*input_scale)
+    if not all(map(_positive, factors)):
+        raise ShapeError(f"{where}: the factors of input_scale must be positive float32, one an input")
+    if not (_positive(scale) and 0 <= zero <= 255):
+        raise ShapeError(
+            f"{where}: input_scale is ({scale}, {zero}); it must be a positive float32 and a zero point in [0, 255]"
+        )
+
+
+def _positive(value: float) -> bool:
+    return torch.finfo(torch.float32).tiny <= value <= torch.finfo(torch.float32).max
+
+
+def require_size(where: str, name: str, size: int) -> None:
+    """A number of features that the kernels can count."""
+    if not 0 <= size <= LARGEST:
+        raise ShapeError(f"{where}: {name} is {size}; it must be in [0, {LARGEST}]")
 
 
 def require_last(where: str, x: Tensor, in_features: int) -> None:
@@ -46,8 +94,10 @@ def csr_index(
                 f"{where}: {name} has shape {tuple(tensor.shape)}, it must be ({length},) for {entries} values "
                 f"and out_features={out_features}"
             )
-    if columns.dtype == torch.int64 and columns.numel() and int(columns.abs().max()) > 2**31 - 1:
-        raise ShapeError(f"{where}: column {int(columns.abs().max())} is beyond any layer")
+    if columns.dtype == torch.int64 and columns.numel():  # not by abs(): the smallest integer has none
+        low, high = (int(end) for end in columns.aminmax())
+        if low < 0 or high > 2**31 - 1:
+            raise ShapeError(f"{where}: columns span [{low}, {high}], beyond any layer")
     return columns.to(torch.int32).contiguous(), row_offsets.to(torch.int64).contiguous()
 
 

@@ -146,6 +146,13 @@ def kernels() -> list[ConvKernel]:
     return [ConvKernel(*listed) for listed in module.conv_kernels() if levels.index(listed[1]) <= allowed]
 
 
+def kernels_across() -> list[str]:
+    """Names of the kernels whose vectors have as many lanes as `conv_across` puts images across."""
+    usable = kernels()
+    best = max((native.LEVELS.index(kernel.isa) for kernel in usable), default=0)
+    return [kernel.name for kernel in usable if kernel.isa == native.LEVELS[best]]
+
+
 def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
     """Names of the kernels worth timing for this weight (out, in / groups, kh, kw), likely best first.
 
@@ -167,7 +174,9 @@ def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
 
 def _fill(weight: Tensor, rows: int) -> float:
     """The share of non-zeros among what blocks of 1 x `rows` output channels would store."""
-    blocks = torch.zeros(-(-weight.shape[0] // rows) * rows, max(1, weight[0].numel() if len(weight) else 1))
+    if weight.numel() == 0:
+        return 1.0
+    blocks = torch.zeros(-(-weight.shape[0] // rows) * rows, weight[0].numel())
     blocks[: weight.shape[0]] = weight.reshape(weight.shape[0], -1) != 0
     kept = blocks.view(-1, rows, blocks.shape[1]).amax(1).sum() * rows
     return float(blocks.sum() / kept.clamp_min(1))
@@ -190,7 +199,9 @@ def pack_conv(
     require_floats("pack_conv", weight=weight)
     if weight.dim() != 4 or 0 in weight.shape[2:]:
         raise ShapeError(f"pack_conv: weight has shape {tuple(weight.shape)}, it must be (out, in / groups, kh, kw)")
-    if window.groups < 1 or weight.shape[0] % window.groups:
+    if why := window.why_not():
+        raise ShapeError(f"pack_conv: {window} makes no sense: {why}")
+    if weight.shape[0] % window.groups:
         raise ShapeError(f"pack_conv: {weight.shape[0]} output channels cannot be cut into groups={window.groups}")
     weight = weight.detach().contiguous()
     out, in_, high, wide = weight.shape

@@ -4,12 +4,15 @@ No lane is ever outside an image, whatever its width, and every access is a whol
 batches of about as many images as there are lanes, or more.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
-from rarefy.core.errors import EngineError
+from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.ops import native
-from rarefy.ops.conv import PackedConv
+from rarefy.ops.checks import require_bias, require_floats
+from rarefy.ops.conv import PackedConv, kernels_across
 from rarefy.ops.conv_reference import ACTIVATIONS
 
 
@@ -24,18 +27,44 @@ def to_across(images: Tensor, out: Tensor | None = None) -> Tensor:
     module = native.module()
     if module is None:
         raise EngineError(f"to_across: images go across the lanes of native kernels only, and {native.why_not()}")
+    require_floats("to_across", images=images, out=out)
+    if images.dim() != 4:
+        raise ShapeError(f"to_across: images have shape {tuple(images.shape)}, not (batch, channels, height, width)")
     images, width = images.contiguous(), lanes()
-    out = torch.empty(-(-images.shape[0] // width), *images.shape[1:], width) if out is None else out
+    shape = (-(-images.shape[0] // width), *images.shape[1:], width)
+    out = torch.empty(shape) if out is None else out
+    if tuple(out.shape) != shape or not out.is_contiguous():
+        raise ShapeError(f"to_across: out has shape {tuple(out.shape)}; it must be {shape} and contiguous")
     size = images.shape[1:].numel()
     module.turn_across(images.data_ptr(), images.shape[0], size, out.data_ptr(), False, torch.get_num_threads())
     return out
 
 
+@cache
+def _fits_lanes(kernel: str, isa: str) -> bool:
+    """Whether the kernel's vectors hold as many images as a block does, for the instruction set in force."""
+    return kernel in kernels_across()
+
+
+def _require(where: str, x: Tensor) -> None:
+    """Blocks of images of this process's lanes."""
+    require_floats(where, x=x)
+    if x.dim() != 5 or x.shape[-1] != lanes():
+        raise ShapeError(
+            f"{where}: x has shape {tuple(x.shape)}, it must be (blocks, channels, height, width, {lanes()})"
+        )
+
+
 def from_across(across: Tensor, batch: int) -> Tensor:
     """The way back: the first `batch` images as (batch, channels, height, width)."""
-    out = torch.empty(batch, *across.shape[1:-1])
     module = native.module()
     assert module is not None
+    _require("from_across", across)
+    if not 0 <= batch <= across.shape[0] * across.shape[-1]:
+        raise ShapeError(
+            f"from_across: batch is {batch}, but {tuple(across.shape)} holds no more than its blocks' lanes"
+        )
+    across, out = across.contiguous(), torch.empty(batch, *across.shape[1:-1])
     module.turn_across(across.data_ptr(), batch, out.shape[1:].numel(), out.data_ptr(), True, torch.get_num_threads())
     return out
 
@@ -45,11 +74,32 @@ def convolve_across(
 ) -> Tensor:
     """act(conv(x) + bias + residual) on images across the lanes, the weight packed with `across=True`.
 
-    x (blocks, in, height, width, lanes), contiguous; residual like the result. Checked by the caller.
+    x (blocks, in, height, width, lanes) and residual, like the result, are contiguous.
     """
-    blocks, _, height, width, count = x.shape
-    _, channels, high, wide = packed.out_shape((blocks, *x.shape[1:4]))
-    out = torch.empty(blocks, channels, high, wide, count)
+    module = native.module()
+    assert module is not None  # images lie across only where it is
+    _require("convolve_across", x)
+    if not _fits_lanes(packed.kernel, str(module.isa())):
+        raise EngineError(
+            f"convolve_across: kernel {packed.kernel!r} has other vectors than images lie across; "
+            "pack_conv(..., across=True) without a kernel takes one that fits"
+        )
+    blocks, into, height, width, count = x.shape
+    shape = (*packed.out_shape((blocks, *x.shape[1:4])), count)
+    _, channels, high, wide, _ = shape
+    if not packed.across or into != packed.shape[1] * packed.window.groups or min(high, wide) < 1:
+        raise ShapeError(
+            f"convolve_across: x has shape {tuple(x.shape)} for a weight {packed.shape} of {packed.window}, packed "
+            f"with across={packed.across}; pack it with across=True, give its input channels and a large enough image"
+        )
+    require_floats("convolve_across", bias=bias, residual=residual)
+    require_bias("convolve_across", bias, channels)
+    if residual is not None and (tuple(residual.shape) != shape or not residual.is_contiguous()):
+        raise ShapeError(f"convolve_across: residual has shape {tuple(residual.shape)}; it must be {shape}, contiguous")
+    if activation not in ACTIVATIONS:
+        raise unknown_name("convolve_across: activation", activation, ACTIVATIONS)
+    x, bias = x.contiguous(), None if bias is None else bias.contiguous()
+    out = torch.empty(shape)
     packed.layout.convolve_across(
         x.data_ptr(),
         (blocks, height, width),

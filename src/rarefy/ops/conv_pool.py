@@ -14,6 +14,7 @@ from torch import Tensor
 from rarefy.core.errors import ShapeError
 from rarefy.ops import native
 from rarefy.ops.checks import require_floats
+from rarefy.ops.conv_reference import LARGEST_STEP
 
 _WHERE = "rarefy::max_pool2d"
 _library = torch.library.Library("rarefy", "FRAGMENT")
@@ -43,6 +44,12 @@ class Pool:
 
     def out_shape(self, x: Sequence[Any]) -> tuple[Any, ...]:
         """The shape of the result for an input of shape x."""
+        steps = (*self.kernel, *self.stride, *self.dilation)
+        if not all(1 <= n <= LARGEST_STEP for n in steps):
+            raise ShapeError(
+                f"{_WHERE}: kernel {self.kernel}, stride {self.stride} and dilation {self.dilation} must be in "
+                f"[1, {LARGEST_STEP}]"
+            )
         if len(x) != 4 or any(2 * p > k or p < 0 for p, k in zip(self.padding, self.kernel, strict=True)):
             raise ShapeError(
                 f"{_WHERE}: x has shape {tuple(x)} and the padding is {self.padding}; x must be (batch, channels, "
@@ -73,7 +80,10 @@ def pool_of(
     ceil: bool = False,
 ) -> Pool:
     """From the arguments of torch's max_pool2d: one number stands for both axes, no stride for the kernel's size."""
-    sides, steps, pads, far = ((v[0], v[-1]) for v in (kernel, stride or kernel, padding, dilation))
+    pairs = (kernel, stride or kernel, padding, dilation)
+    if not all(len(v) in (1, 2) for v in pairs):
+        raise ShapeError(f"{_WHERE}: kernel, stride, padding and dilation are {pairs}; each must be one number or two")
+    sides, steps, pads, far = ((v[0], v[-1]) for v in pairs)
     return Pool(sides, steps, pads, far, ceil)
 
 

@@ -17,6 +17,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
 }
 ACTIVATIONS = tuple(_FUNCTIONS)
+LARGEST_STEP = 2**15  # pixels; beyond any image, and far below what overflows
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class Window:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+
+    def why_not(self) -> str | None:
+        """Why no convolution has this window, None if one can."""
+        steps, pads = (*self.stride, *self.dilation), self.padding
+        if not (all(1 <= n <= LARGEST_STEP for n in steps) and all(0 <= n <= LARGEST_STEP for n in pads)):
+            return f"strides and dilations must be in [1, {LARGEST_STEP}], padding in [0, {LARGEST_STEP}]"
+        return None if 1 <= self.groups <= LARGEST_STEP else f"groups must be in [1, {LARGEST_STEP}]"
 
     def out_size(self, image: Sequence[Any], kernel: Sequence[int]) -> tuple[Any, Any]:
         """Height and width of the result."""

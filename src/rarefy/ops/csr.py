@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rarefy.core.errors import ShapeError
 from rarefy.ops import native, reference
-from rarefy.ops.checks import csr_index, require_bias, require_csr, require_floats, require_last
+from rarefy.ops.checks import csr_index, require_bias, require_csr, require_floats, require_last, require_size
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -19,6 +19,7 @@ def linear(
     """x W^T + bias: x (..., in), values and columns (entries), row_offsets (out + 1), gives (..., out)."""
     where, entries = "rarefy::csr_linear", values.numel()
     require_floats(where, x=x, values=values, bias=bias)
+    require_size(where, "out_features", out_features)
     require_bias(where, bias, out_features)
     columns, row_offsets = csr_index(where, columns, row_offsets, entries, out_features)
     if x.dim() == 0:
@@ -51,6 +52,7 @@ def input_grad(grad: Tensor, values: Tensor, columns: Tensor, row_offsets: Tenso
     """grad W: grad (..., out), gives (..., in)."""
     where, entries = "rarefy::csr_input_grad", values.numel()
     require_floats(where, grad=grad, values=values)
+    require_size(where, "in_features", in_features)
     require_last(where, grad, row_offsets.numel() - 1)
     out_features = grad.shape[-1]
     columns, row_offsets = csr_index(where, columns, row_offsets, entries, out_features)

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rarefy.core.errors import ShapeError
 from rarefy.ops import native
+from rarefy.ops.decoder_checks import PANEL as PANEL
+from rarefy.ops.decoder_checks import Seen, require_options, require_step, require_table
+from rarefy.ops.decoder_checks import Sizes as Sizes
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight
-
-PANEL = 16  # keys in a panel; capacities are multiples of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +53,6 @@ class Block:
     gated: bool
     activation: str  # of the gate
     down: Linear
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """width: of the residual stream; depth: of one head."""
-
-    width: int
-    heads: int
-    kv_heads: int
-    depth: int
 
 
 def capacity_for(tokens: int) -> int:
@@ -105,6 +97,12 @@ class NativeDecoder:
     ) -> None:
         module = native.module()
         assert module is not None, "the caller has asked whether the native module is there"
+        require_table("embedding", embedding, sizes.width)
+        if positions is not None:
+            require_table("positions", positions, sizes.width)
+        if position_offset < 0:
+            raise ShapeError(f"decoder: position_offset is {position_offset}; it must not be negative")
+        self._sizes, self._layers, self._vocabulary = sizes, len(blocks), head.choices[0][1].shape[0]
         self._held = (embedding, positions, tuple(blocks), final_norm, head)
         rows = 0 if positions is None else positions.shape[0]
         self._native = module.Decoder(
@@ -200,12 +198,16 @@ class NativeDecoder:
         The function holds the tensors and the workspace; threads are those of now.
         """
         keys, values = cache
-        step, (batch, tokens), capacity, threads = (
-            self._native.step,
-            ids.shape,
-            values.shape[3],
-            torch.get_num_threads(),
-        )
+        if ids.dim() != 2 or values.dim() != 5:
+            raise ShapeError(
+                f"decoder: ids {tuple(ids.shape)} must be (batch, tokens), values {tuple(values.shape)} 5-d"
+            )
+        batch, tokens = ids.shape
+        capacity, threads = values.shape[3], torch.get_num_threads()
+        seen = Seen(self._sizes, self._layers, self._vocabulary, batch, tokens, capacity, last_only)
+        require_step(seen, ids, positions, keys, values, logits)
+        require_options(seen, rotary, allowed, first, nanoseconds, len(self.parts()))
+        step = self._native.step
         rest = (
             ids.data_ptr(),
             positions.data_ptr(),

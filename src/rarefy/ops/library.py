@@ -49,6 +49,8 @@ def _packed_input_grad(grad: Tensor, handle: int, in_features: int) -> Tensor:
     where = "rarefy::packed_input_grad"
     require_floats(where, grad=grad)
     require_last(where, grad, weight.shape[0])
+    if in_features != weight.shape[1]:
+        raise packed.ShapeError(f"{where}: in_features is {in_features}, the packed weight has {weight.shape[1]}")
     return grad @ weight.to_dense()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.ops import native, reference
-from rarefy.ops.checks import require_floats
+from rarefy.ops.checks import require_floats, require_input_scale, require_quantized, require_size
 from rarefy.ops.families import FAMILIES, best_isa, takes_scales
 
 ACTIVATIONS = tuple(reference.ACTIVATIONS)
@@ -73,14 +73,13 @@ class PackedWeight:
         """The native object, for the operations that take it; None without the native module."""
         return None if isinstance(self._layout, Tensor) else self._layout
 
-    def unpacked(self) -> Tensor | QuantizedWeight:
-        """What `pack` took, but for denormals."""
+    def _source(self) -> Tensor | QuantizedWeight:
         if self.source is not None:
             return self.source()
         return self.to_dense() if self.quantized is None else self.quantized
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.unpacked(), self.kernel, self.input_scale)
+        return _unpickle, (self._source(), self.kernel, self.input_scale)
 
     def __copy__(self) -> "PackedWeight":
         return replace(self, handle=next(_numbers))
@@ -120,6 +119,11 @@ def pack(
         if floats.dim() != 2:
             raise ShapeError(f"pack: weight has shape {tuple(floats.shape)}, it must be (out, in)")
         floats = floats.detach().contiguous()
+    if quantized is not None:
+        require_quantized("pack", quantized)
+    for name, size in zip(("out", "in"), weight.shape, strict=True):
+        require_size("pack", f"the weight's {name}", size)
+    require_input_scale("pack", input_scale)
     scale = None if input_scale is None else _checked(InputScale(*input_scale), weight)
     module = native.module()
     if module is None or kernel == _REFERENCE:

@@ -7,6 +7,7 @@ x ~ scale (values - zero). It is what the kernels with 8-bit activations do to a
 import torch
 from torch import Tensor
 
+from rarefy.core.errors import ShapeError
 from rarefy.ops import native
 from rarefy.ops.checks import require_floats
 
@@ -23,12 +24,18 @@ def _reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     inverse = 1 / step
     zero = (-low * inverse).clamp(0, 255).round().to(torch.int32)
     rounded = (x * inverse.unsqueeze(-1)).round() + zero.unsqueeze(-1)
-    return rounded.nan_to_num(0.0).clamp(0, 255).to(torch.uint8), step, zero
+    poison = (x * 0.0).sum(-1)  # NaN where a value is not finite
+    return rounded.nan_to_num(0.0).clamp(0, 255).to(torch.uint8), step + poison, zero
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """values uint8, scale float32 and zero int32 with x ~ scale (values - zero); a row of zeros has scale 1."""
+    """values uint8, scale float32 and zero int32 with x ~ scale (values - zero); a row of zeros has scale 1.
+
+    A row with a value that is not finite has the scale NaN, so that every product with it is NaN too.
+    """
     require_floats("rarefy::quantize_rows", x=x)
+    if x.dim() == 0:
+        raise ShapeError("rarefy::quantize_rows: x is a scalar; it must be (..., features)")
     module = native.module()
     if module is None:
         return _reference(x)

@@ -64,6 +64,7 @@ def test_a_cache_of_another_batch(fast):
     [
         ({"max_new_tokens": POSITIONS}, "positions"),
         ({"max_new_tokens": -1}, "negative"),
+        ({"max_new_tokens": 1.5}, "no whole number"),
         ({"max_length": 3}, "no room"),
         ({"max_new_tokens": 2, "do_sample": True, "temperature": 0.0}, "temperature"),
         ({"max_new_tokens": 2, "do_sample": True, "top_p": 0.0}, "top_p"),
