@@ -1,5 +1,6 @@
 """The arguments of `generate` as transformers has them, and where their defaults come from."""
 
+import operator
 from typing import Any
 
 import torch
@@ -105,7 +106,10 @@ def _new_tokens(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> int:
     if new is None and kwargs.get("max_length") is None:
         new = _setting(model, kwargs, "max_new_tokens")
     if new is not None:
-        return int(new)
+        try:
+            return operator.index(new)
+        except TypeError as error:
+            raise EngineError(f"generate: max_new_tokens={new!r} is no whole number") from error
     length = _setting(model, kwargs, "max_length")
     if length is None:
         return _NEW_TOKENS
