@@ -32,7 +32,7 @@ def ours(name: str, weight: QuantizedWeight, x: torch.Tensor, bias: torch.Tensor
         out = torch.empty(x.shape[0], weight.shape[0])
         packed.layout.multiply8(
             x.data_ptr(), x.shape[0], scale.data_ptr(), zero.data_ptr(), 0, bias.data_ptr(), 0, out.data_ptr(), 0.0, 0,
-            torch.get_num_threads(),
+            0, torch.get_num_threads(),
         )  # fmt: skip
         return out
 

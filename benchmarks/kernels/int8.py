@@ -78,7 +78,7 @@ def on_bytes(name: str, weight: QuantizedWeight, values: Tensor) -> Callable[[],
     def call() -> None:
         y = torch.empty(values.shape[0], weight.shape[0])  # at every call, as the others
         packed.layout.multiply8(
-            values.data_ptr(), values.shape[0], scale.data_ptr(), zero.data_ptr(), 0, 0, 0, y.data_ptr(), 0.0, 0,
+            values.data_ptr(), values.shape[0], scale.data_ptr(), zero.data_ptr(), 0, 0, 0, y.data_ptr(), 0.0, 0, 0,
             torch.get_num_threads(),
         )  # fmt: skip
 

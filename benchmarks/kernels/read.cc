@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "core/stream.h"
 #include "ops/parallel.h"
@@ -33,7 +34,7 @@ __attribute__((target("avx2"))) std::uint64_t read(const std::uint8_t* p, std::s
 // GB/s of the fastest of `rounds` passes of `threads` threads over 128 MiB.
 extern "C" __attribute__((visibility("default"))) double read_gigabytes(int threads, int rounds) {
   constexpr std::size_t size = std::size_t{128} << 20;
-  static rarefy::Stream data(size, 1);
+  static std::vector<std::uint8_t, rarefy::StreamAllocator<std::uint8_t>> data(size, 1);
   static volatile std::uint64_t sums[64];  // volatile: or nothing would be read
   double best = 0.0;
   for (int round = 0; round < rounds; ++round) {

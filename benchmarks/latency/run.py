@@ -35,7 +35,7 @@ from rarefy.recipes.target_job import Job, least_loss, spread
 from rarefy.recipes.target_losses import Losses
 from rarefy.recipes.target_plan import Search
 from rarefy.recipes.target_solve import solve_to_speed
-from rarefy.recipes.target_times import LayerTimes, Speed, measured_speed
+from rarefy.recipes.target_times import Calm, LayerTimes, Speed, measured_speed
 from rarefy.recipes.text import split, topic_passages
 
 HERE = Path(__file__).parent
@@ -75,6 +75,7 @@ class Bench:
         self.precision = Precision(args.weights, args.activations)
         self.batches = self.text.batches(self.parts.train[:CALIBRATION])
         self.apart = partial(apart, under=args.under, threads=args.threads)
+        self.calm = Calm(self.speed)
 
     def speed(self, sparse: nn.Module, dense: nn.Module, inputs: Any) -> Speed:
         return self.apart(partial(measured_speed, sparse, dense, inputs, self.precision))
@@ -93,7 +94,7 @@ class Bench:
         """One cell: search, solve, measure, correct."""
         began, model = time.perf_counter(), copy.deepcopy(self.model)
         sites, _ = find_sites(model)
-        job = Job(model, self.one_shot, self.one_shot.pattern, sites, self.inputs, (), target, self.speed)
+        job = Job(model, self.one_shot, self.one_shot.pattern, sites, self.inputs, (), target, self.calm)
         with inference(model):
             ours = allocation == "latency"
             search = Search(job, least_loss(job, times, losses) if ours else spread(job, allocation, times), times)
@@ -102,6 +103,11 @@ class Bench:
         zeros = sum(s.zeros for s in solved.report.sites) / sum(s.shape[0] * s.shape[1] for s in sites)
         dense = self.text.embed(self.parts.evaluation)
         cosine = float((self.text.embed(self.parts.evaluation, model) * dense).sum(1).mean())
+        for r in solved.rounds:
+            print(
+                f"  layers {r.layers_ms:.2f} ms: {r.dense_ms:.2f} / {r.compiled_ms:.2f} ms = {r.speedup:.2f}",
+                flush=True,
+            )
         types = f"{self.precision.weights}/{self.precision.activations}"
         return (
             f"| {target:g}x | {types} | {allocation} | {solved.rounds[0].speedup:.2f}x | {reached:.2f}x | "

@@ -107,12 +107,13 @@ NB_MODULE(_native, m) {
       .def_prop_ro("size", &rarefy::Mapping::size);
   using Mapped = std::shared_ptr<rarefy::Mapping>;
   nb::class_<rarefy::Packed>(m, "Packed")
-      .def(nb::init<std::uintptr_t, std::uintptr_t, std::uintptr_t, int, int, float, int, std::int64_t, std::int64_t,
+      .def(nb::init<std::uintptr_t, std::uintptr_t, std::uintptr_t, int, int, float, int, std::uintptr_t, std::int64_t,
+                    std::int64_t, const std::string&>(),
+           "weight"_a, "codes"_a, "scales"_a, "groups"_a, "bits"_a, "input_scale"_a, "input_zero"_a,
+           "input_factors"_a, "out"_a, "in"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def(nb::init<Mapped, std::size_t, std::size_t, float, int, std::uintptr_t, std::int64_t, std::int64_t,
                     const std::string&>(),
-           "weight"_a, "codes"_a, "scales"_a, "groups"_a, "bits"_a, "input_scale"_a, "input_zero"_a, "out"_a, "in"_a,
-           "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def(nb::init<Mapped, std::size_t, std::size_t, float, int, std::int64_t, std::int64_t, const std::string&>(),
-           "file"_a, "at"_a, "bytes"_a, "input_scale"_a, "input_zero"_a, "out"_a, "in"_a, "kernel"_a,
+           "file"_a, "at"_a, "bytes"_a, "input_scale"_a, "input_zero"_a, "input_factors"_a, "out"_a, "in"_a, "kernel"_a,
            nb::call_guard<nb::gil_scoped_release>())
       .def("save", &rarefy::Packed::save, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply8", &rarefy::Packed::multiply8, nb::call_guard<nb::gil_scoped_release>())

@@ -4,6 +4,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "ops/factored.h"
+
 namespace rarefy {
 namespace {
 
@@ -19,6 +21,11 @@ void require(const KernelEntry& kernel, const WeightSource& weight) {
   if (weight.blob == nullptr && floats != (weight.bits == 0))  // not told by the addresses: a weight without entries has none
     throw std::invalid_argument("pack: kernel " + kernel.name + " stores " + kernel.weights + " weights, but got " +
                                 (floats ? "codes with scales; dequantize() them first" : "floats; quantize_weight() them first"));
+  if (weight.input_factors != nullptr && (kernel.activations != "int8" || weight.input_scale == 0.0f))
+    throw std::invalid_argument("pack: factors of inputs belong to 8-bit inputs of a known scale, but kernel " + kernel.name +
+                                " computes on " + kernel.activations + " inputs" +
+                                (weight.input_scale == 0.0f ? " and no scale was given" : "") +
+                                "; choose a kernel with int8 activations, or leave the factors out");
 }
 
 std::unique_ptr<Layout> lay_out(const WeightSource& weight, const std::string& name) {
@@ -26,7 +33,8 @@ std::unique_ptr<Layout> lay_out(const WeightSource& weight, const std::string& n
     for (const KernelEntry& kernel : family.kernels())
       if (kernel.name == name) {
         require(kernel, weight);
-        return family.pack(weight, name);
+        return weight.input_factors == nullptr ? family.pack(weight, name)
+                                               : factored(family.pack(weight, name), weight);
       }
   throw std::invalid_argument("pack: no kernel is called '" + name + "'; rarefy.ops.native.kernels() lists them");
 }
@@ -49,20 +57,23 @@ std::unique_ptr<Layout> see(const Mapping& file, std::size_t at, std::size_t byt
 }  // namespace
 
 Packed::Packed(std::uintptr_t weight, std::uintptr_t codes, std::uintptr_t scales, int groups, int bits,
-               float input_scale, int input_zero, std::int64_t out, std::int64_t in, const std::string& kernel)
+               float input_scale, int input_zero, std::uintptr_t input_factors, std::int64_t out, std::int64_t in,
+               const std::string& kernel)
     : kernel_(kernel),
       layout_(lay_out({checked(out), checked(in), at<float>(weight), at<std::int8_t>(codes), at<float>(scales), groups,
-                       bits, input_scale, input_zero},
+                       bits, input_scale, input_zero, at<float>(input_factors)},
                       kernel)) {
   ++live_objects;
 }
 
 Packed::Packed(std::shared_ptr<Mapping> file, std::size_t at, std::size_t bytes, float input_scale, int input_zero,
-               std::int64_t out, std::int64_t in, const std::string& kernel)
+               std::uintptr_t input_factors, std::int64_t out, std::int64_t in, const std::string& kernel)
     : file_(std::move(file)),
       kernel_(kernel),
       layout_(see(*file_, at, bytes,
-                  {checked(out), checked(in), nullptr, nullptr, nullptr, 1, 0, input_scale, input_zero}, kernel)) {
+                  {checked(out), checked(in), nullptr, nullptr, nullptr, 1, 0, input_scale, input_zero,
+                   rarefy::at<float>(input_factors)},
+                  kernel)) {
   ++live_objects;
 }
 
@@ -75,10 +86,11 @@ void Packed::multiply(std::uintptr_t x, std::int64_t tokens, std::uintptr_t bias
 
 void Packed::multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t scale, std::uintptr_t zero, int step,
                        std::uintptr_t bias, int activation, std::uintptr_t y, float to_scale, int to_zero,
-                       int threads) const {
+                       std::uintptr_t to_inverse, int threads) const {
   const Rows8 rows{at<std::uint8_t>(x), tokens, layout_->in(), at<float>(scale), at<std::int32_t>(zero), step};
   const bool bytes = to_scale != 0.0f;
-  const Output8 to{bytes ? nullptr : at<float>(y), bytes ? at<std::uint8_t>(y) : nullptr, to_scale, to_zero};
+  const Output8 to{bytes ? nullptr : at<float>(y), bytes ? at<std::uint8_t>(y) : nullptr, 1.0f / to_scale,
+                   at<float>(to_inverse), to_zero};
   layout_->multiply8(rows, at<float>(bias), static_cast<Activation>(activation), to, threads);
 }
 

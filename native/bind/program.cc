@@ -25,8 +25,8 @@ using program::Size;
 using Sized = std::pair<std::int64_t, std::vector<int>>;
 using Placed = std::pair<int, Sized>;
 using Strided = std::tuple<Sized, Sized, Sized>;
-// values, scale, zero, stride, the known scale or 0, the known zero point
-using Bytes = std::tuple<Placed, Placed, Placed, std::int64_t, float, std::int32_t>;
+// values, scale, zero, stride, the known scale or 0, the known zero point, the inverses of entries' own scales or none
+using Bytes = std::tuple<Placed, Placed, Placed, std::int64_t, float, std::int32_t, Placed>;
 using Indexed = std::tuple<Placed, std::int64_t, int, Placed, Sized, std::int64_t>;
 
 Size size(const Sized& s) { return {s.first, s.second}; }
@@ -36,8 +36,8 @@ program::Strides3 strides(const Strided& s) {
 }
 
 program::RowsOf8 rows8(const Bytes& b) {
-  const auto& [values, scale, zero, stride, known, known_zero] = b;
-  return {part(values), part(scale), part(zero), stride, known, known_zero};
+  const auto& [values, scale, zero, stride, known, known_zero, inverse] = b;
+  return {part(values), part(scale), part(zero), stride, known, known_zero, part(inverse)};
 }
 
 program::Table table(const Indexed& t) {

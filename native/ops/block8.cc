@@ -78,7 +78,7 @@ void finish_band(const Call& call, const Tokens& tokens, int band, std::ptrdiff_
   const Epilogue epilogue{weight.scale.data() + row, weight.sums.data() + row, call.bias == nullptr ? nullptr : call.bias + row,
                           call.activation,           tokens.scale,             tokens.zero};
   const Destination to{call.to.y == nullptr ? nullptr : call.to.y + at, call.to.values == nullptr ? nullptr : call.to.values + at,
-                       weight.out, call.to.y == nullptr ? 1.0f / call.to.scale : 0.0f, call.to.zero};
+                       weight.out, call.to.inverse, call.to.inverses == nullptr ? nullptr : call.to.inverses + row, call.to.zero};
   weight.kernel->finish(sums, weight.rows_of(band), valid, epilogue, to);
 }
 
@@ -136,7 +136,7 @@ class Held : public Layout {
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
     if (tokens == 0) return;
-    multiply8(quantise::to_scratch(x, tokens, in(), scale_, zero_, threads), bias, activation, {y, nullptr, 0.0f, 0}, threads);
+    multiply8(quantise::to_scratch(x, tokens, in(), scale_, zero_, threads), bias, activation, {y, nullptr, 0.0f, nullptr, 0}, threads);
   }
   void multiply8(const Rows8& x, const float* bias, Activation activation, const Output8& to, int threads) const override;
 

@@ -104,7 +104,7 @@ class Held : public Layout {
                 int threads) const override {
     static constexpr float nothing = 0.0f;  // rows of no inputs have no address
     const Inputs inputs{tokens, in(), in() == 0 ? &nothing : x, {}, input_.scale == 0.0f ? nullptr : &input_};
-    dense::multiply(weight_, inputs, {bias, activation, {y, nullptr, 0.0f, 0}}, threads);
+    dense::multiply(weight_, inputs, {bias, activation, {y, nullptr, 0.0f, nullptr, 0}}, threads);
   }
   void multiply8(const Rows8& x, const float* bias, Activation activation, const Output8& to,
                  int threads) const override {

@@ -56,7 +56,7 @@ class Piece {
             scaled ? x_.scale + t * x_.step : nullptr, scaled ? x_.zero + t * x_.step : nullptr, x_.step,
             results_.bias == nullptr ? nullptr : results_.bias + row, results_.activation,
             to.values == nullptr ? to.y + at : nullptr, to.values == nullptr ? nullptr : to.values + at, w_.lines.out,
-            to.values == nullptr ? 1.0f : 1.0f / to.scale, to.zero};
+            to.inverse, to.inverses == nullptr ? nullptr : to.inverses + row, to.zero};
   }
 
   // The cache lines that results will be written to: they are fetched while the product is computed.

@@ -90,8 +90,11 @@ inline float* floats_of(const Output8& to, std::ptrdiff_t tokens, int out) {
 inline void put_bytes(const float* y, std::ptrdiff_t tokens, int out, int first, int last, const Output8& to) {
   if (to.values == nullptr) return;
   for (std::ptrdiff_t t = 0; t < tokens; ++t)
-    for (std::ptrdiff_t at = t * out + first; at < t * out + last; ++at)
-      to.values[at] = static_cast<std::uint8_t>(std::clamp(std::nearbyintf(y[at] / to.scale) + static_cast<float>(to.zero), 0.0f, 255.0f));
+    for (int o = first; o < last; ++o) {
+      const float steps = y[t * out + o] * (to.inverses == nullptr ? to.inverse : to.inverses[o]);
+      const float value = std::nearbyintf(steps) + static_cast<float>(to.zero);
+      to.values[t * out + o] = static_cast<std::uint8_t>(std::clamp(value, 0.0f, 255.0f));
+    }
 }
 
 }  // namespace rarefy

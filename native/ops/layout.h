@@ -22,11 +22,12 @@ struct Rows8 {
   std::ptrdiff_t step;  // 1: a scale and a zero point for each token; 0: one for all
 };
 
-// Where the results of an 8-bit product go: floats, or 8-bit rows of one scale and zero point. One of the two is null.
+// Where the results of an 8-bit product go: floats, or 8-bit rows. One of the two is null.
 struct Output8 {
   float* y;               // (tokens, out)
-  std::uint8_t* values;   // (tokens, out): round(y / scale) + zero, saturated
-  float scale;
+  std::uint8_t* values;   // (tokens, out): round(y * inverse) + zero, saturated
+  float inverse;          // for all outputs, unless there is
+  const float* inverses;  // (out) or null
   std::int32_t zero;
 };
 
@@ -39,6 +40,7 @@ struct WeightSource {
   int groups, bits;          // bits: 8, or 4 for codes in [-7, 7]
   float input_scale;         // of 8-bit inputs known in advance; 0: each token's own, found at the call
   std::int32_t input_zero;
+  const float* input_factors = nullptr;  // (in) or null: input k is divided by factor k before it is rounded (ops/factored.h)
   BlobReader* blob = nullptr;  // not null: instead of values or codes, the packed form
 };
 

@@ -22,7 +22,7 @@ class Held : public Layout {
     if (tokens == 0) return;
     if (packed_.kernel->multiply8 != nullptr)
       return multiply8(quantise::to_scratch(x, tokens, in(), input_scale_, input_zero_, threads), bias, activation,
-                       {y, nullptr, 0.0f, 0}, threads);
+                       {y, nullptr, 0.0f, nullptr, 0}, threads);
     std::ptrdiff_t stride = in();
     x = in_places(x, stride, tokens, in(), group_inputs, places());
     const Inputs inputs{x, stride, static_cast<int>(tokens)};

@@ -51,7 +51,8 @@ void rows(const float* x, std::ptrdiff_t tokens, int features, std::uint8_t* val
   });
 }
 
-Rows8 to_scratch(const float* x, std::ptrdiff_t tokens, int features, float scale, std::int32_t zero, int threads) {
+Rows8 to_scratch(const float* x, std::ptrdiff_t tokens, int features, float scale, std::int32_t zero, int threads,
+                 const float* inverse) {
   static thread_local Scratch8 scratch;
   // Rows an odd number of cache lines apart do not all fall into the same sets of a cache.
   const std::ptrdiff_t stride = (static_cast<std::ptrdiff_t>(features) + 63) / 64 * 64 | 64;
@@ -70,7 +71,8 @@ Rows8 to_scratch(const float* x, std::ptrdiff_t tokens, int features, float scal
   scratch.zero[0] = zero;
   const Kernel& kernel = best(allowed_isa());
   each_token(tokens, features, threads, [&](std::ptrdiff_t t) {
-    kernel.round(x + t * features, features, 1.0f / scale, zero, values + t * stride);
+    if (inverse == nullptr) kernel.round(x + t * features, features, 1.0f / scale, zero, values + t * stride);
+    else kernel.round_each(x + t * features, features, inverse, zero, values + t * stride);
   });
   return {values, tokens, stride, scratch.scale.data(), scratch.zero.data(), 0};
 }

@@ -17,7 +17,8 @@ void rows(const float* x, std::ptrdiff_t tokens, int features, std::uint8_t* val
 void row(const Kernel& kernel, const float* x, int features, std::uint8_t* values, float* scale, std::int32_t* zero) noexcept;
 
 // The rows (tokens, features) as bytes in this thread's scratch, valid until this thread's next call: with `scale` 0 each
-// token's own scales, else the given ones.
-Rows8 to_scratch(const float* x, std::ptrdiff_t tokens, int features, float scale, std::int32_t zero, int threads);
+// token's own scales, else the given ones; `inverse` (features), where it is there, is multiplied with instead of 1 / scale.
+Rows8 to_scratch(const float* x, std::ptrdiff_t tokens, int features, float scale, std::int32_t zero, int threads,
+                 const float* inverse = nullptr);
 
 }  // namespace rarefy::quantise

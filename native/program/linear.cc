@@ -26,7 +26,9 @@ class Linear8 : public Instruction {
   explicit Linear8(LinearOf8 of) : of_(std::move(of)) {}
   const char* kind() const noexcept override { return "linear8"; }
   void run(const Frame& frame) const override {
-    const Output8 to{frame.at<float>(of_.y), frame.at<std::uint8_t>(of_.y8.values), of_.y8.known, of_.y8.known_zero};
+    const RowsOf8& y8 = of_.y8;
+    const Output8 to{frame.at<float>(of_.y), frame.at<std::uint8_t>(y8.values), 1.0f / y8.known,
+                     frame.at<float>(y8.inverse), y8.known_zero};
     of_.layout->multiply8(Rounding(of_.x, frame).read(frame.size(of_.tokens)), frame.at<const float>(of_.bias),
                           of_.activation, to, frame.threads);
   }

@@ -12,7 +12,8 @@ class Rounding {
  public:
   Rounding(const RowsOf8& of, const Frame& frame)
       : of_(of), kernel_(quantise::best(allowed_isa())), values_(frame.at<std::uint8_t>(of.values)),
-        scale_(frame.at<float>(of.scale)), zero_(frame.at<std::int32_t>(of.zero)) {}
+        scale_(frame.at<float>(of.scale)), zero_(frame.at<std::int32_t>(of.zero)),
+        inverse_(frame.at<float>(of.inverse)) {}
 
   // Rows [first, last) of x (rows, features), which has no gaps; nothing where there are no such rows.
   void rows(const float* x, int features, std::ptrdiff_t first, std::ptrdiff_t last) const noexcept {
@@ -21,7 +22,8 @@ class Rounding {
       const float* from = x + row * features;
       std::uint8_t* to = values_ + row * of_.stride;
       if (of_.known == 0.0f) quantise::row(kernel_, from, features, to, scale_ + row, zero_ + row);
-      else kernel_.round(from, features, 1.0f / of_.known, of_.known_zero, to);
+      else if (inverse_ == nullptr) kernel_.round(from, features, 1.0f / of_.known, of_.known_zero, to);
+      else kernel_.round_each(from, features, inverse_, of_.known_zero, to);
     }
   }
 
@@ -35,6 +37,7 @@ class Rounding {
   std::uint8_t* values_;
   float* scale_;
   std::int32_t* zero_;
+  const float* inverse_;
 };
 
 }  // namespace rarefy::program

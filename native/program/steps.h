@@ -14,12 +14,14 @@ namespace rarefy::program {
 using Step = std::unique_ptr<Instruction>;
 
 // 8-bit rows (rows, features), `stride` bytes apart: with `known` 0 each row has a scale and a zero point of its own, else
-// all have the known ones, and scale and zero hold one entry. values absent: no such rows.
+// all have the known ones, and scale and zero hold one entry; then entry k was multiplied by inverse[k], where that is
+// there, instead of 1 / known, before it was rounded. values absent: no such rows.
 struct RowsOf8 {
   Part values, scale, zero;  // bytes, floats, int32
   std::int64_t stride = 0;
   float known = 0.0f;
   std::int32_t known_zero = 0;
+  Part inverse{};
 
   bool present() const noexcept { return values.buffer >= 0; }
 };

@@ -5,6 +5,7 @@ of that argument into ARGUMENTS (or give it a default, which is better).
 """
 
 import inspect
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,17 +75,30 @@ def evidence_of(weight: Tensor, x: Tensor, *, site: str = "layer", seed: int = 0
     values[Need.WANTED_CROSS] = weight.float() @ values[Need.INPUT_GRAM]  # the layer's own dense output is wanted
     for need in Need:
         if need not in values:
-            values[need] = torch.randn(weight.shape, generator=generator).square()
+            shape = weight.shape if need.of_the_weights else ()
+            values[need] = torch.randn(shape, generator=generator).square()
     return Evidence(site, values, len(x), seed)
 
 
 def evidence_for(sites: Sequence[Site], tokens: int = 64) -> dict[str, Evidence]:
-    """Evidence of every kind for every site, from correlated random inputs."""
-    found = {}
-    for i, site in enumerate(sites):
-        generator = torch.Generator().manual_seed(i)
-        x = torch.randn(tokens, site.shape[1], generator=generator)
+    """Evidence of every kind for every site, from correlated random inputs, its own for each name."""
+    return {site.name: _evidence_at(site, tokens) for site in sites}
+
+
+def _evidence_at(site: Site, tokens: int) -> Evidence:
+    parts = []
+    for group, rows in enumerate(site.read().chunk(site.groups)):
+        seed = zlib.crc32(f"{site.name} {group}".encode())
+        x = torch.randn(tokens, site.shape[1], generator=torch.Generator().manual_seed(seed))
         x = x + x.roll(1, dims=1)
         x[:, 0] *= 20.0
-        found[site.name] = evidence_of(site.read(), x, site=site.name)
-    return found
+        parts.append(evidence_of(rows, x, site=site.name, seed=seed))
+    if site.groups == 1:
+        return parts[0]
+    values = {}
+    for need in parts[0]:
+        of_all = [part[need] for part in parts]
+        values[need] = torch.cat(of_all) if need.of_the_weights else torch.stack(of_all)
+        if not (need.of_the_weights or need.of_the_inputs):
+            values[need] = of_all[0]
+    return Evidence(site.name, values, tokens)

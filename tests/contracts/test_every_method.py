@@ -8,11 +8,13 @@ from torch import nn
 
 from contracts.examples import PATTERNS, make
 from contracts.models import CASES
-from rarefy.core.errors import DataError
+from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import Entry, entries
 from rarefy.core.site import find_sites
+from rarefy.patterns.nm import NM
 from rarefy.pruning import OneShot, prune
+from rarefy.pruning.resolve import fixed_density, resolve_allocation
 
 FOUND = [e for e in entries("method") if isinstance(make(e), OneShot)]
 EVERY = pytest.mark.parametrize("entry", FOUND, ids=[e.id for e in FOUND])
@@ -26,13 +28,16 @@ def undivided(model: nn.Module, pattern: Pattern) -> list[str]:
 
 def loss(model: nn.Module, batch: Any) -> torch.Tensor:
     out = model(**batch) if isinstance(batch, dict) else model(batch)
-    return (out if isinstance(out, torch.Tensor) else out.last_hidden_state).square().mean()
+    if isinstance(out, torch.Tensor):
+        return out.square().mean()
+    return out.last_hidden_state[:, 1:, ::2].square().mean() + out.pooler_output.square().mean()
 
 
 def options(entry: Entry, batches: list[Any]) -> dict[str, Any]:
-    needs = make(entry).solver.needs
+    more: dict[str, Any] = {"maskllm": {"steps": 5}, "synflow": {"rounds": 4}}.get(entry.id, {})  # enough here
+    needs = make(entry).solver.needs | resolve_allocation(None, make(entry)).needs
     wants_loss = any(need.wants_loss for need in needs)
-    return ({"data": batches} if needs else {}) | ({"loss": loss} if wants_loss else {})
+    return more | ({"data": batches} if needs else {}) | ({"loss": loss} if wants_loss else {})
 
 
 @EVERY
@@ -42,7 +47,12 @@ def test_exact_on_every_model_and_pattern(entry: Entry, pattern: Pattern, case: 
     model, batches = CASES[case]().model, CASES[case]().batches
     ignore = undivided(model, pattern)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    report = prune(model, entry.id, sparsity=0.5, pattern=pattern, ignore=ignore, **options(entry, batches))
+    if make(entry).learner is not None and not isinstance(pattern, NM):
+        with pytest.raises(SparsityError, match="learns N:M"):
+            prune(model, entry.id, sparsity=0.5, pattern=pattern, ignore=ignore, **options(entry, batches))
+        return
+    asked = {"sparsity": 0.5, "pattern": pattern, "allocation": "uniform", "ignore": ignore}
+    report = prune(model, entry.id, **asked, **options(entry, batches))
     pruned = {site.name: site for site in find_sites(model, ignore)[0]}
     assert {site.name for site in report.sites} == set(pruned)
     for told in report.sites:
@@ -58,11 +68,23 @@ def test_exact_on_every_model_and_pattern(entry: Entry, pattern: Pattern, case: 
 
 
 @EVERY
+def test_its_own_allocation_meets_the_budget(entry: Entry) -> None:
+    case = CASES["perceptron"]()
+    sparsity = 0.5 if fixed_density(make(entry).pattern) else 0.6
+    report = prune(case.model, entry.id, sparsity=sparsity, **options(entry, case.batches))
+    rows = sum(site.shape[0] for site in report.sites)
+    assert sum(site.zeros for site in report.sites) == pytest.approx(
+        sparsity * sum(s.size for s in report.sites), abs=rows
+    )
+
+
+@EVERY
 def test_the_same_call_gives_the_same_model(entry: Entry) -> None:
     states = []
     for _ in range(2):
         case = CASES["perceptron"]()
-        prune(case.model, entry.id, sparsity=0.6, seed=5, **options(entry, case.batches))
+        sparsity = 0.5 if fixed_density(make(entry).pattern) else 0.6
+        prune(case.model, entry.id, sparsity=sparsity, seed=5, **options(entry, case.batches))
         states.append(case.model.state_dict())
         torch.randn(3)
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])

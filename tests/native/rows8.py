@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from rarefy import ops
+from rarefy.core.quantized import InputScale
 
 
 def bytes_of(tokens: int, width: int, seed: int = 2) -> Tensor:
@@ -17,14 +18,15 @@ def bytes_of(tokens: int, width: int, seed: int = 2) -> Tensor:
 def product8(packed, x: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None = None, to=None, activation="none"):
     """act(scale (x - zero) W^T + bias): x uint8 (tokens, in), scale and zero (tokens) or (1).
 
-    to: (scale, zero) of the bytes wanted, or None for floats.
+    to: scale and zero point of the bytes wanted, and factors of outputs or none; or None for floats.
     """
     out = torch.empty(x.shape[0], packed.shape[0], dtype=torch.float32 if to is None else torch.uint8)
-    to_scale, to_zero = to or (0.0, 0)
+    wanted = InputScale(*to) if to else InputScale(0.0, 0)
+    inverse = wanted.inverse if wanted.factors else None
     packed.layout.multiply8(
         x.data_ptr(), x.shape[0], scale.data_ptr(), zero.data_ptr(), int(len(scale) > 1),
-        0 if bias is None else bias.data_ptr(), ops.ACTIVATIONS.index(activation), out.data_ptr(), to_scale, to_zero,
-        torch.get_num_threads(),
+        0 if bias is None else bias.data_ptr(), ops.ACTIVATIONS.index(activation), out.data_ptr(),
+        wanted.scale, wanted.zero, 0 if inverse is None else inverse.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
 

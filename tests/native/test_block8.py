@@ -37,7 +37,7 @@ def multiply8(weight: PackedWeight, x: Tensor, scale: Tensor, zero: Tensor, bias
     y = torch.full((x.shape[0], weight.shape[0]), 77, dtype=torch.uint8 if to else torch.float32)
     weight.layout.multiply8(
         x.data_ptr(), x.shape[0], scale.data_ptr(), zero.data_ptr(), int(scale.numel() > 1),
-        0 if bias is None else bias.data_ptr(), ACTIVATIONS.index(activation), y.data_ptr(), *(to or (0.0, 0)),
+        0 if bias is None else bias.data_ptr(), ACTIVATIONS.index(activation), y.data_ptr(), *(to or (0.0, 0)), 0,
         torch.get_num_threads(),
     )  # fmt: skip
     return y

@@ -35,7 +35,7 @@ def multiply8(packed, x, scale, zero, bias=None, activation="none", to=None):
     packed.layout.multiply8(
         x.data_ptr(), x.shape[0], scale.data_ptr(), zero.data_ptr(), int(scale.numel() > 1 or x.shape[0] == 1),
         0 if bias is None else bias.data_ptr(), ops.ACTIVATIONS.index(activation), out.data_ptr(),
-        *((0.0, 0) if to is None else to), torch.get_num_threads(),
+        *((0.0, 0) if to is None else to), 0, torch.get_num_threads(),
     )  # fmt: skip
     return out
 

@@ -160,7 +160,7 @@ def test_float_weights_equal_the_dense_product_on_the_masked_weight(shape, token
 def test_8_bit_inputs_are_refused():
     packed = ops.pack(sparse(4, 8, 0.5), next(iter(KERNELS)))
     with pytest.raises(RuntimeError, match="8-bit inputs"):
-        packed.layout.multiply8(0, 1, 0, 0, 0, 0, 0, 0, 0.0, 0, 1)
+        packed.layout.multiply8(0, 1, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 1)
 
 
 def test_without_tiles_bfloat16_is_computed_with_floats(monkeypatch):

@@ -1,4 +1,4 @@
-"""Packed weights as bytes: what is seen in a mapped file computes the same bits, and bytes that are wrong are refused."""
+"""Packed weights as bytes: seen in a mapped file they compute the same bits, and bytes that are wrong are refused."""
 
 import copy
 import pickle

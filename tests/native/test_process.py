@@ -171,7 +171,7 @@ w = (F * (n * k))(*[(1.0 if (i * 7) % 3 == 0 else 0.0) for i in range(n * k)])
 x = (F * (t * k))(*[float(i % 5) for i in range(t * k)])
 def run(threads):
     y = (F * (t * n))()
-    packed = _native.Packed(ctypes.addressof(w), 0, 0, 0, 0, 0.0, 0, n, k, "spmm-scalar-r2-t16-k256")
+    packed = _native.Packed(ctypes.addressof(w), 0, 0, 0, 0, 0.0, 0, 0, n, k, "spmm-scalar-r2-t16-k256")
     packed.multiply(ctypes.addressof(x), t, 0, 0, ctypes.addressof(y), threads)
     return bytes(y)
 one = run(1)

@@ -4,18 +4,19 @@ import pytest
 import torch
 
 from contracts.models import perceptron
+from contracts.test_every_method import loss
 from rarefy.core.registry import entries
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.pruning import prune
 
-METHODS = [e.id for e in entries("method") if e.family == "pruning"]
+METHODS = [e.id for e in entries("method") if e.family == "pruning" and e.id != "maskllm"]  # N:M only
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("first", ["random", "magnitude"])
 def test_less_than_there_is_changes_no_support_and_more_is_exact(method: str, first: str) -> None:
     case = perceptron()
-    kind = {"pattern": Layerwise(), "data": case.batches}
+    kind = {"pattern": Layerwise(), "allocation": "uniform", "data": case.batches, "loss": loss}
     prune(case.model, first, sparsity=0.8, pattern=Layerwise())
     before = {k: v != 0 for k, v in case.model.state_dict().items() if v.dim() == 2}
 

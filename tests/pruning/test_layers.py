@@ -1,5 +1,7 @@
 """The kinds of layers and models that have to work: convolutions, groups, GPT-2, tied weights, half precision."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,16 @@ from rarefy.pruning import prune
 METHODS = [e.id for e in entries("method") if e.family == "pruning"]
 
 
+def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+    out = model(**batch) if isinstance(batch, dict) else model(batch)
+    return (out if isinstance(out, torch.Tensor) else out.logits).float().square().mean()
+
+
+def call(method: str) -> dict[str, Any]:
+    """What every method may be given: a loss, the same density everywhere, few steps where it takes steps."""
+    return {"loss": loss, "allocation": "uniform"} | {"maskllm": {"steps": 3}, "synflow": {"rounds": 3}}.get(method, {})
+
+
 def gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -24,7 +36,7 @@ def gpt2() -> nn.Module:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_decoder_with_transposed_layers_and_a_tied_head(method: str) -> None:
     model, batches = gpt2(), [padded_tokens(s) for s in range(2)]
-    report = prune(model, method, sparsity=0.5, data=batches)
+    report = prune(model, method, sparsity=0.5, data=batches, **call(method))
     assert model.lm_head.weight is model.transformer.wte.weight
     assert {s.name for s in report.sites} == {s.name for s in find_sites(model)[0]}
     assert sum(s.name == "lm_head" for s in report.sites) == 1
@@ -58,7 +70,8 @@ class SharedLayer(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 def test_shared_weights_are_pruned_once_and_stay_shared(method: str) -> None:
     model = SharedLayer()
-    report = prune(model, method, sparsity=0.75, data=[torch.randn(32, 16)])
+    pattern = "1:4" if method == "maskllm" else None
+    report = prune(model, method, sparsity=0.75, pattern=pattern, data=[torch.randn(32, 16)], **call(method))
     assert [site.name for site in report.sites] == ["a"]
     assert model.c.weight is model.a.weight
     assert model.b is model.a
@@ -70,7 +83,7 @@ def test_shared_weights_are_pruned_once_and_stay_shared(method: str) -> None:
 def test_other_precisions_keep_their_type_and_the_count(method: str, dtype: torch.dtype) -> None:
     case = perceptron()
     case.model.to(dtype)
-    report = prune(case.model, method, sparsity=0.5, data=[b.to(dtype) for b in case.batches])
+    report = prune(case.model, method, sparsity=0.5, data=[b.to(dtype) for b in case.batches], **call(method))
     assert all(p.dtype is dtype for p in case.model.parameters())
     assert report.sparsity == pytest.approx(0.5)
     assert case.model(case.batches[0].to(dtype)).isfinite().all()

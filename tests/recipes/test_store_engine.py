@@ -287,3 +287,26 @@ def test_weights_are_mapped_from_the_file_and_survive_its_replacement(tmp_path: 
         back[0].weight.add_(1.0)  # a private copy: the file is not written
     again = rarefy.load(tmp_path, model=network(1))
     assert torch.equal(again[0].weight, network(2)[0].weight)
+
+
+@pytest.mark.parametrize("factors", [True, False])
+def test_static_scales_come_back_with_their_factors(factors: bool, tmp_path: Path, prefer: Callable[..., None]) -> None:
+    """Twice: the second load sees the packed weights of the first, in which the factors are folded."""
+    prefer("graph")
+    model = pruned(network())
+    spread = torch.full((64,), 1.0)
+    spread[:3] = 60.0 if factors else 1.0
+    data = [torch.randn(64, 64) * spread for _ in range(6)]
+    fast = rarefy.compile(model, data[0], weights="int8", activations="int8", data=data, keep_dense=True)
+    assert isinstance(fast, Compiled) and fast.choices is not None
+    if not fast.choices.kernels:
+        pytest.skip("no 8-bit kernel is faster here")
+    assert bool(fast.choices.scales["0"].factors) == factors
+    rarefy.save(fast, tmp_path)
+    x = torch.randn(16, 64) * spread
+    for _ in range(2):
+        back = rarefy.load(tmp_path, model=network(1))
+        assert isinstance(back, Compiled) and back.choices is not None
+        assert back.choices.scales == fast.choices.scales
+        torch.testing.assert_close(back(x), fast(x), rtol=1e-4, atol=1e-4)
+        assert float((back(x) - model(x)).norm() / model(x).norm()) < 0.05

@@ -62,12 +62,14 @@ struct Epilogue {
   const std::int32_t* zero;
 };
 
-// Where they go: y, or bytes round(y * inverse) + zero; `stride` elements from token to token.
+// Where they go: y, or bytes round(y * inverse) + zero, where `inverses` has one for each row unless it is null; `stride`
+// elements from token to token.
 struct Destination {
   float* y;
   std::uint8_t* bytes;
   std::ptrdiff_t stride;
   float inverse;
+  const float* inverses;
   std::int32_t zero;
 };
 

@@ -42,10 +42,10 @@ void finish_floats(const std::int32_t* acc, int valid, int used, const ToFloats&
 
 // Bytes: scaled and rounded while the lanes are tokens, then turned, a fourth of the size.
 struct ToBytes {
-  const float* weight_scale;  // these three of 16 rows
+  const float* weight_scale;  // these four of 16 rows
   const std::int32_t* sums;
   const float* bias;
-  const Vec inverse;
+  const float* inverse;
   const Ints shift;
 
   template <Activation activation>
@@ -53,7 +53,7 @@ struct ToBytes {
     const Ints exact = plus_products(sum, zero, set_ints(sums[row]));
     const Vec y = fma(to_floats(exact), mul(scale, set1(weight_scale[row])), set1(bias[row]));
     // What passes 32 bits becomes the least integer, and so does a NaN; packing saturates.
-    return add_ints(nearest(min(set1(1e9f), mul(activate<activation>(y), inverse))), shift);
+    return add_ints(nearest(min(set1(1e9f), mul(activate<activation>(y), set1(inverse[row])))), shift);
   }
 };
 
@@ -63,6 +63,7 @@ inline void bytes_of_rows(const std::int32_t* acc, ToBytes f, Ints zero, Vec sca
   pin(f.weight_scale);  // else the 16 rows' values are kept in registers from one call to the next, and spilled
   pin(f.sums);
   pin(f.bias);
+  pin(f.inverse);
   Ints fours[4];  // of four rows each: in a 128-bit lane, four bytes of rows for each of its tokens
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
@@ -103,9 +104,11 @@ void finish_as(const std::int32_t* acc, int rows, int valid, const block8::Epilo
   }
   for (int row = 0; row < rows; row += 16, acc += 16 * tokens) {
     const int used = rows - row < 16 ? rows - row : 16;
-    float bias[16] = {};
+    float bias[16] = {}, inverse[16];
+    for (float& each : inverse) each = to.inverse;
+    if (to.inverses != nullptr) __builtin_memcpy(inverse, to.inverses + row, static_cast<std::size_t>(used) * sizeof(float));
     if (e.bias != nullptr) __builtin_memcpy(bias, e.bias + row, static_cast<std::size_t>(used) * sizeof(float));
-    const ToBytes f{e.weight_scale + row, e.sums + row, bias, set1(to.inverse), set_ints(to.zero)};
+    const ToBytes f{e.weight_scale + row, e.sums + row, bias, inverse, set_ints(to.zero)};
     finish_bytes<activation, tokens>(acc, valid, used, f, e, to.bytes + row, to.stride);
   }
 }

@@ -52,6 +52,7 @@ struct Finish {
   std::uint8_t* bytes;  // the same, saturated round(value * per_step) + zero
   std::ptrdiff_t y_stride;
   float per_step;
+  const float* per_steps;  // (outputs), one each, or null: per_step for all
   std::int32_t zero;
 };
 

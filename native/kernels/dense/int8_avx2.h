@@ -22,9 +22,9 @@ inline void store_bytes(std::uint8_t* p, Vec v, std::int32_t zero, int n) {
 }
 
 // 32 of them. The conversion makes a large negative number of what is too large: bounded above first.
-inline void store_32_bytes(std::uint8_t* p, const Vec (&v)[4], float per_step, std::int32_t zero) {
-  const Vec scale = set1(per_step), most = set1(70000.0f);
-  const auto whole = [&](Vec x) { return _mm256_cvtps_epi32(min(mul(x, scale), most)); };
+inline void store_32_bytes(std::uint8_t* p, const Vec (&v)[4], std::int32_t zero) {
+  const Vec most = set1(70000.0f);
+  const auto whole = [&](Vec x) { return _mm256_cvtps_epi32(min(x, most)); };
   const __m256i shift = _mm256_set1_epi16(static_cast<short>(zero));
   const __m256i a = _mm256_adds_epi16(_mm256_packs_epi32(whole(v[0]), whole(v[1])), shift);
   const __m256i b = _mm256_adds_epi16(_mm256_packs_epi32(whole(v[2]), whole(v[3])), shift);

@@ -19,9 +19,9 @@ inline void store_bytes(std::uint8_t* p, Vec v, std::int32_t zero, int n) {
 }
 
 // 32 of them. The conversion makes a large negative number of what is too large: bounded above first.
-inline void store_32_bytes(std::uint8_t* p, const Vec (&v)[2], float per_step, std::int32_t zero) {
-  const Vec scale = set1(per_step), most = set1(70000.0f);
-  const __m512i low = _mm512_cvtps_epi32(min(mul(v[0], scale), most)), high = _mm512_cvtps_epi32(min(mul(v[1], scale), most));
+inline void store_32_bytes(std::uint8_t* p, const Vec (&v)[2], std::int32_t zero) {
+  const Vec most = set1(70000.0f);
+  const __m512i low = _mm512_cvtps_epi32(min(v[0], most)), high = _mm512_cvtps_epi32(min(v[1], most));
   const __m512i words = _mm512_adds_epi16(_mm512_packs_epi32(low, high), _mm512_set1_epi16(static_cast<short>(zero)));
   const __m256i mixed = _mm256_packus_epi16(_mm512_castsi512_si256(words), _mm512_extracti64x4_epi64(words, 1));
   // words lie in fours of low and high by turns; the byte pack takes its two halves' lanes by turns

@@ -3,14 +3,19 @@
 // What belongs to a vector of outputs.
 struct Column {
   Ints sums;
-  Vec scale, shift;
+  Vec scale, shift, per_step;
 };
+
+// `used` outputs' of an array, or the one value of all where there is none.
+inline Vec of_outputs(const float* array, float all, int o, int used) {
+  return array == nullptr ? set1(all) : used == width ? loadu(array + o) : load_n(array + o, used);
+}
 
 // same: one scale and zero point for all tokens, so that both are multiplied in once.
 template <bool same>
 inline Column column_of(const dense::Finish& f, int o, int used) {
   Column c{load_ints(f.weight_sums + o), loadu(f.weight_scale + o),
-           f.bias == nullptr ? zero() : used == width ? loadu(f.bias + o) : load_n(f.bias + o, used)};
+           of_outputs(f.bias, 0.0f, o, used), of_outputs(f.per_steps, f.per_step, o, used)};
   if constexpr (same) {
     c.sums = subtract_product(no_ints(), c.sums, *f.input_zero);
     c.scale = mul(c.scale, set1(*f.input_scale));
@@ -38,9 +43,12 @@ void finish_as(const dense::Finish& given) {
     for (int t = 0; t < f.tokens; ++t) {
       Vec values[together];
 #pragma GCC unroll 8
-      for (int v = 0; v < together; ++v) values[v] = activate<activation>(value_of<same>(f, columns[v], t, o + v * width));
+      for (int v = 0; v < together; ++v) {
+        values[v] = activate<activation>(value_of<same>(f, columns[v], t, o + v * width));
+        if constexpr (to_bytes) values[v] = mul(values[v], columns[v].per_step);
+      }
       if constexpr (to_bytes)
-        store_32_bytes(f.bytes + t * f.y_stride + o, values, f.per_step, f.zero);
+        store_32_bytes(f.bytes + t * f.y_stride + o, values, f.zero);
       else
 #pragma GCC unroll 8
         for (int v = 0; v < together; ++v) storeu(f.y + t * f.y_stride + o + v * width, values[v]);
@@ -52,7 +60,7 @@ void finish_as(const dense::Finish& given) {
     for (int t = 0; t < f.tokens; ++t) {
       const Vec value = activate<activation>(value_of<same>(f, column, t, o));
       if constexpr (to_bytes)
-        store_bytes(f.bytes + t * f.y_stride + o, mul(value, set1(f.per_step)), f.zero, used);
+        store_bytes(f.bytes + t * f.y_stride + o, mul(value, column.per_step), f.zero, used);
       else
         store_n(f.y + t * f.y_stride + o, value, used);
     }
@@ -78,14 +86,13 @@ inline void finish(const dense::Finish& f) noexcept {
 // x / scale is rounded as x * (1 / scale): the difference is a step where it lies within an ulp of a half.
 inline void quantise_row(const float* x, int features, int padded, float scale, std::int32_t zero,
                          std::uint8_t* to) noexcept {
-  const float steps = 1.0f / scale;
-  const Vec per_step = set1(steps);
+  const Vec per_step = set1(1.0f / scale);
   int k = 0;
   for (; k + 32 <= features; k += 32) {
     Vec values[32 / width];
 #pragma GCC unroll 8
-    for (int v = 0; v < 32 / width; ++v) values[v] = loadu(x + k + v * width);
-    store_32_bytes(to + k, values, steps, zero);
+    for (int v = 0; v < 32 / width; ++v) values[v] = mul(loadu(x + k + v * width), per_step);
+    store_32_bytes(to + k, values, zero);
   }
   for (; k + width <= features; k += width) store_bytes(to + k, mul(loadu(x + k), per_step), zero, width);
   if (k < features) store_bytes(to + k, mul(load_n(x + k, features - k), per_step), zero, features - k);

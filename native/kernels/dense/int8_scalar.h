@@ -32,6 +32,6 @@ inline void store_bytes(std::uint8_t* p, Vec v, std::int32_t zero, int n) {
     p[i] = shifted > 0.0f ? shifted < 255.0f ? static_cast<std::uint8_t>(shifted) : 255 : 0;
   }
 }
-inline void store_32_bytes(std::uint8_t* p, const Vec (&v)[8], float per_step, std::int32_t zero) {
-  for (int i = 0; i < 8; ++i) store_bytes(p + 4 * i, mul(v[i], set1(per_step)), zero, 4);
+inline void store_32_bytes(std::uint8_t* p, const Vec (&v)[8], std::int32_t zero) {
+  for (int i = 0; i < 8; ++i) store_bytes(p + 4 * i, v[i], zero, 4);
 }

@@ -16,6 +16,6 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::quantise {
-extern const Kernel avx2_rows{"quantise-avx2", Isa::avx2, avx2::range, avx2::round_row};
+extern const Kernel avx2_rows{"quantise-avx2", Isa::avx2, avx2::range, avx2::round_row, avx2::round_each};
 }  // namespace rarefy::quantise
 #endif

@@ -16,6 +16,6 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::quantise {
-extern const Kernel avx512_rows{"quantise-avx512", Isa::avx512, avx512::range, avx512::round_row};
+extern const Kernel avx512_rows{"quantise-avx512", Isa::avx512, avx512::range, avx512::round_row, avx512::round_each};
 }  // namespace rarefy::quantise
 #endif

@@ -26,13 +26,33 @@ inline void range(const float* x, int n, float* low, float* high, float* poison)
 // What passes 32 bits becomes the least integer, and so does a NaN; storing saturates.
 inline Ints rounded(Vec x, Vec inverse, Ints shift) { return add_ints(nearest(min(set1(1e9f), mul(x, inverse))), shift); }
 
-inline void round_row(const float* x, int n, float inverse, std::int32_t zero_point, std::uint8_t* q) noexcept {
-  const Vec by = set1(inverse);
+// One factor for all entries, or one for each.
+struct Same {
+  Vec inverse;
+  Vec at(int) const { return inverse; }
+  Vec at_n(int, int) const { return inverse; }
+};
+struct Each {
+  const float* inverse;
+  Vec at(int i) const { return loadu(inverse + i); }
+  Vec at_n(int i, int n) const { return load_n(inverse + i, n); }
+};
+
+template <class Factors>
+inline void round_by(const float* x, int n, Factors by, std::int32_t zero_point, std::uint8_t* q) noexcept {
   const Ints shift = set_ints(zero_point);
+  const auto whole = [&](int at) { return rounded(loadu(x + at), by.at(at), shift); };
   int i = 0;
   for (; i + 4 * width <= n; i += 4 * width)
-    store_bytes4(q + i, rounded(loadu(x + i), by, shift), rounded(loadu(x + i + width), by, shift),
-                 rounded(loadu(x + i + 2 * width), by, shift), rounded(loadu(x + i + 3 * width), by, shift));
-  for (; i + width <= n; i += width) store_bytes(q + i, rounded(loadu(x + i), by, shift));
-  if (i < n) store_bytes_n(q + i, rounded(load_n(x + i, n - i), by, shift), n - i);
+    store_bytes4(q + i, whole(i), whole(i + width), whole(i + 2 * width), whole(i + 3 * width));
+  for (; i + width <= n; i += width) store_bytes(q + i, whole(i));
+  if (i < n) store_bytes_n(q + i, rounded(load_n(x + i, n - i), by.at_n(i, n - i), shift), n - i);
+}
+
+inline void round_row(const float* x, int n, float inverse, std::int32_t zero_point, std::uint8_t* q) noexcept {
+  round_by(x, n, Same{set1(inverse)}, zero_point, q);
+}
+
+inline void round_each(const float* x, int n, const float* inverse, std::int32_t zero_point, std::uint8_t* q) noexcept {
+  round_by(x, n, Each{inverse}, zero_point, q);
 }

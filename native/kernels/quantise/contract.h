@@ -15,6 +15,8 @@ struct Kernel {
   void (*range)(const float* x, int n, float* low, float* high, float* poison) noexcept;
   // q[i] = saturate(round(x[i] * inverse) + zero); a NaN becomes 0.
   void (*round)(const float* x, int n, float inverse, std::int32_t zero, std::uint8_t* q) noexcept;
+  // The same with a factor for every entry: inverse[i].
+  void (*round_each)(const float* x, int n, const float* inverse, std::int32_t zero, std::uint8_t* q) noexcept;
 };
 
 const Kernel& best(Isa isa) noexcept;  // of the instruction sets up to `isa`

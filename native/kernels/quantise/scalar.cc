@@ -10,5 +10,5 @@ namespace {
 }  // namespace rarefy::scalar
 
 namespace rarefy::quantise {
-extern const Kernel scalar_rows{"quantise-scalar", Isa::scalar, scalar::range, scalar::round_row};
+extern const Kernel scalar_rows{"quantise-scalar", Isa::scalar, scalar::range, scalar::round_row, scalar::round_each};
 }  // namespace rarefy::quantise

@@ -30,3 +30,15 @@ def spread(sizes: Mapping[str, int], shares: Mapping[str, float], density: float
             return {name: 1.0 if name in full else scale * shares[name] for name in sizes}
         full |= over
     return dict.fromkeys(sizes, 1.0)
+
+
+def spread_above(
+    sizes: Mapping[str, int], shares: Mapping[str, float], density: float, least: float
+) -> dict[str, float]:
+    """Densities of at least `least`, what the budget has beyond that in proportion to the shares, none above 1."""
+    if least >= 1.0:
+        return dict.fromkeys(sizes, 1.0)
+    spare = max(0.0, (density - least) / (1.0 - least))  # of the room between least and 1
+    if sum(sizes[name] for name, share in shares.items() if share > 0) < spare * sum(sizes.values()):
+        shares = {name: max(share, 1e-12 * max(shares.values())) for name, share in shares.items()}
+    return {name: least + (1.0 - least) * part for name, part in spread(sizes, shares, spare).items()}

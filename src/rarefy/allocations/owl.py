@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.registry import method
@@ -39,7 +41,8 @@ class OWL:
             raise SparsityError(f"{self}: needs factor > 0 and a limit in [0, 0.5]")
 
     def _outliers(self, site: Site, evidence: Evidence) -> tuple[int, int]:
-        score = site.read().abs() * evidence[Need.INPUT_SQNORM].sqrt()
+        parts = enumerate(site.read().chunk(site.groups))
+        score = torch.cat([r.abs() * evidence.of_group(i, site.groups)[Need.INPUT_SQNORM].sqrt() for i, r in parts])
         return int((score > self.factor * score.mean()).sum()), score.numel()
 
     def _ratios(self, sites: Sequence[Site], evidence: Mapping[str, Evidence]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Evidence, Need
@@ -33,8 +34,17 @@ class Global:
             raise SparsityError(
                 "Global: no score to rank the weights by; give one, for example Global(score=Magnitude())"
             )
-        scores = [self.score(site.read(), evidence[site.name]).reshape(-1) for site in sites]
+        scores = [self._ranks(site, evidence[site.name]) for site in sites]
         ranked = torch.cat(scores)
         kept = keep_top(ranked[None], exact_count(ranked.numel(), density))[0]
         parts = kept.split([s.numel() for s in scores])
         return {site.name: int(p.sum()) / p.numel() for site, p in zip(sites, parts, strict=True)}
+
+    def _ranks(self, site: Site, evidence: Evidence) -> Tensor:
+        """The scores of a site, flat; weights that are zero already come last, also where scores are negative."""
+        assert self.score is not None
+        weight = site.read()
+        parts = [
+            self.score(rows, evidence.of_group(i, site.groups)) for i, rows in enumerate(weight.chunk(site.groups))
+        ]
+        return torch.cat(parts).masked_fill(weight == 0, -torch.inf).reshape(-1)

@@ -3,5 +3,6 @@
 from rarefy.calibration.batches import as_batches, runner
 from rarefy.calibration.gradients import collect_gradients
 from rarefy.calibration.walk import collect, walk
+from rarefy.calibration.whole_model import collect_whole
 
-__all__ = ["as_batches", "collect", "collect_gradients", "runner", "walk"]
+__all__ = ["as_batches", "collect", "collect_gradients", "collect_whole", "runner", "walk"]

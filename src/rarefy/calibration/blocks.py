@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from rarefy.calibration.batches import Batch, Run, Stop
 from rarefy.core.evidence import Evidence, Need
@@ -12,11 +12,16 @@ from rarefy.core.site import Site
 
 Visit = Callable[[Site, Evidence], None]
 Inputs = list[tuple[list[Any], dict[str, Any]]]  # positional and keyword arguments of a block, one entry a batch
+# (block, its sites, its inputs, the outputs wanted of it, masks of real tokens), once its sites have been visited
+AfterBlock = Callable[[nn.Module, Sequence[Site], Inputs, list[Tensor], list[Tensor | None]], None]
 
 
 @dataclass(frozen=True)
 class Walk:
-    """A model, the sites to visit, the batches to run, what to collect, and whom to hand it to."""
+    """A model, the sites to visit, the batches to run, what to collect, and whom to hand it to.
+
+    after: called when all sites of a block were visited, with the outputs that the block had before.
+    """
 
     model: nn.Module
     sites: Sequence[Site]
@@ -25,6 +30,7 @@ class Walk:
     visit: Visit
     seed: int
     run: Run
+    after: AfterBlock | None = None
 
 
 def sites_inside(block: nn.Module, sites: Sequence[Site]) -> list[Site]:

@@ -43,7 +43,7 @@ class Accumulator:
 
     def __init__(self, site: str, needs: frozenset[Need], seed: int = 0) -> None:
         self.site, self.seed, self.tokens = site, seed, 0
-        self.needs = [need for need in needs if not need.wants_loss]
+        self.needs = [need for need in needs if need.of_the_inputs]
         self.sums: dict[Need, Tensor] = {}
 
     def add(self, rows: Rows, wanted: Outputs | None = None, shared: dict[Need, Tensor] | None = None) -> None:

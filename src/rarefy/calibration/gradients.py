@@ -12,14 +12,11 @@ from rarefy.core.evidence import Need
 from rarefy.core.site import Site
 
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-def _as_matrix(site: Site, grad: Tensor) -> Tensor:
-    return (grad.t() if site.transposed else grad.reshape(site.shape)).float()
+_PLAIN = frozenset({Need.GRADIENT, Need.SQUARED_GRADIENT})
 
 
 @contextmanager
-def _trainable(weights: Sequence[Tensor]) -> Iterator[None]:
+def trainable(weights: Sequence[Tensor]) -> Iterator[None]:
     """Gradients for these weights, of a frozen model too."""
     frozen = [weight for weight in weights if not weight.requires_grad]
     try:
@@ -31,20 +28,37 @@ def _trainable(weights: Sequence[Tensor]) -> Iterator[None]:
             weight.requires_grad_(False)
 
 
+def loss_of(model: nn.Module, batch: Batch, index: int, loss: Loss) -> Tensor:
+    """The loss of one batch, checked to be one finite number."""
+    value = loss(model, batch)
+    if not isinstance(value, Tensor) or value.dim() != 0 or not value.isfinite():
+        raise DataError(f"data[{index}]: loss gave {value!r}, but it has to be one finite number in a tensor")
+    return value
+
+
+def require_loss(loss: Loss | None, needs: frozenset[Need]) -> None:
+    """Raises DataError where one of the needs takes a loss and none was given."""
+    wanted = [need for need in needs if need.wants_loss]
+    if wanted and loss is None:
+        passes = "forward passes" if wanted == [Need.ZEROTH_ORDER] else "a backward pass"
+        raise DataError(
+            f"loss: {', '.join(sorted(n.name for n in wanted))} take {passes}; "
+            "give loss=, a function (model, batch) -> scalar"
+        )
+
+
 def _gradients(
     model: nn.Module, sites: Sequence[Site], batch: Batch, index: int, loss: Loss
 ) -> Iterator[tuple[Site, Tensor]]:
     """Each site with the gradient `(out, in)` of the loss of one batch."""
-    value = loss(model, batch)
-    if not isinstance(value, Tensor) or value.dim() != 0 or not value.isfinite():
-        raise DataError(f"data[{index}]: loss gave {value!r}, but it has to be one finite number in a tensor")
+    value = loss_of(model, batch, index, loss)
     grads: Sequence[Tensor | None] = [None] * len(sites)
     if value.requires_grad:
         grads = torch.autograd.grad(value, [site.parameter for site in sites], allow_unused=True)
     for site, grad in zip(sites, grads, strict=True):
         if grad is None:
             raise DataError(f"{site.name}: the loss of data[{index}] does not depend on this layer; use ignore=")
-        yield site, _as_matrix(site, grad)
+        yield site, site.as_matrix(grad).float()
 
 
 def collect_gradients(
@@ -58,16 +72,12 @@ def collect_gradients(
 
     The squares are of batch gradients: give batches of one sample for the empirical Fisher diagonal.
     """
-    wanted = [need for need in needs if need.wants_loss]
-    if not wanted:
+    wanted: list[Need] = [need for need in needs if need in _PLAIN]
+    require_loss(loss, frozenset(wanted))
+    if not wanted or loss is None:
         return {site.name: {} for site in sites}
-    if loss is None:
-        raise DataError(
-            f"loss: {', '.join(n.name for n in wanted)} take a backward pass; "
-            "give loss=, a function (model, batch) -> scalar"
-        )
     sums = {site.name: {need: torch.zeros(site.shape) for need in wanted} for site in sites}
-    with evaluation(model), _trainable([site.parameter for site in sites]):
+    with evaluation(model), trainable([site.parameter for site in sites]):
         for i, batch in enumerate(batches):
             for site, matrix in _gradients(model, sites, batch, i, loss):
                 if Need.GRADIENT in wanted:

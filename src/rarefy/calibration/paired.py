@@ -85,6 +85,12 @@ class PairedBlock:
         for (args, kwargs), known in zip(dense, outputs, strict=True):
             args[0] = hidden(self.twin(*args, **kwargs)) if known is None else known
 
+    def output(self, index: int, dense: Inputs, known: Sequence[Tensor | None]) -> Tensor:
+        """The dense twin's output for a batch, run again where it was not kept."""
+        kept, (args, kwargs) = known[index], dense[index]
+        output: Tensor = hidden(self.twin(*args, **kwargs)) if kept is None else kept
+        return output
+
     def _groups(self, example: tuple[list[Any], dict[str, Any]]) -> list[list[Site]]:
         """The sites by the tensor that they read, in the order of their first call."""
         first: dict[str, tuple[int, int]] = {}

@@ -4,7 +4,7 @@ import copy
 
 from torch import Tensor, nn
 
-from rarefy.calibration.batches import as_call, inference
+from rarefy.calibration.batches import as_call, inference, token_mask
 from rarefy.calibration.blocks import Walk, block_inputs, sites_inside
 from rarefy.calibration.chain import probe
 from rarefy.calibration.paired import PairedBlock
@@ -41,4 +41,8 @@ def _chain(walk: Walk, chain: tuple[nn.Module, ...]) -> None:
         known: list[Tensor | None] = [None] * len(dense)
         if pair.sites:
             known = pair.run(sparse, dense, batches, walk.visit)
+        if pair.sites and walk.after is not None:
+            known = [pair.output(i, dense, known) for i in range(len(dense))]
+            wanted = [output for output in known if output is not None]
+            walk.after(block, pair.sites, sparse, wanted, [token_mask(batch) for batch in batches])
         pair.advance(sparse, dense, known)

@@ -4,7 +4,7 @@ Larger score = keep. Masks are bool, True = keep. Density = 1 - sparsity. Steps 
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,13 +62,28 @@ class Allocation(Protocol):
     def __call__(self, sites: Sequence[Site], density: float, evidence: Mapping[str, Evidence]) -> dict[str, float]: ...
 
 
+@runtime_checkable
+class Search(Protocol):
+    """Spreads a budget by trying: an allocation that looks at the pruned model, not at evidence."""
+
+    @abstractmethod
+    def search(
+        self, sizes: Mapping[str, int], density: float, loss_of: Callable[[Mapping[str, float]], float], seed: int
+    ) -> dict[str, float]:
+        """The best densities found; `loss_of` prunes the model to some densities, looks, and puts it back."""
+
+
 @dataclass(frozen=True)
 class Solution:
-    """What a solver made of one matrix. `result` holds what it has to say (damping, iterations, error)."""
+    """What a solver made of one matrix. `result` holds what it has to say (damping, iterations, error).
+
+    shift: what has to be added to the layer's bias, (out,), where the solver repairs that too.
+    """
 
     weight: Weight
     mask: Mask
     result: Mapping[str, Any] = field(default_factory=dict)
+    shift: Tensor | None = None
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
-"""Weights as small integers with scales, zeros exact."""
+"""Weights and inputs as small integers with scales, zeros exact."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,34 @@ from torch import Tensor
 from rarefy.core.errors import DTypeError, ShapeError
 
 _LARGEST = {8: 127, 4: 7}
+
+
+class InputScale(NamedTuple):
+    """What 8-bit inputs (tokens, in) of a layer stand for, known in advance: x_k ~ factors_k scale (q_k - zero).
+
+    q is in [0, 255]. factors: positive, one an input, or () where all are 1; the weight that multiplies q is `folded`.
+    """
+
+    scale: float
+    zero: int
+    factors: tuple[float, ...] = ()
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """The weight (out, in) for inputs that were divided by the factors; zeros stay zeros."""
+        return weight * torch.tensor(self.factors) if self.factors else weight
+
+    @property
+    def inverse(self) -> Tensor:
+        """What an input is multiplied by before it is rounded: float32 (in), or (1) where all factors are 1."""
+        return 1.0 / (torch.tensor(self.scale) * torch.tensor(self.factors or (1.0,)))
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """uint8 of x (..., in), saturated, ties to even."""
+        return ((x * self.inverse).round() + self.zero).clamp(0, 255).to(torch.uint8)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """What is left of x (..., in) after 8 bits."""
+        return (self.quantise(x).float() - self.zero) / self.inverse
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,8 @@ ROLES = (
     "format",
     "kernel",
     "recovery",
+    "search",
+    "study",
 )
 
 

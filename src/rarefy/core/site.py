@@ -57,10 +57,13 @@ class Site:
         rows = weight.shape[1] if self.transposed else weight.shape[0]
         return rows, weight.numel() // max(1, rows)
 
+    def as_matrix(self, tensor: Tensor) -> Tensor:
+        """A tensor of the parameter's shape (the weight, its gradient) as `(out, in)`."""
+        return tensor.t() if self.transposed else tensor.reshape(self.shape)
+
     def read(self) -> Weight:
         """A float32 (or float64) copy, `(out, in)`; a convolution's `in` is `in / groups * kh * kw`."""
-        weight = self.parameter.detach()
-        weight = weight.t() if self.transposed else weight.reshape(self.shape)
+        weight = self.as_matrix(self.parameter.detach())
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True).contiguous()
         if not wide.isfinite().all():
             row, column = (int(i) for i in (~wide.isfinite()).nonzero()[0])
@@ -76,6 +79,19 @@ class Site:
         kept = kept.t() if self.transposed else kept.reshape(self.parameter.shape)
         with torch.no_grad():
             self.parameter.copy_(kept)
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """The biases of the modules, each once; none where the layer was made without."""
+        found = [getattr(module, "bias", None) for module in self.modules]
+        return list({id(bias): bias for bias in found if isinstance(bias, nn.Parameter)}.values())
+
+    def shift(self, amount: Tensor) -> bool:
+        """Adds `(out,)` to the layer's bias in place; False where it has none."""
+        with torch.no_grad():
+            for bias in self.biases:
+                bias.copy_(bias.to(amount.dtype) + amount)
+        return bool(self.biases)
 
 
 def _weight(module: nn.Module) -> object:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from rarefy.core.quantized import InputScale
 from rarefy.engine.capture import Example
 from rarefy.engine.machine import machine
 from rarefy.engine.plan import LayerPlan
@@ -17,13 +18,13 @@ Steps = tuple[tuple[int, str | None], ...]  # (largest token count, kernel; None
 
 @dataclass(frozen=True)
 class Choices:
-    """kernels: by site; scales: (scale, zero point) of 8-bit inputs by site, where they are static; examples: what the
+    """kernels: by site; scales: of 8-bit inputs by site, where they are static; examples: what the
     model was compiled for, and runs: the variant that was chosen for each; threads: of the calls (None: torch's own
     number); machine: where it was timed; complete: False where something else was chosen, for a convolution say."""
 
     kernels: Mapping[str, Steps]
     precision: Precision = field(default_factory=Precision)
-    scales: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    scales: Mapping[str, InputScale] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     runs: Sequence[str] = ()
     threads: int | None = None
@@ -50,7 +51,7 @@ class Choices:
 def choices_of(
     plans: Mapping[str, LayerPlan],
     precision: Precision,
-    scales: Mapping[str, tuple[float, int]],
+    scales: Mapping[str, InputScale],
     examples: Sequence[Example],
     runs: Sequence[str],
     threads: int | None,

@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from rarefy.core.errors import DataError, EngineError
+from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.choices import Choices, choices_of
@@ -23,7 +24,7 @@ from rarefy.engine.free import Call, free_dense
 from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.fuse_conv import fuse_convs
 from rarefy.engine.fuse_conv_region import conv_variants
-from rarefy.engine.input_scales import InputScale, input_scales
+from rarefy.engine.input_scales import input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.precision import Precision
 from rarefy.engine.program import outside, with_programs
@@ -78,7 +79,7 @@ def compile(
         if isinstance(decoder, CompiledDecoder):
             return decoder
         linears = [site for site in find_sites(model)[0] if not isinstance(site.module, nn.Conv2d)]
-        scales = {} if data is None else input_scales(model, linears, data)
+        scales = {} if data is None else input_scales(model, linears, data, precision.stored)
         return _compile(model, examples, threads, measure, precision, scales, keep_dense, decoder)
 
 

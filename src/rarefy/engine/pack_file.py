@@ -1,4 +1,4 @@
-"""The file that holds packed weights: a head, the weights as `ops.packed_bytes` gives them, and an index behind them."""
+"""The file of packed weights: a head, the weights as `ops.packed_bytes` gives them, and an index behind them."""
 
 import hashlib
 import json

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rarefy.core.quantized import InputScale
 from rarefy.core.site import Site
 from rarefy.engine.cache import TimingCache
 from rarefy.engine.cell import Types
 from rarefy.engine.explain import LayerRow
-from rarefy.engine.input_scales import InputScale
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
 from rarefy.engine.timing import interleaved
@@ -116,7 +116,8 @@ class Planner:
             rows = counts or [0]
             self.rows += [LayerRow(site.name, site.shape, sparsity, n, "dense", None, None, why) for n in rows]
             return None
-        stored, scale = self._precision.stored(weight), self._scales.get(site.name)
+        scale = self._scales.get(site.name)
+        stored = self._precision.stored(weight, scale)
         packs: dict[str, PackedWeight] = {}
         steps: list[tuple[int, PackedWeight | None]] = []
         for tokens in sorted(set(counts)):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rarefy.core.errors import EngineError
-from rarefy.core.quantized import QuantizedWeight, quantize_weight
+from rarefy.core.quantized import InputScale, QuantizedWeight, quantize_weight
 
 _ACTIVATIONS = {  # what each stored type can be multiplied with
     "fp32": ("fp32", "bf16"),
@@ -41,8 +41,9 @@ class Precision:
     def quantized(self) -> bool:
         return self.weights in ("int8", "int4")
 
-    def stored(self, weight: Tensor) -> Tensor | QuantizedWeight:
-        """A float32 weight (out, in) as it is handed to `pack`: zeros stay zeros."""
+    def stored(self, weight: Tensor, scale: InputScale | None = None) -> Tensor | QuantizedWeight:
+        """A float32 weight (out, in) as it is handed to `pack` with the scale of its inputs: zeros stay zeros."""
+        weight = weight if scale is None else scale.folded(weight)
         if self.weights == "int8":
             return quantize_weight(weight, 8)
         if self.weights == "int4":

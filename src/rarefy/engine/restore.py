@@ -1,5 +1,7 @@
 """A compiled model from choices that were made before: packs, times nothing."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.core.errors import EngineError
-from rarefy.core.quantized import QuantizedWeight
+from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.choices import Choices
 from rarefy.engine.compiled import Compiled, Variant
@@ -40,9 +42,10 @@ class _Source:
     site: Site
     stored: StoredWeights
     precision: Precision
+    scale: InputScale | None = None
 
     def __call__(self) -> Tensor | QuantizedWeight:
-        return self.precision.stored(self.stored.of(self.site))
+        return self.precision.stored(self.stored.of(self.site), self.scale)
 
 
 def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanation: Explanation) -> Compiled:
@@ -85,7 +88,7 @@ def _packs(sites: Mapping[str, Site], choices: Choices, stored: StoredWeights) -
             kernel,
             sites[name].shape,
             choices.scales.get(name),
-            _Source(sites[name], stored, choices.precision),
+            _Source(sites[name], stored, choices.precision, choices.scales.get(name)),
             stored.lasts(sites[name]),
         )
         for name, kernel in pairs
@@ -98,8 +101,11 @@ def _kernels(steps: tuple[tuple[int, str | None], ...]) -> list[str]:
 
 
 def _key(sites: Mapping[str, Site], choices: Choices, stored: StoredWeights) -> dict[str, Any] | None:
-    """What the packed weights depend on besides the machine; the scales of inputs are no part of them."""
+    """What the packed weights depend on besides the machine; of the scales of inputs that is the factors only."""
     if stored.fingerprint is None:
         return None
     kernels = {name: [_kernels(steps), sites[name].transposed] for name, steps in choices.kernels.items()}
-    return {"weights": stored.fingerprint, "kernels": kernels, "precision": asdict(choices.precision)}
+    factors = {name: choices.scales[name].factors for name in sorted(choices.scales)}
+    folded = hashlib.sha256(json.dumps(factors).encode()).hexdigest()
+    precision = asdict(choices.precision)
+    return {"weights": stored.fingerprint, "kernels": kernels, "precision": precision, "folded": folded}

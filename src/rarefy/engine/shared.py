@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from rarefy.core.errors import FileError
-from rarefy.core.quantized import QuantizedWeight
+from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.engine import pack_file
 from rarefy.engine.cache import cache_folder
 from rarefy.engine.machine import machine
@@ -40,7 +41,7 @@ class Wanted:
     site: str
     kernel: str
     shape: tuple[int, int]
-    input_scale: tuple[float, int] | None
+    input_scale: InputScale | None
     source: Callable[[], Tensor | QuantizedWeight]
     lasting: bool
 
@@ -89,13 +90,14 @@ def _read(path: Path, key: str, wanted: Sequence[Wanted]) -> list[PackedWeight] 
         places = pack_file.places(path, key)
         file = map_file(path)
         found = [one.seen(file, *places[one.name]) for one in wanted]
-        os.utime(path)  # used last
     except (OSError, ValueError, KeyError) as error:
         said = f"it holds no {error}" if isinstance(error, KeyError) else error
         warnings.warn(f"packed weights: {path} cannot be used ({said}); the weights are packed again", stacklevel=2)
         with suppress(OSError):
             path.unlink()
         return None
+    with suppress(OSError):  # another user's, say
+        os.utime(path)  # used last
     return found
 
 
@@ -117,7 +119,7 @@ def _written(path: Path, key: str, wanted: Sequence[Wanted]) -> bool:
 
 def _make_room(limit: float) -> None:
     """Removes what was used longest ago until the files take no more than `limit` bytes."""
-    for path, nbytes, _ in sorted(packed_files(), key=lambda found: found[2]):
+    for path, _, _ in sorted(packed_files(), key=lambda found: found[2]):
         if sum(n for _, n, _ in packed_files()) <= limit:
             return
         with suppress(OSError):  # whoever has it mapped keeps its pages
@@ -156,4 +158,6 @@ def clear_packed() -> int:
     for path, _, _ in files:
         with suppress(OSError):
             path.unlink()
+    for left in _folder().glob(f".*{_SUFFIX}.*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     return len(files)

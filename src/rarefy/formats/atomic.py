@@ -21,9 +21,9 @@ def replace_file(path: Path, write: Callable[[Path], None], *, durable: bool = T
     """Calls `write` with a path in a fresh folder beside `path`, then moves the result over `path`.
 
     The bytes are on the disk before the rename and the rename is on the disk on return, so a kill or a power cut at
-    any moment leaves the old file or the new one. durable: False leaves that to the system, for a file that can be made
-    again: after a power cut, and only then, it may be there in part. If `write` fails the old file is untouched and a FileError says so.
-    What a killed save left aside is swept by a later one.
+    any moment leaves the old file or the new one. If `write` fails the old file is untouched and a FileError says so.
+    What a killed save left aside is swept by a later one. durable: False lets the system choose when the bytes go to
+    the disk, for a file that can be made again: after a power cut, and only then, it may be there in part.
     """
     path = Path(path)
     with _reported(path):

@@ -1,10 +1,12 @@
 """What an operation demands of its tensors, said before any address is handed to native code."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from rarefy.core.errors import DTypeError, ShapeError
-from rarefy.core.quantized import QuantizedWeight
+from rarefy.core.quantized import InputScale, QuantizedWeight
 
 LARGEST = (2**31 - 1) // 64  # features; beyond, 32-bit counts of bytes could overflow in the kernels
 
@@ -43,15 +45,21 @@ def require_quantized(where: str, weight: QuantizedWeight) -> None:
         raise ShapeError(f"{where}: weight.scale holds what is not positive and finite; round with quantize_weight()")
 
 
-def require_input_scale(where: str, input_scale: tuple[float, int] | None) -> None:
-    """(scale, zero point) of 8-bit inputs: a positive float32 and a byte."""
+def require_input_scale(where: str, input_scale: tuple[Any, ...] | None) -> None:
+    """(scale, zero point) of 8-bit inputs, perhaps with factors: positive float32, and a byte."""
     if input_scale is None:
         return
-    scale, zero = input_scale
-    if not (torch.finfo(torch.float32).tiny <= scale <= torch.finfo(torch.float32).max and 0 <= zero <= 255):
+    scale, zero, factors = InputScale(*input_scale)
+    if not all(map(_positive, factors)):
+        raise ShapeError(f"{where}: the factors of input_scale must be positive float32, one an input")
+    if not (_positive(scale) and 0 <= zero <= 255):
         raise ShapeError(
             f"{where}: input_scale is ({scale}, {zero}); it must be a positive float32 and a zero point in [0, 255]"
         )
+
+
+def _positive(value: float) -> bool:
+    return torch.finfo(torch.float32).tiny <= value <= torch.finfo(torch.float32).max
 
 
 def require_size(where: str, name: str, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Packed weights as bytes, and packed weights that lie in a mapped file: every process that maps it shares the pages."""
+"""Packed weights as bytes, and packed weights in a mapped file: every process that maps it shares the pages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import EngineError
-from rarefy.core.quantized import QuantizedWeight
+from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.shapes import UInt8
 from rarefy.ops import native
 from rarefy.ops.conv import PackedConv
@@ -47,7 +47,7 @@ def see(
     shape: tuple[int, int],
     kernel: str,
     *,
-    input_scale: tuple[float, int] | None = None,
+    input_scale: InputScale | tuple[float, int] | None = None,
     quantized: QuantizedWeight | None = None,
     source: Callable[[], Tensor | QuantizedWeight] | None = None,
 ) -> PackedWeight:
@@ -56,8 +56,10 @@ def see(
     source: gives the weight again, for pickles. Raises ValueError for bytes that are cut off, altered, of another
     kernel, version or size, and for a kernel that this process may not use.
     """
-    scale, zero = input_scale or (0.0, 0)
+    known = None if input_scale is None else InputScale(*input_scale)
+    scale, zero, factors = known or InputScale(0.0, 0)
+    divided = torch.tensor(factors)
     module = native.module()
     assert module is not None  # the file is mapped by it
-    layout = module.Packed(file, at, nbytes, scale, zero, *shape, kernel)
-    return adopt(layout, shape, kernel, quantized=quantized, input_scale=input_scale, source=source)
+    layout = module.Packed(file, at, nbytes, scale, zero, divided.data_ptr() if factors else 0, *shape, kernel)
+    return adopt(layout, shape, kernel, quantized=quantized, input_scale=known, source=source)

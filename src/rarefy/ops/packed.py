@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import EngineError, ShapeError, unknown_name
-from rarefy.core.quantized import QuantizedWeight
+from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.ops import native, reference
 from rarefy.ops.checks import require_floats, require_input_scale, require_quantized, require_size
 from rarefy.ops.families import FAMILIES, best_isa, takes_scales
@@ -26,8 +26,8 @@ class PackedWeight:
     """A sparse (out, in) weight laid out for `kernel`; it lives while this object does.
 
     handle: what `rarefy::packed_linear` takes; nnz: stored weights (denormals are dropped); nbytes: of the layout;
-    quantized: what it was packed from, where the kernel stores integers; input_scale: (scale, zero point) of its 8-bit
-    inputs where they were known at packing; source: gives the weight again where it lies elsewhere (a mapped file).
+    quantized: what it was packed from, where the kernel stores integers; input_scale: of its 8-bit inputs, where it was
+    known at packing; source: gives the weight again where it lies elsewhere (a mapped file).
     Copies share the layout, which nothing changes; pickles are packed anew. Both get handles of their own.
     """
 
@@ -38,14 +38,15 @@ class PackedWeight:
     kernel: str
     _layout: Any = field(repr=False)  # the native object, or the dense weight where there is none
     quantized: QuantizedWeight | None = field(default=None, repr=False)
-    input_scale: tuple[float, int] | None = None
+    input_scale: InputScale | None = None
     source: Callable[[], Tensor | QuantizedWeight] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _alive[self.handle] = self
 
     def to_dense(self) -> Tensor:
-        """The weight (out, in), as it is stored (denormals as zero, rounded where the stored type is narrower)."""
+        """The weight (out, in) that inputs are multiplied with, as it is stored (denormals as zero, rounded where the
+        stored type is narrower)."""
         if isinstance(self._layout, Tensor):
             return self._layout.clone()
         dense = torch.empty(self.shape)
@@ -87,20 +88,24 @@ class PackedWeight:
         return self.__copy__()
 
 
-def _unpickle(weight: Tensor | QuantizedWeight, kernel: str, input_scale: tuple[float, int] | None) -> PackedWeight:
+def _unpickle(weight: Tensor | QuantizedWeight, kernel: str, input_scale: InputScale | None) -> PackedWeight:
     """Packs for the same kernel where this CPU has it, else for the one chosen here."""
     names = {known.name for known in native.kernels()} | {_REFERENCE}
     return pack(weight, kernel if kernel in names else None, input_scale=input_scale)
 
 
 def pack(
-    weight: Tensor | QuantizedWeight, kernel: str | None = None, *, input_scale: tuple[float, int] | None = None
+    weight: Tensor | QuantizedWeight,
+    kernel: str | None = None,
+    *,
+    input_scale: InputScale | tuple[float, int] | None = None,
 ) -> PackedWeight:
     """Lays out a weight (out, in), float32 with exact zeros or quantized, for a kernel; without a name, the likely one.
 
-    input_scale: (scale, zero point) of the inputs, for kernels that compute on 8-bit inputs; without it each token's
-    own are found at every call. Raises DTypeError or ShapeError for another type or rank, UnknownNameError for a kernel
-    that is not there, ValueError for one that this CPU (or RAREFY_ISA) does not allow or that stores another type.
+    input_scale: of the inputs, for kernels that compute on 8-bit inputs; without it each token's own is found at every
+    call. Where it has factors, the weight is one that was multiplied by them (`InputScale.folded`). Raises DTypeError
+    or ShapeError for another type or rank, UnknownNameError for a kernel that is not there, ValueError for one that
+    this CPU (or RAREFY_ISA) does not allow or that stores another type.
 
     >>> import torch
     >>> packed = pack(torch.tensor([[0.0, 2.0], [3.0, 0.0]]))
@@ -119,17 +124,18 @@ def pack(
     for name, size in zip(("out", "in"), weight.shape, strict=True):
         require_size("pack", f"the weight's {name}", size)
     require_input_scale("pack", input_scale)
+    scale = None if input_scale is None else _checked(InputScale(*input_scale), weight)
     module = native.module()
     if module is None or kernel == _REFERENCE:
         if kernel not in (None, _REFERENCE):
             raise EngineError(f"pack: kernel {kernel!r} is native, and {native.why_not()}")
-        return _pack_reference(floats, quantized, input_scale)
+        return _pack_reference(floats, quantized, scale)
     compiled = [name for name, *_ in module.kernels()]
-    name = kernel or candidates(weight, 128, "fp32" if quantized is None else f"int{quantized.bits}")[0]
+    name = kernel or candidates(weight, 128, *_likely_types(quantized, scale))[0]
     if name not in compiled:
         raise unknown_name("pack: kernel", name, compiled)
-    layout = _lay_out(module, floats, quantized, name, input_scale)
-    return adopt(layout, (weight.shape[0], weight.shape[1]), name, quantized=quantized, input_scale=input_scale)
+    layout = _lay_out(module, floats, quantized, name, scale)
+    return adopt(layout, (weight.shape[0], weight.shape[1]), name, quantized=quantized, input_scale=scale)
 
 
 def adopt(layout: Any, shape: tuple[int, int], kernel: str, **known: Any) -> PackedWeight:
@@ -137,30 +143,47 @@ def adopt(layout: Any, shape: tuple[int, int], kernel: str, **known: Any) -> Pac
     return PackedWeight(next(_numbers), shape, layout.nnz, layout.nbytes, kernel, layout, **known)
 
 
+def _checked(scale: InputScale, weight: Tensor | QuantizedWeight) -> InputScale:
+    """The scale, whose factors fit the weight."""
+    if scale.factors and len(scale.factors) != weight.shape[1]:
+        raise ShapeError(
+            f"pack: input_scale has {len(scale.factors)} factors for the {weight.shape[1]} inputs of a weight of shape "
+            f"{tuple(weight.shape)}; give one an input, or none"
+        )
+    return scale
+
+
+def _likely_types(quantized: QuantizedWeight | None, scale: InputScale | None) -> tuple[str, str]:
+    """(of weights, of activations) where no kernel was named; factors can only divide 8-bit inputs."""
+    if quantized is None:
+        return "fp32", "fp32"
+    return f"int{quantized.bits}", "int8" if scale is not None and scale.factors else "fp32"
+
+
 def _lay_out(
-    module: Any,
-    floats: Tensor | None,
-    quantized: QuantizedWeight | None,
-    name: str,
-    input_scale: tuple[float, int] | None,
+    module: Any, floats: Tensor | None, quantized: QuantizedWeight | None, name: str, input_scale: InputScale | None
 ) -> Any:
     """The native object."""
-    scale, zero = input_scale or (0.0, 0)
+    scale, zero, factors = input_scale or InputScale(0.0, 0)
+    divided = torch.tensor(factors)
+    inputs = scale, zero, divided.data_ptr() if factors else 0
     if quantized is None:
         assert floats is not None
-        return module.Packed(floats.data_ptr(), 0, 0, 0, 0, scale, zero, *floats.shape, name)
+        return module.Packed(floats.data_ptr(), 0, 0, 0, 0, *inputs, *floats.shape, name)
     codes, scales = quantized.values.contiguous(), quantized.scale.contiguous()
     return module.Packed(
-        0, codes.data_ptr(), scales.data_ptr(), quantized.groups, quantized.bits, scale, zero, *quantized.shape, name
+        0, codes.data_ptr(), scales.data_ptr(), quantized.groups, quantized.bits, *inputs, *quantized.shape, name
     )
 
 
 def _pack_reference(
-    floats: Tensor | None, quantized: QuantizedWeight | None, input_scale: tuple[float, int] | None
+    floats: Tensor | None, quantized: QuantizedWeight | None, input_scale: InputScale | None
 ) -> PackedWeight:
     """Without a native layout: the dense weight, computed with in float32."""
     weight = quantized.dequantize() if quantized is not None else floats
     assert weight is not None
+    if input_scale is not None and input_scale.factors:
+        weight = weight / torch.tensor(input_scale.factors)
     normal = torch.where(weight.abs() < torch.finfo(torch.float32).tiny, 0.0, weight)
     nnz, shape = int(normal.count_nonzero()), (normal.shape[0], normal.shape[1])
     return PackedWeight(next(_numbers), shape, nnz, normal.nbytes, _REFERENCE, normal, quantized, input_scale)

@@ -79,7 +79,7 @@ class GroupedNM:
         if scores.isnan().any():
             raise DataError(f"{self}: the scores hold NaN; check the weights and the data for NaN")
         ways = all_ways(self.n, self.m)
-        groups = _finite(scores).reshape(-1, self.ways * self.g, self.m)
+        groups = finite(scores).reshape(-1, self.ways * self.g, self.m)
         chosen = [_improve(t, _greedy(t, self.g)) for t in (part @ ways.double().T for part in groups.split(4096))]
         picked = torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
         return ways[picked.reshape(-1)].reshape(rows, columns).to(scores.device)
@@ -103,7 +103,7 @@ def all_ways(n: int, m: int) -> Tensor:
     return ways
 
 
-def _finite(scores: Tensor) -> Tensor:
+def finite(scores: Tensor) -> Tensor:
     """In float64, with minus infinity as something below every other sum of a group, plus infinity above."""
     wide = scores.double()
     known = wide[wide.isfinite()]

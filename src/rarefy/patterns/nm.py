@@ -44,7 +44,11 @@ class NM:
 
     def _require(self, rows: int, columns: int, density: float) -> None:
         require_tiles(self, self.granularity, rows, columns)
-        if exact_count(rows * columns, density) != exact_count(rows * columns, self.density):
+        self.require_density(rows * columns, density)
+
+    def require_density(self, size: int, density: float) -> None:
+        """Raises SparsityError unless the density keeps as many of so many entries as the pattern does."""
+        if exact_count(size, density) != exact_count(size, self.density):
             raise SparsityError(
                 f"{self}: keeps {self.density:g} of the weights, but density {density:g} was asked; "
                 "leave sparsity out, or choose another pattern"

@@ -1,6 +1,6 @@
-"""Which tensors of a convolutional network share an order of channels: found by following the captured graph."""
+"""Which tensors of a network share an order of channels: found by following the captured graph."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -23,8 +23,9 @@ _BOTH = {_aten.add, _aten.add_, _aten.mul, _aten.mul_}
 class Space:
     """Tensors whose entries along one axis are the same channels.
 
-    makers: weights of the convolutions that make them (axis 0); rows: all tensors along axis 0, makers among them;
-    columns: weights that read them along axis 1. fixed: something else knows the order, so it has to stay.
+    makers: weights of the layers that make them (axis 0); rows: all tensors along axis 0, makers among them;
+    columns: tensors whose axis 1 they are: weights that read them, and embedding tables, which are in `tables` too.
+    fixed: something else knows the order, so it has to stay.
     """
 
     size: int
@@ -32,13 +33,15 @@ class Space:
     rows: list[Tensor] = field(default_factory=list)
     columns: list[Tensor] = field(default_factory=list)
     fixed: bool = False
+    tables: set[int] = field(default_factory=set)  # data_ptr of embedding tables
 
 
 class _Spaces:
     """The space of each value, joined where values are added."""
 
-    def __init__(self, graph: GraphModule) -> None:
-        self.graph = graph
+    def __init__(self, graph: GraphModule, linear: bool) -> None:
+        self.graph, self.linear = graph, linear
+        self.axis: dict[Node, int] = {}  # where the channels of a value lie
         self.of: dict[Node, Space] = {}
         self._joined: dict[int, Space] = {}
         self.all: list[Space] = []
@@ -48,9 +51,11 @@ class _Spaces:
             space = self._joined[id(space)]
         return space
 
-    def new(self, node: Node, *, fixed: bool = False) -> Space:
+    def new(self, node: Node, *, fixed: bool = False, axis: int = 1) -> Space:
         value = node.meta.get("val")
-        size = int(value.shape[1]) if isinstance(value, Tensor) and value.dim() > 1 else 0
+        there = isinstance(value, Tensor) and value.dim() > 1
+        size = int(value.shape[axis]) if isinstance(value, Tensor) and there else 0
+        self.axis[node] = axis % value.dim() if isinstance(value, Tensor) and there else axis
         space = self.of[node] = Space(size, fixed=fixed or size == 0)
         self.all.append(space)
         return space
@@ -62,9 +67,19 @@ class _Spaces:
         if a is not b:
             for name in ("makers", "rows", "columns"):
                 getattr(a, name).extend(getattr(b, name))
+            a.tables |= b.tables
             a.fixed = a.fixed or b.fixed or a.size != b.size
             self._joined[id(b)] = a
         return a
+
+    def follow(self, node: Node, source: Node, space: Space) -> None:
+        """The value has the channels of its source, at the same place."""
+        self.of[node], self.axis[node] = space, self.axis[source]
+
+    def last(self, node: Any) -> bool:
+        """Whether the channels of a value lie along its last axis."""
+        value = node.meta.get("val")
+        return isinstance(value, Tensor) and self.axis.get(node) == value.dim() - 1
 
     def tensor(self, node: Any) -> Tensor | None:
         if not isinstance(node, Node) or node.op != "get_attr":
@@ -90,7 +105,9 @@ def _convolution(spaces: _Spaces, node: Node) -> None:
         space = spaces.new(node)
         space.makers.append(weight)
     elif groups == weight.shape[0] == source.size:
-        space = spaces.of[node] = source
+        space = source
+        given: Any = node.args[0]
+        spaces.follow(node, given, source)
     else:
         return _unknown(spaces, node)
     space.rows += [weight] if bias is None else [weight, bias]
@@ -99,11 +116,32 @@ def _convolution(spaces: _Spaces, node: Node) -> None:
 
 def _linear(spaces: _Spaces, node: Node) -> None:
     weight, source = spaces.tensor(node.args[1]), spaces.at(node.args[0])
-    if weight is not None and source is not None and source.size == weight.shape[1]:
+    if weight is not None and source is not None and source.size == weight.shape[1] and spaces.last(node.args[0]):
         source.columns.append(weight)
     else:
         spaces.fix_inputs(node)
-    spaces.new(node, fixed=True)
+    space = spaces.new(node, fixed=not spaces.linear or weight is None, axis=-1)
+    if spaces.linear and weight is not None:
+        bias = spaces.tensor(node.args[2]) if len(node.args) > 2 else None
+        space.makers.append(weight)
+        space.rows += [weight] if bias is None else [weight, bias]
+
+
+def _embedding(spaces: _Spaces, node: Node) -> None:
+    table = spaces.tensor(node.args[0])
+    space = spaces.new(node, fixed=not spaces.linear or table is None, axis=-1)
+    if table is not None:
+        space.columns.append(table)
+        space.tables.add(table.data_ptr())
+
+
+def _layer_norm(spaces: _Spaces, node: Node, source: Space) -> None:
+    shape: Any = node.args[1]
+    if not spaces.linear or len(shape) != 1 or not spaces.last(node.args[0]):
+        return _unknown(spaces, node)
+    source.rows += [t for t in (spaces.tensor(a) for a in node.args[2:4]) if t is not None]
+    given: Any = node.args[0]
+    return spaces.follow(node, given, source)
 
 
 def _unknown(spaces: _Spaces, node: Node) -> None:
@@ -126,30 +164,63 @@ def _pooled_away(node: Node) -> bool:
 
 def _visit(spaces: _Spaces, node: Node) -> None:
     kind = getattr(node.target, "overloadpacket", None)
-    source = spaces.at(node.args[0]) if node.args else None
+    given: Any = node.args[0] if node.args else None
+    source = spaces.at(given)
     if kind is _aten.conv2d:
         _convolution(spaces, node)
     elif kind is _aten.linear:
         _linear(spaces, node)
+    elif kind is _aten.embedding:
+        _embedding(spaces, node)
+    elif kind is _aten.layer_norm and source is not None:
+        _layer_norm(spaces, node, source)
     elif kind is _aten.batch_norm and source is not None:
         source.rows += [t for t in (spaces.tensor(a) for a in node.args[1:5]) if t is not None]
-        spaces.of[node] = source
-    elif source is not None and (kind in _SAME or (kind in _SHAPED and _pooled_away(node))):
-        spaces.of[node] = source
-    elif kind in _BOTH and source is not None and (other := spaces.at(node.args[1])) is not None:
-        spaces.of[node] = spaces.join(source, other)
+        spaces.follow(node, given, source)
+    elif source is not None and kind in _SAME:
+        spaces.follow(node, given, source)
+    elif source is not None and kind in _SHAPED and _pooled_away(node):
+        spaces.of[node], spaces.axis[node] = source, 1
+    elif kind in _BOTH and source is not None and _same_place(spaces, node):
+        other = spaces.at(node.args[1])
+        assert other is not None
+        spaces.follow(node, given, spaces.join(source, other))
     else:
         _unknown(spaces, node)
 
 
-def channel_spaces(model: nn.Module, example: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[Space]:
+def _same_place(spaces: _Spaces, node: Node) -> bool:
+    """Whether both operands of a sum or product have channels, along the same axis of the same shape."""
+    a, b = node.args[:2]
+    if not (isinstance(a, Node) and isinstance(b, Node)) or spaces.at(b) is None:
+        return False
+    shapes = [n.meta["val"].shape for n in (a, b)]
+    return spaces.axis[a] == spaces.axis[b] and shapes[0] == shapes[1]
+
+
+def _shared(found: Sequence[Space]) -> None:
+    """Fixes the spaces that use one tensor on the same side: a layer that is called twice has one order only."""
+    for side in ("rows", "columns"):
+        users: dict[int, dict[int, Space]] = {}
+        for space in found:
+            for tensor in getattr(space, side):
+                users.setdefault(tensor.data_ptr(), {})[id(space)] = space
+        for several in (u for u in users.values() if len(u) > 1):
+            for space in several.values():
+                space.fixed = True
+
+
+def channel_spaces(
+    model: nn.Module, example: tuple[Any, ...], keywords: dict[str, Any], *, linear: bool = False
+) -> Iterator[Space]:
     """The spaces whose channels may be put into another order without changing what the model computes.
 
+    linear: follow outputs of linear layers, embeddings and layer norms too, not convolutions alone.
     Raises whatever `torch.export` raises for a model that it does not take.
     """
     graph = torch.export.export(model.eval(), example, keywords).module()
     assert isinstance(graph, GraphModule)
-    spaces = _Spaces(graph)
+    spaces = _Spaces(graph, linear)
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             spaces.new(node, fixed=True)
@@ -157,5 +228,15 @@ def channel_spaces(model: nn.Module, example: tuple[Any, ...], keywords: dict[st
             _visit(spaces, node)
         elif node.op == "output":
             spaces.fix_inputs(node)
-    seen = {id(s): s for s in map(spaces.find, spaces.all)}
-    yield from (s for s in seen.values() if not s.fixed and s.makers)
+    seen = list({id(s): s for s in map(spaces.find, spaces.all)}.values())
+    _shared(seen)
+    yield from (s for s in seen if not s.fixed and (s.makers or s.tables))
+
+
+def reorder(space: Space, order: Tensor) -> None:
+    """Puts the channels of a space into another order, in everything that makes or reads them, in place."""
+    with torch.no_grad():
+        for tensor in {t.data_ptr(): t for t in space.rows}.values():
+            tensor.copy_(tensor[order].clone())
+        for tensor in {t.data_ptr(): t for t in space.columns}.values():
+            tensor.copy_(tensor[:, order].clone())

@@ -7,10 +7,12 @@ from rarefy.allocations.ranked import Global
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.density import density_of
 from rarefy.core.errors import SparsityError, UnknownNameError
-from rarefy.core.protocols import Allocation, Pattern
-from rarefy.core.registry import lookup
+from rarefy.core.protocols import Allocation, Pattern, Search
+from rarefy.core.registry import entries, lookup
 from rarefy.patterns.nm import NM
+from rarefy.patterns.padded import PaddedNM
 from rarefy.patterns.parse import parse_pattern
+from rarefy.patterns.transposable import Transposable
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.pruning.one_shot import OneShot
 
@@ -49,10 +51,30 @@ def resolve_pattern(pattern: object, default: Pattern) -> Pattern:
     return pattern
 
 
-def resolve_allocation(allocation: object, one_shot: OneShot) -> Allocation:
-    """The allocation of a name or an object; `global` without a score ranks by the method's own."""
+def fixed_density(pattern: Pattern) -> float | None:
+    """The only density that a pattern has (N:M and its kin); None for all others."""
+    return pattern.density if isinstance(pattern, NM | PaddedNM | Transposable) else None
+
+
+def resolve_spread(allocation: object, one_shot: OneShot, pattern: Pattern) -> Allocation | Search:
+    """The allocation or the search over allocations of a name or an object."""
+    if isinstance(allocation, Search):
+        return allocation
+    searches = {entry.id: entry.factory for entry in entries("search")}
+    if isinstance(allocation, str) and allocation in searches:
+        found: Search = searches[allocation]()
+        return found
+    return resolve_allocation(allocation, one_shot, pattern)
+
+
+def resolve_allocation(allocation: object, one_shot: OneShot, pattern: Pattern | None = None) -> Allocation:
+    """The allocation of a name or an object; `global` without a score ranks by the method's own.
+
+    A method's own allocation gives way to a pattern that has one density only.
+    """
     if allocation is None:
-        chosen: Allocation = one_shot.allocation
+        fixed = pattern is not None and fixed_density(pattern) is not None
+        chosen: Allocation = Uniform() if fixed else one_shot.allocation
     elif isinstance(allocation, str):
         chosen = lookup("allocation", allocation).factory()
     elif callable(allocation) and hasattr(allocation, "needs"):
@@ -64,19 +86,20 @@ def resolve_allocation(allocation: object, one_shot: OneShot) -> Allocation:
     return chosen
 
 
-def resolve_density(sparsity: float | None, pattern: Pattern, allocation: Allocation) -> float:
+def resolve_density(sparsity: float | None, pattern: Pattern, allocation: Allocation | Search) -> float:
     """The overall density; an N:M pattern fixes it, and nothing else can be spread over its layers."""
-    if not isinstance(pattern, NM):
+    fixed = fixed_density(pattern)
+    if fixed is None:
         if sparsity is None:
             raise SparsityError(f"sparsity: missing; {pattern} needs the fraction of zeros, e.g. sparsity=0.7")
         return density_of(sparsity)
     if not isinstance(allocation, Uniform):
         raise SparsityError(f"allocation: {pattern} has one density, {type(allocation).__name__} cannot spread it")
-    if sparsity is not None and abs(density_of(sparsity) - pattern.density) > 1e-6:
+    if sparsity is not None and abs(density_of(sparsity) - fixed) > 1e-6:
         raise SparsityError(
-            f"sparsity: {sparsity} contradicts {pattern}, whose sparsity is {1 - pattern.density:g}; leave it out"
+            f"sparsity: {sparsity} contradicts {pattern}, whose sparsity is {1 - fixed:g}; leave it out"
         )
-    return pattern.density
+    return fixed
 
 
 def name_of(thing: object) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rarefy.calibration import collect_gradients, runner, walk
+from rarefy.calibration import collect_whole, runner, walk
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Pattern, Solution
 from rarefy.core.shapes import Weight
@@ -35,15 +35,16 @@ def layer_errors(
     `|W - V|^2 / |W|^2`. seen: called with (site, density, weight before, solution) for each.
     """
     needs = one_shot.solver.needs | (frozenset({Need.INPUT_GRAM}) if batches else frozenset())
-    gradients = collect_gradients(model, sites, batches, loss, needs)
+    whole = collect_whole(model, sites, batches, loss, needs, seed)
     found: Errors = {}
 
     def visit(site: Site, evidence: Evidence) -> None:
-        full = Evidence(site.name, {**evidence.collected, **gradients[site.name]}, evidence.tokens, seed)
+        full = Evidence(site.name, {**evidence.collected, **whole[site.name]}, evidence.tokens, seed)
         found[site.name] = {d: _error(one_shot, pattern, site, d, full, seen) for d in densities}
 
-    if any(not need.wants_loss for need in needs):
-        walk(model, sites, batches, needs, visit, seed, runner(loss))
+    walked = frozenset(need for need in needs if not need.of_the_model)
+    if walked:
+        walk(model, sites, batches, walked, visit, seed, runner(loss))
     else:
         for site in sites:
             visit(site, Evidence(site.name, seed=seed))

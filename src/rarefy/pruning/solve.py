@@ -15,17 +15,13 @@ def solve(
     if groups == 1:
         return _solved(solver, weight, pattern, density, evidence)
     parts = [
-        _solved(solver, rows, pattern, density, _of_group(evidence, i, groups))
+        _solved(solver, rows, pattern, density, evidence.of_group(i, groups))
         for i, rows in enumerate(weight.chunk(groups))
     ]
     masks = torch.cat([part.mask for part in parts])
-    return Solution(torch.cat([part.weight for part in parts]), masks, parts[0].result)
-
-
-def _of_group(evidence: Evidence, index: int, groups: int) -> Evidence:
-    """Input evidence has a leading axis of groups; gradients `(out, in)` are cut by rows."""
-    values = {k: v.chunk(groups)[index] if k.wants_loss else v[index] for k, v in evidence.collected.items()}
-    return Evidence(evidence.site, values, evidence.tokens, evidence.seed + index)
+    shifts = [part.shift for part in parts if part.shift is not None]
+    shift = torch.cat(shifts) if len(shifts) == len(parts) else None
+    return Solution(torch.cat([part.weight for part in parts]), masks, parts[0].result, shift)
 
 
 def _solved(solver: Solver, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution:

@@ -10,7 +10,7 @@ from rarefy.core.density import density_of
 from rarefy.core.protocols import Allocation
 from rarefy.core.registry import method
 from rarefy.patterns.block import Block
-from rarefy.pruning.channel_spaces import Space, channel_spaces
+from rarefy.pruning.channel_spaces import channel_spaces, reorder
 from rarefy.pruning.one_shot import OneShot
 from rarefy.scores.magnitude import Magnitude
 from rarefy.solvers.scored import Scored
@@ -50,7 +50,7 @@ def rearrange_channels(model: nn.Module, example_inputs: Any, *, sparsity: float
         before += old
         after += max(old, new)
         if new > old:
-            _reorder(space, order)
+            reorder(space, order)
     return after / before if before else 1.0
 
 
@@ -80,11 +80,3 @@ def _kept(weights: list[Tensor], order: Tensor | None, block: int, density: floa
         rows = rows if order is None else rows[order]
         total += float(rows[Block(block, 1).select(rows.abs(), density)].square().sum())
     return total
-
-
-def _reorder(space: Space, order: Tensor) -> None:
-    with torch.no_grad():
-        for tensor in {t.data_ptr(): t for t in space.rows}.values():
-            tensor.copy_(tensor[order].clone())
-        for tensor in {t.data_ptr(): t for t in space.columns}.values():
-            tensor.copy_(tensor[:, order].clone())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rarefy.calibration.batches import as_batches, inference, runner
 from rarefy.core.errors import SparsityError
-from rarefy.core.protocols import Allocation, Pattern
+from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.plan import Planner, tokens_of
@@ -27,10 +27,12 @@ def prune(
     target_speedup: float | None = None,
     example_inputs: Any = None,
     pattern: str | Pattern | None = None,
-    allocation: str | Allocation | None = None,
+    allocation: str | Allocation | Search | None = None,
     data: Iterable[Any] | None = None,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     ignore: Sequence[str] = (),
+    undivided: str = "error",
+    repair: str | None = None,
     seed: int = 0,
     measure: bool = True,
     weights: str = "fp32",
@@ -49,6 +51,8 @@ def prune(
     if target_speedup is not None:
         if sparsity is not None:
             raise SparsityError("prune: sparsity and target_speedup exclude each other; give the one that matters")
+        if repair is not None or undivided != "error" or isinstance(allocation, Search):
+            raise SparsityError("prune: target_speedup takes no repair=, no undivided= and no search; leave them out")
         return prune_to_speed(
             model,
             method,
@@ -79,6 +83,8 @@ def prune(
         data=batches,
         loss=loss,
         ignore=ignore,
+        undivided=undivided,
+        repair=repair,
         seed=seed,
         **options,
     )

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from rarefy.core.errors import EngineError, FileError
+from rarefy.core.quantized import InputScale
 from rarefy.engine import Compiled, Explanation, LayerRow
 from rarefy.engine.capture import Example
 from rarefy.engine.choices import Choices, Steps
@@ -107,10 +108,14 @@ def _steps(raw: Any) -> Steps:
     return steps
 
 
-def _scale(scale: Any, zero: Any) -> tuple[float, int]:
-    if not (isinstance(scale, float) and math.isfinite(scale) and scale > 0 and type(zero) is int and 0 <= zero <= 255):
-        raise ValueError(f"the input scale {scale!r}, {zero!r} makes no sense")
-    return scale, zero
+def _positive(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and value > 0
+
+
+def _scale(scale: Any, zero: Any, factors: Any = ()) -> InputScale:
+    if not (_positive(scale) and type(zero) is int and 0 <= zero <= 255 and all(map(_positive, factors))):
+        raise ValueError(f"the input scale {scale!r}, {zero!r} or its factors make no sense")
+    return InputScale(scale, zero, tuple(factors))
 
 
 def _label(run: Any) -> str:

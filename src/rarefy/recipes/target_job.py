@@ -1,6 +1,6 @@
 """What a budget in milliseconds is spent on, and the ways to spend it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,10 @@ from rarefy.pruning import OneShot
 from rarefy.pruning.resolve import resolve_allocation
 from rarefy.recipes.target_losses import SOLVED, Losses
 from rarefy.recipes.target_search import Allocate, Densities, LeastLoss
-from rarefy.recipes.target_times import LayerTimes, Speed
+from rarefy.recipes.target_times import LayerTimes, Speed, SpeedOf
 
 LEAST_DENSITY = 0.02
 _OPTIONS = 60  # densities a layer may have, in equal factors from LEAST_DENSITY to 1
-
-SpeedOf = Callable[[nn.Module, nn.Module, Any], Speed]  # of a sparse model against the dense one, at some inputs
 
 
 @dataclass(frozen=True)

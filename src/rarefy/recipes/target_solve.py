@@ -4,13 +4,14 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rarefy.pruning import PruneReport
-from rarefy.recipes.target_curve import Curve
+from rarefy.recipes.target_curve import corrected
 from rarefy.recipes.target_evidence import Remembering
 from rarefy.recipes.target_job import Job
 from rarefy.recipes.target_plan import Plan, Search
@@ -19,75 +20,102 @@ from rarefy.recipes.target_times import Speed, pruned_as
 
 ALLOWED = 0.05  # a result further off than this has missed
 _ENOUGH = 0.03  # where corrections stop: the rest of what is allowed is for the next measurement's noise
-_SOLVES = 8
+_ROUNDS = 10  # measurements; one model is measured twice before it is taken
+_SAME = 3  # times that one choice of densities is measured before it is taken for the nearest there is
 
 
 @dataclass(frozen=True)
 class Round:
-    """One solved model: the milliseconds that its layers were given, and what was measured."""
+    """One measurement: the milliseconds that the layers were given, and what was measured."""
 
     layers_ms: float
+    dense_ms: float
+    compiled_ms: float
     speedup: float
 
 
 @dataclass(frozen=True)
 class Solved:
-    """The model that came nearest, and every round on the way to it."""
+    """The model that came nearest, its speed over all measurements of it, and every round on the way.
+
+    correction: the layers' milliseconds of this model over those of the first.
+    """
 
     report: PruneReport
     speed: Speed
     rounds: tuple[Round, ...]
-
-    @property
-    def correction(self) -> float:
-        """The layers' milliseconds of the best round over those of the first."""
-        best = min(self.rounds, key=lambda r: abs(r.speedup - self.speed.ratio))
-        return best.layers_ms / self.rounds[0].layers_ms
+    correction: float
 
 
 def solve_to_speed(job: Job, plan: Plan, search: Search, batches: Sequence[Any], **options: Any) -> Solved:
     """Runs the method at the plan's densities and corrects the budget by what is measured, weights from the dense ones.
 
-    Layers whose density changes are solved again on the evidence of the first pass (`Remembering`). The nearest result
-    stays in the model; the budget moves by regula falsi, and by the slope of the trials while all results lie on one
-    side. Raises SparsityError with the best reachable where the sparsest layers are too slow.
+    Layers whose density changes are solved again on the evidence of the first pass (`Remembering`). A model that is
+    near enough is measured once more before it is taken; the nearest stays where none is. Each budget comes from a line
+    through all measurements so far (`target_curve.corrected`), which single disturbed ones move little. Raises
+    SparsityError with the best reachable where the sparsest layers are too slow.
     """
     work = _Work(job, batches, options)
-    curve, tried, rounds = Curve([], search.curve.slope()), [plan.densities], []
+    densities = plan.densities
+    rounds: list[Round] = []
+    tried: list[Densities] = []
     try:
-        while True:
-            report = work.solve(tried[-1])
+        while len(rounds) < _ROUNDS:
+            report = work.solve(densities)
             speed = job.speed(job.model, work.dense, job.inputs)
-            rounds.append(Round(search.layers(tried[-1]), speed.ratio))
-            curve.add(rounds[-1].layers_ms, search.whole(speed))
-            work.keep_nearest(report, speed)
-            if job.off(speed) <= _ENOUGH or len(rounds) == _SOLVES:
+            layers = search.layers(densities)
+            rounds.append(Round(layers, speed.dense_ms, speed.compiled_ms, speed.ratio))
+            tried.append(densities)
+            best = work.keep_nearest(densities, report, speed)
+            if tried.count(densities) == _SAME or (len(best.speeds) > 1 and job.off(best.speed) <= _ENOUGH):
                 break
-            again = search.allocate(curve.layers_for(search.wanted)) or search.fastest
-            if again in tried:
-                break
-            tried.append(again)
-        report, speed = work.nearest()
-        if tried[-1] == search.fastest and speed.ratio < job.target * (1 - ALLOWED):
-            search.refuse_hard(speed)
+            if job.off(speed) > _ENOUGH:
+                points = [(r.layers_ms, search.dense.dense_ms / r.speedup) for r in rounds]
+                calm = min(r.dense_ms for r in rounds)
+                trust = [(calm / r.dense_ms) ** 4 for r in rounds]  # a busy machine makes both slow, and not alike
+                budget = corrected(points, search.wanted, search.curve.slope(), trust)
+                densities = search.allocate(budget) or search.fastest
+        best = work.nearest()
+        if tried[-1] == search.fastest and best.speed.ratio < job.target * (1 - ALLOWED):
+            search.refuse_hard(best.speed)
     except BaseException:
         put_back(job, work.before)
         raise
-    if job.off(speed) > ALLOWED:
-        _warn_missed(job, speed, len(rounds))
-    return Solved(report, speed, tuple(rounds))
+    if job.off(best.speed) > ALLOWED:
+        _warn_missed(job, best.speed, len(rounds))
+    change = search.layers(best.densities) / rounds[0].layers_ms
+    return Solved(best.report, best.speed, tuple(rounds), change)
 
 
 def _warn_missed(job: Job, speed: Speed, rounds: int) -> None:
     why = (
         "the machine is busy or its speed drifts: let nothing else run and prune again"
-        if rounds == _SOLVES
+        if rounds == _ROUNDS
         else "no choice of these layers and this pattern comes nearer"
     )
     warnings.warn(
         f"target_speedup: {speed.ratio:.2f}x was measured after {rounds} rounds, {job.target:g}x was asked; {why}",
         stacklevel=5,
     )
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The nearest model so far: its weights, and every measurement of it."""
+
+    densities: Densities
+    report: PruneReport
+    weights: list[Tensor]
+    speeds: tuple[Speed, ...]
+
+    @property
+    def speed(self) -> Speed:
+        """The medians."""
+        return Speed(
+            median(s.dense_ms for s in self.speeds),
+            median(s.compiled_ms for s in self.speeds),
+            median(s.ratio for s in self.speeds),
+        )
 
 
 class _Work:
@@ -99,7 +127,7 @@ class _Work:
         self.dense = copy.deepcopy(job.model)
         self._solver = Remembering(job.one_shot.solver)
         self._last: tuple[Densities, PruneReport] | None = None
-        self._best: tuple[PruneReport, Speed, list[Tensor]] | None = None
+        self._best: _Best | None = None
 
     def solve(self, densities: Densities) -> PruneReport:
         """The model pruned to these densities: only what changed, where that can be."""
@@ -131,16 +159,21 @@ class _Work:
         order = [site.name for site in job.sites if site.name in rows]
         return replace(report, sites=tuple(rows[name] for name in order), skipped=skipped)
 
-    def keep_nearest(self, report: PruneReport, speed: Speed) -> None:
-        if self._best is None or self.job.off(speed) < self.job.off(self._best[1]):
-            self._best = report, speed, [site.parameter.detach().clone() for site in self.job.sites]
+    def keep_nearest(self, densities: Densities, report: PruneReport, speed: Speed) -> _Best:
+        """Takes a measurement in: one more of the nearest model, or a nearer model."""
+        best = self._best
+        if best is not None and best.densities == densities:
+            self._best = replace(best, speeds=(*best.speeds, speed))
+        elif best is None or self.job.off(speed) < self.job.off(best.speed):
+            self._best = _Best(densities, report, [s.parameter.detach().clone() for s in self.job.sites], (speed,))
+        assert self._best is not None
+        return self._best
 
-    def nearest(self) -> tuple[PruneReport, Speed]:
+    def nearest(self) -> _Best:
         """Puts the best result into the model."""
         assert self._best is not None
-        report, speed, weights = self._best
-        put_back(self.job, weights)
-        return report, speed
+        put_back(self.job, self._best.weights)
+        return self._best
 
 
 def put_back(job: Job, weights: Sequence[Tensor]) -> None:

@@ -31,7 +31,7 @@ def products(values: Tensor, x: Tensor) -> Tensor:
     out = torch.empty(x.shape[0], values.shape[0])
     one, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)
     packed.layout.multiply8(
-        x.data_ptr(), x.shape[0], one.data_ptr(), zero.data_ptr(), 0, 0, 0, out.data_ptr(), 0.0, 0, 1
+        x.data_ptr(), x.shape[0], one.data_ptr(), zero.data_ptr(), 0, 0, 0, out.data_ptr(), 0.0, 0, 0, 1
     )
     return out
 

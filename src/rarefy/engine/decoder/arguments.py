@@ -106,16 +106,20 @@ def _new_tokens(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> int:
     if new is None and kwargs.get("max_length") is None:
         new = _setting(model, kwargs, "max_new_tokens")
     if new is not None:
-        try:
-            return operator.index(new)
-        except TypeError as error:
-            raise EngineError(f"generate: max_new_tokens={new!r} is no whole number") from error
+        return _whole("max_new_tokens", new)
     length = _setting(model, kwargs, "max_length")
     if length is None:
         return _NEW_TOKENS
     if length <= prompt:
         raise EngineError(f"generate: max_length={length} leaves no room behind a prompt of {prompt} tokens")
-    return int(length) - prompt
+    return _whole("max_length", length) - prompt
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise EngineError(f"generate: {name}={value!r} is no whole number; give a count of tokens") from None
 
 
 def request_of(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> Request:

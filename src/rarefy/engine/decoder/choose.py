@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.core.errors import EngineError
+from rarefy.core.quantized import InputScale
 from rarefy.engine.cell import Types
 from rarefy.engine.decoder.structure import Merged, Structure
 from rarefy.engine.explain import LayerRow
-from rarefy.engine.input_scales import InputScale
 from rarefy.engine.plan import time_layer
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
@@ -79,8 +79,8 @@ class Chooser:
         if not available():
             return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
         sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
-        source, names = self.precision.stored(weight), self._names(merged, weight, sparsity)
-        scale, wanted = self.scales.get(merged.name), dict.fromkeys(names.values())
+        scale, names = self.scales.get(merged.name), self._names(merged, weight, sparsity)
+        source, wanted = self.precision.stored(weight, scale), dict.fromkeys(names.values())
         packs = {name: pack(source, name, input_scale=scale) for name in wanted if name != "dense"}
         return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
 

@@ -43,7 +43,7 @@ def try_decoder(
         structure = recognise(model)
         if any(rows is None for rows in ids):
             raise NotKnownError("the example inputs hold no input_ids")
-        scales = {} if data is None else input_scales(model, find_sites(model)[0], data)
+        scales = {} if data is None else input_scales(model, find_sites(model)[0], data, precision.stored)
         chooser = Chooser(precision, _counts([rows for rows in ids if rows is not None]), scales, measure=measure)
         return _compile(model, structure, [rows for rows in ids if rows is not None], chooser, count, measure)
     except NotKnownError as error:

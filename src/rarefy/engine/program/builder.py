@@ -117,7 +117,8 @@ class Builder:
             scale, zero = Part(Buffer(value.rows * Size(4))), Part(Buffer(value.rows * Size(4)))
         else:
             scale, zero = (self.tensor(constant).part for constant in constants(known))
-        made = Bytes(values, scale, zero, stride, known)
+        inverse = self.tensor(known.inverse).part if known is not None and known.factors else ABSENT
+        made = Bytes(values, scale, zero, stride, known, inverse)
         self._bytes[value.part, known] = made
         return made
 

@@ -7,33 +7,37 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from rarefy.core.quantized import InputScale
 from rarefy.engine.program.sizes import Size
 from rarefy.engine.program.values import ABSENT, Part, Value
 from rarefy.ops import native
 from rarefy.ops.packed import PackedWeight, find
 
-Known = tuple[float, int] | None  # one scale and zero point for all rows; None: each row finds its own
+Known = InputScale | None  # of all rows; None: each row finds its own
 _LINE = 64  # rows begin on a cache line, so that kernels may read whole vectors of them
 _packed_linear = torch.ops.rarefy.packed_linear.default
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """x[row] ~ scale * (values[row] - zero); `stride` bytes from row to row."""
+    """x[row] ~ scale * (values[row] - zero); `stride` bytes from row to row. inverse: of the scale times each entry's
+    factor, where there are factors."""
 
     values: Part
     scale: Part
     zero: Part
     stride: int
     known: Known
+    inverse: Part = ABSENT
 
     @property
     def operand(self) -> tuple[Any, ...]:
         """As the native program takes it."""
-        return self.values, self.scale, self.zero, self.stride, *(self.known or (0.0, 0))
+        known = self.known or InputScale(0.0, 0)
+        return self.values, self.scale, self.zero, self.stride, known.scale, known.zero, self.inverse
 
 
-NO_BYTES = (ABSENT, ABSENT, ABSENT, 0, 0.0, 0)
+NO_BYTES = (ABSENT, ABSENT, ABSENT, 0, 0.0, 0, ABSENT)
 
 
 def takes_bytes(packed: PackedWeight) -> bool:
@@ -70,7 +74,7 @@ def stride_of(features: int) -> int:
     return (features + _LINE - 1) // _LINE * _LINE
 
 
-def constants(known: tuple[float, int]) -> tuple[Tensor, Tensor]:
+def constants(known: InputScale) -> tuple[Tensor, Tensor]:
     """A known scale and zero point as tensors of one entry."""
     return torch.tensor([known[0]]), torch.tensor([known[1]], dtype=torch.int32)
 

@@ -1,0 +1,40 @@
+"""Gradients of one block: how much its own output depends on each of its weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.calibration.batches import blamed
+from rarefy.calibration.blocks import Inputs
+from rarefy.calibration.chain import hidden
+from rarefy.calibration.gradients import trainable
+from rarefy.core.errors import DataError
+from rarefy.core.site import Site
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The hidden states in whatever a block or model returns."""
+    value = hidden(next(iter(output.values())) if isinstance(output, dict) else output)
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise DataError(f"a block gives {type(value).__name__}, but its output has to be a tensor of numbers")
+    return value
+
+
+def regional_gradients(block: nn.Module, sites: Sequence[Site], inputs: Inputs) -> dict[str, Tensor]:
+    """{site: (out, n)}: root mean square over the batches of d|f(x)|_2 / dW, f the block.
+
+    Source: Yang et al. 2025 (Wanda++), arXiv:2503.04992, section 3.1.
+    """
+    sums = {site.name: torch.zeros(site.shape) for site in sites}
+    weights = [site.parameter for site in sites]
+    with torch.enable_grad(), trainable(weights):
+        for i, (args, kwargs) in enumerate(inputs):
+            with blamed(f"data[{i}]", block, args):
+                norm = first_tensor(block(*args, **kwargs)).float().norm()
+            grads = torch.autograd.grad(norm, weights, allow_unused=True)
+            for site, grad in zip(sites, grads, strict=True):
+                if grad is not None:
+                    sums[site.name] += site.as_matrix(grad).float().square() / len(inputs)
+    return {name: total.sqrt() for name, total in sums.items()}

@@ -1,0 +1,105 @@
+"""The work of one pruning call: densities, evidence, solutions and reports, site by site."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from rarefy.calibration import collect, collect_whole, runner, walk
+from rarefy.calibration.blocks import Inputs
+from rarefy.core.evidence import Evidence, Need
+from rarefy.core.protocols import Allocation, Search
+from rarefy.core.site import Site
+from rarefy.core.topk import exact_count
+from rarefy.pruning.job import Job
+from rarefy.pruning.report import SiteReport
+from rarefy.pruning.solve import output_error, solve
+from rarefy.pruning.trial import Trial
+
+
+class Work:
+    """The state of one call: the job and the reports so far."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.reports: dict[str, SiteReport] = {}
+        self.already = {site.name: int((site.parameter == 0).sum()) for site in job.sites}
+        self.done = 0
+        self._whole: dict[str, dict[Need, Tensor]] = {}  # evidence of the whole model as it is now
+
+    def densities(self, allocation: Allocation | Search, density: float) -> dict[str, float]:
+        """The density of each site; evidence for it is collected from the model as it is."""
+        job, needs = self.job, self.job.one_shot.solver.needs
+        needs = needs if isinstance(allocation, Search) else needs | allocation.needs
+        self._whole = collect_whole(job.model, job.sites, job.batches, job.loss, needs, job.seed)
+        if isinstance(allocation, Search):
+            trial = Trial(job, self._whole)
+            sizes = {site.name: site.shape[0] * site.shape[1] for site in job.sites}
+            return allocation.search(sizes, density, trial.loss_of, job.seed)
+        evidence = {site.name: Evidence(site.name, seed=job.seed) for site in job.sites}
+        if any(need.of_the_inputs for need in allocation.needs):
+            evidence = collect(job.model, job.sites, job.batches, allocation.needs, job.seed, runner(job.loss))
+        evidence = {name: self._joined(e, self._whole[name]) for name, e in evidence.items()}
+        chosen = allocation(job.sites, density, evidence)
+        for site in job.sites:  # a density out of range fails here, before anything is written
+            exact_count(site.shape[0] * site.shape[1], chosen[site.name])
+        return chosen
+
+    def run(self, densities: Mapping[str, float]) -> None:
+        """Solves every site in the order of computation; `densities` has looked at the model before."""
+        job, needs, whole = self.job, self.job.one_shot.solver.needs, self._whole
+        if job.one_shot.learner is not None:
+            assert job.loss is not None, "collect_whole asks for the loss that CHOSEN_MASK takes"
+            masks = job.one_shot.learner(job.model, job.sites, job.patterns, job.batches, job.loss, job.seed)
+            for name, mask in masks.items():
+                whole[name][Need.CHOSEN_MASK] = mask.float()
+
+        def visit(site: Site, evidence: Evidence) -> None:
+            self._solve(site, densities[site.name], self._joined(evidence, whole[site.name]))
+
+        walked = frozenset(need for need in needs if not need.of_the_model)
+        if walked or job.match is not None:
+            after = self._after if job.match is not None else None
+            walk(job.model, job.sites, job.batches, walked, visit, job.seed, runner(job.loss), after)
+        else:
+            for site in job.sites:
+                visit(site, Evidence(site.name, seed=job.seed))
+
+    def _joined(self, evidence: Evidence, more: Mapping[Need, Tensor]) -> Evidence:
+        return Evidence(evidence.site, {**evidence.collected, **more}, evidence.tokens, self.job.seed)
+
+    def _solve(self, site: Site, density: float, evidence: Evidence) -> None:
+        started, job = time.perf_counter(), self.job
+        weight = site.read()
+        solution = solve(job.one_shot.solver, weight, job.patterns[site.name], density, evidence, site.groups)
+        site.write(solution.weight, solution.mask)
+        result = dict(solution.result)
+        if solution.shift is not None and not site.shift(solution.shift):
+            result["bias"] = "none to repair"
+        zeros = int((site.parameter == 0).sum())
+        error = output_error(weight, solution.weight, evidence, site.groups)
+        self.reports[site.name] = SiteReport(
+            site.name,
+            site.shape,
+            1.0 - density,
+            zeros,
+            weight.numel(),
+            self.already[site.name],
+            error,
+            time.perf_counter() - started,
+            result,
+        )
+        self.done += 1
+        if job.progress is not None:
+            job.progress(site.name, self.done, len(job.sites) * job.one_shot.rounds)
+
+    def _after(
+        self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
+    ) -> None:
+        assert self.job.match is not None
+        before, after = self.job.match(block, sites, inputs, wanted, real)
+        for site in sites:
+            known = self.reports[site.name]
+            result = {**known.result, "block_error": after, "block_error_unrepaired": before}
+            self.reports[site.name] = replace(known, result=result, zeros=int((site.parameter == 0).sum()))

@@ -1,0 +1,90 @@
+"""Transposable N:M: exact on small tiles, near the assignment's optimum on larger ones, sums always right."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contracts.impostor import assert_beats_impostor
+from rarefy.core.errors import ShapeError, SparsityError
+from rarefy.core.protocols import Pattern
+from rarefy.patterns.nm import NM
+from rarefy.patterns.parse import parse_pattern
+from rarefy.patterns.transposable import Transposable, greedy, improve, transposable_ways
+from rarefy.pruning import prune
+
+
+def both_ways_have_two_of_four(pattern: Pattern) -> None:
+    mask = pattern.select(torch.randn(16, 32), 0.5)
+    for side in (mask, mask.t()):
+        assert (side.reshape(-1, 4).sum(1) == 2).all()
+
+
+def test_transposable() -> None:
+    assert_beats_impostor(both_ways_have_two_of_four, Transposable(2, 4), NM(2, 4))
+
+
+def test_there_are_ninety_masks_of_two_in_four() -> None:
+    assert len(transposable_ways(2, 4)) == 90
+    assert len(transposable_ways(1, 4)) == 24
+
+
+def test_each_tile_is_the_best_of_all() -> None:
+    scores = torch.rand(8, 8)
+    mask = Transposable(2, 4).select(scores, 0.5)
+    for i, j in itertools.product((0, 4), repeat=2):
+        tile, kept = scores[i : i + 4, j : j + 4], mask[i : i + 4, j : j + 4]
+        best = max(float(tile[way].sum()) for way in transposable_ways(2, 4))
+        assert float(tile[kept].sum()) == pytest.approx(best)
+
+
+def optimum(tile: Tensor, n: int) -> float:
+    """The assignment problem as a linear programme, whose vertices are masks."""
+    optimize = pytest.importorskip("scipy.optimize", reason="the exact optimum is taken from scipy")
+    m = len(tile)
+    rows = np.kron(np.eye(m), np.ones(m))
+    columns = np.kron(np.ones(m), np.eye(m))
+    solved = optimize.linprog(
+        -tile.double().numpy().ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.full(2 * m, n), bounds=(0, 1)
+    )
+    return float(-solved.fun)
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 8), (2, 8), (8, 16)])
+def test_larger_tiles_come_within_two_percent_of_the_optimum(n: int, m: int) -> None:
+    scores = torch.randn(12 * m, m).abs()
+    mask = Transposable(n, m).select(scores, n / m)
+    tiles, masks = scores.view(12, m, m), mask.view(12, m, m)
+    ours = sum(float(t[k].sum()) for t, k in zip(tiles, masks, strict=True))
+    best = sum(optimum(t, n) for t in tiles)
+    assert 0.98 * best <= ours <= best * (1 + 1e-6)
+
+
+def test_swaps_never_keep_less_and_the_greedy_part_fills_every_row() -> None:
+    tiles = torch.randn(50, 8, 8).double()
+    first = greedy(tiles, 4)
+    assert (first.sum(1) == 4).all()
+    assert (first.sum(2) == 4).all()
+    second = improve(tiles, first.clone())
+    kept = [(tiles * k).sum((1, 2)) for k in (first, second)]
+    assert (kept[1] >= kept[0]).all()
+    assert (kept[1] > kept[0]).any()
+
+
+def test_by_name_on_a_model() -> None:
+    model = nn.Sequential(nn.Linear(16, 8))
+    report = prune(model, "sparsegpt", pattern="t2:4", data=[torch.randn(64, 16)])
+    assert report.pattern == "t2:4"
+    assert parse_pattern("t4:8") == Transposable(4, 8)
+    assert Transposable(2, 4).allows(model[0].weight != 0)
+
+
+def test_what_does_not_divide_or_fit_is_refused() -> None:
+    with pytest.raises(ShapeError, match="rows"):
+        Transposable(2, 4).select(torch.rand(6, 8), 0.5)
+    with pytest.raises(SparsityError, match="of the weights, but density"):
+        Transposable(2, 4).select(torch.rand(8, 8), 0.25)
+    with pytest.raises(SparsityError, match="0 < n < m"):
+        Transposable(4, 4)
