@@ -211,3 +211,9 @@ def test_tensors_that_do_not_fit_a_decoder_are_refused(name):
     made, arguments, options = decoder_call(**{name: WRONG[name]})
     with pytest.raises((ShapeError, DTypeError), match=r"decoder: (sine|" + name + ")"):
         made.step(made.workspace(), *arguments, **options)
+
+
+def test_a_weight_that_no_kernel_is_worth_it_for_is_refused_by_name():
+    with pytest.raises(EngineError, match="no kernel is worth it for this int8 weight of shape"):
+        ops.pack(quantize_weight(torch.ones(3, 6), group=2))
+    assert ops.pack(quantize_weight(torch.ones(3, 6))).nnz == 18
