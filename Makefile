@@ -26,6 +26,7 @@ TEST_ARGS ?=
 TORCH_INDEX ?=
 RIVALS ?=
 FUZZ_SECONDS ?= 600
+FUZZ_START ?=
 
 bin := $(VENV)/bin
 done := $(VENV)/.done
@@ -43,7 +44,7 @@ test: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) $(TEST_ARGS)
 
 fuzz: $(done)/test
-	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(if $(FUZZ_START),--start $(FUZZ_START))
 
 check: $(done)/check
 	$(bin)/ruff check

@@ -88,13 +88,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--target", choices=TARGETS)
+    parser.add_argument("--start", type=int, help="the first seed, for the same cases again [default: drawn]")
     parser.add_argument("--seed", type=int, help="runs the one case of this seed; needs --target")
     given = parser.parse_args()
     if given.seed is not None:
         return subprocess.run(
             [sys.executable, HERE / "work.py", given.target or "packed", "0", str(given.seed)]
         ).returncode
-    start = random.SystemRandom().getrandbits(40)
+    start = random.SystemRandom().getrandbits(40) if given.start is None else given.start
     print(f"fuzz: {given.seconds:.0f} s, seeds from {start}", flush=True)
     turns = plan(given.seconds, given.target, given.jobs)
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -22,7 +22,8 @@ RUNTIMES = {
     "thread": ("libtsan.so", "libclang_rt.tsan-x86_64.so"),
 }
 OPTIONS = {  # leaks: Python never frees its own; what the native module leaks, tools/leakcheck.py finds
-    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1:detect_stack_use_after_return=0",
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1:detect_stack_use_after_return=0"
+    ":quarantine_size_mb=8:thread_local_quarantine_size_kb=256",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "report_bugs=1:halt_on_error=0:history_size=4:exitcode=66",
 }

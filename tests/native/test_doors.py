@@ -1,6 +1,5 @@
 """What the fuzzer found: arguments that were taken and should not have been, and reads beyond an end."""
 
-import mmap
 import subprocess
 import sys
 import textwrap
@@ -16,23 +15,22 @@ from rarefy.ops import Window, conv, conv_across, native
 pytestmark = pytest.mark.skipif(not ops.available(), reason="the native module is not built")
 
 
-@pytest.mark.parametrize("size", [1, 5, 17, 45, 64])
-def test_images_come_back_from_across_without_a_read_beyond_the_last(size):
-    """The blocks end where a page does, and the next page cannot be read."""
-    program = f"""
+def test_images_come_back_from_across_without_a_read_beyond_the_last():
+    """The blocks end where a page does, and the next page cannot be read; in a process that may die of it."""
+    program = """
         import ctypes, mmap, torch
         from rarefy.ops import conv_across
-        x = torch.randn(3, 2, 1, {size})
-        across = conv_across.to_across(x)
-        used = -(-across.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory = mmap.mmap(-1, used + mmap.PAGESIZE)
-        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + used), mmap.PAGESIZE, 0) == 0
-        last = torch.frombuffer(memory, dtype=torch.float32, count=across.numel(), offset=used - across.nbytes)
-        last.copy_(across.view(-1))
-        assert torch.equal(conv_across.from_across(last.view(across.shape), 3), x)
+        for size in (1, 5, 17, 45, 64):
+            x = torch.randn(3, 2, 1, size)
+            across = conv_across.to_across(x)
+            used = -(-across.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            memory = mmap.mmap(-1, used + mmap.PAGESIZE)
+            start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + used), mmap.PAGESIZE, 0) == 0
+            last = torch.frombuffer(memory, dtype=torch.float32, count=across.numel(), offset=used - across.nbytes)
+            last.copy_(across.view(-1))
+            assert torch.equal(conv_across.from_across(last.view(across.shape), 3), x)
     """
-    assert mmap.PAGESIZE >= 4096
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -129,6 +127,16 @@ def test_input_gradients_are_asked_for_the_weights_own_inputs():
         torch.ops.rarefy.packed_input_grad(torch.ones(2, 3), packed.handle, 4)
 
 
+def test_the_reference_takes_weights_without_output_channels():
+    packed = ops.pack_conv(torch.ones(0, 3, 1, 5), kernel="reference")
+    assert torch.ops.rarefy.packed_conv2d(torch.ones(2, 3, 4, 9), packed.handle, None, None, "relu").shape == (
+        2,
+        0,
+        4,
+        5,
+    )
+
+
 def test_a_scalar_has_no_rows_to_round():
     with pytest.raises(ShapeError, match="scalar"):
         torch.ops.rarefy.quantize_rows(torch.tensor(1.0))
@@ -203,3 +211,9 @@ def test_tensors_that_do_not_fit_a_decoder_are_refused(name):
     made, arguments, options = decoder_call(**{name: WRONG[name]})
     with pytest.raises((ShapeError, DTypeError), match=r"decoder: (sine|" + name + ")"):
         made.step(made.workspace(), *arguments, **options)
+
+
+def test_a_weight_that_no_kernel_is_worth_it_for_is_refused_by_name():
+    with pytest.raises(EngineError, match="no kernel is worth it for this int8 weight of shape"):
+        ops.pack(quantize_weight(torch.ones(3, 6), group=2))
+    assert ops.pack(quantize_weight(torch.ones(3, 6))).nnz == 18

@@ -19,7 +19,7 @@ from rarefy.engine.plan import LayerPlan, why_dense
 from rarefy.engine.precision import Precision
 from rarefy.engine.shared import Wanted, packs_of
 from rarefy.engine.sparse_linear import with_sparse_layers
-from rarefy.ops import PackedWeight
+from rarefy.ops import PackedWeight, kernels
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,19 @@ def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanat
 
 def _require_fitting(name: str, site: Site | None, choices: Choices) -> None:
     why = "it is no layer of the model" if site is None else why_dense(site, 1.0, choices.precision)
+    if why is None:
+        why = _of_other_types(_kernels(choices.kernels[name]), choices.precision)
     if why is not None:
         raise EngineError(f"load: a kernel was chosen for {name!r}, but {why}; compile the model again")
+
+
+def _of_other_types(names: list[str], precision: Precision) -> str | None:
+    """What is wrong with kernels that would compute in other types than the model was compiled for."""
+    for kernel in kernels():
+        fits = kernel.weights == precision.weights and kernel.activations in ("fp32", precision.activations)
+        if kernel.name in names and not fits:
+            return f"{kernel.name} takes {kernel.weights} weights and {kernel.activations} inputs, not {precision}"
+    return None
 
 
 def _packs(sites: Mapping[str, Site], choices: Choices, stored: StoredWeights) -> dict[tuple[str, str], PackedWeight]:

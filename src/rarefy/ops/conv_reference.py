@@ -64,5 +64,7 @@ def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, window: Window
 ) -> Tensor:
     """act(conv(x) + bias + residual): x (batch, in, h, w), weight (out, in / groups, kh, kw), residual as y."""
+    if weight.shape[0] == 0:  # torch refuses a weight without output channels
+        return x.new_empty(x.shape[0], 0, *window.out_size(x.shape[2:], weight.shape[2:]))
     y = F.conv2d(x, weight, bias, window.stride, window.padding, window.dilation, window.groups)
     return activate(y if residual is None else y + residual, activation)

@@ -131,7 +131,7 @@ def pack(
             raise EngineError(f"pack: kernel {kernel!r} is native, and {native.why_not()}")
         return _pack_reference(floats, quantized, scale)
     compiled = [name for name, *_ in module.kernels()]
-    name = kernel or candidates(weight, 128, *_likely_types(quantized, scale))[0]
+    name = kernel or _likely(weight, *_likely_types(quantized, scale))
     if name not in compiled:
         raise unknown_name("pack: kernel", name, compiled)
     layout = _lay_out(module, floats, quantized, name, scale)
@@ -151,6 +151,17 @@ def _checked(scale: InputScale, weight: Tensor | QuantizedWeight) -> InputScale:
             f"{tuple(weight.shape)}; give one an input, or none"
         )
     return scale
+
+
+def _likely(weight: Tensor | QuantizedWeight, weights: str, activations: str) -> str:
+    """The kernel for many tokens, or where none is worth it for few."""
+    names = candidates(weight, 128, weights, activations) or candidates(weight, 1, weights, activations)
+    if not names:
+        raise EngineError(
+            f"pack: no kernel is worth it for this {weights} weight of shape {tuple(weight.shape)} with {activations} "
+            "inputs; name one (rarefy.ops.kernels() lists them), or quantize_weight() with other groups"
+        )
+    return names[0]
 
 
 def _likely_types(quantized: QuantizedWeight | None, scale: InputScale | None) -> tuple[str, str]:

@@ -29,8 +29,8 @@ class Request:
     stops: Sequence[Stop] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 0:
-            raise EngineError(f"generate: max_new_tokens={self.max_new_tokens!r} is negative or no whole number")
+        if self.max_new_tokens < 0:
+            raise EngineError(f"generate: max_new_tokens={self.max_new_tokens} is negative")
 
 
 @dataclass
