@@ -335,6 +335,28 @@ def test_a_line_through_noisy_measurements_finds_the_budget() -> None:
     assert corrected([(10.0, 19.0)], 13.0, slope=2.0) == pytest.approx(7.0)
 
 
+def test_layers_are_never_slower_with_more_zeros_and_disturbed_times_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from rarefy.core.site import find_sites
+    from rarefy.patterns.unstructured import Layerwise
+
+    def alone(weight: Tensor, bias: Any, tokens: int, names: Any = None, **_: Any) -> dict[str, float]:
+        density = round(float((weight != 0).float().mean()), 2)
+        if density in (0.02, 0.2):
+            return {"dense": 30.0, **dict.fromkeys(names, 12.0)}  # something else had the processor
+        return {"dense": 1.0, **dict.fromkeys(names, 0.5 if density == 0.1 else density)}
+
+    monkeypatch.setattr(target_times, "time_layer", alone)
+    (site,), _ = find_sites(nn.Sequential(nn.Linear(64, 64)))
+    times = target_times.LayerTimes(Layerwise(), {"0": 32})
+    assert times(site, 0.02) == times(site, 0.03) == pytest.approx(0.03)
+    assert times(site, 0.2) == pytest.approx((times(site, 0.15) + times(site, 0.25)) / 2, rel=0.05)
+    found = [times(site, d / 100) for d in range(2, 101)]
+    assert found == sorted(found) and found[-1] == 1.0
+    assert times(site, 0.1) == pytest.approx(times(site, 0.12), rel=0.05)  # the 0.5 of 0.1 cannot be
+
+
 def test_a_disturbed_measurement_is_taken_again_and_the_calmest_counts() -> None:
     taken = iter(
         [(20.0, 2.0), (60.0, 5.0), (19.0, 2.1), (50.0, 1.0), (30.0, 3.0), (40.0, 1.0), (31.0, 1.0), (35.0, 1.0)]
@@ -393,7 +415,7 @@ def test_a_layer_solved_again_is_what_a_new_pass_makes_of_it(groups: int) -> Non
     (site,), _ = find_sites(model)
     assert remembering.knows(site)
     model.load_state_dict(conv().state_dict())
-    again = remembering.again(site, method.pattern, 0.25, row)
+    again = remembering.again(site, 0.25, row)
     (wanted,) = prune(fresh, method, sparsity=0.75, data=data).sites
     torch.testing.assert_close(model[0].weight, fresh[0].weight)
     assert (again.zeros, again.asked) == (wanted.zeros, wanted.asked)

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -17,6 +17,8 @@ from rarefy.recipes.target_job import Job
 from rarefy.recipes.target_plan import Plan, Search
 from rarefy.recipes.target_search import Densities
 from rarefy.recipes.target_times import Speed, pruned_as
+
+Weights = dict[str, list[Tensor]]  # of each site: the weight and the biases that a repair may move
 
 ALLOWED = 0.05  # a result further off than this has missed
 _ENOUGH = 0.03  # where corrections stop: the rest of what is allowed is for the next measurement's noise
@@ -105,7 +107,7 @@ class _Best:
 
     densities: Densities
     report: PruneReport
-    weights: list[Tensor]
+    weights: Weights
     speeds: tuple[Speed, ...]
 
     @property
@@ -123,7 +125,7 @@ class _Work:
 
     def __init__(self, job: Job, batches: Sequence[Any], options: dict[str, Any]) -> None:
         self.job, self.batches, self.options = job, batches, options
-        self.before = [site.parameter.detach().clone() for site in job.sites]
+        self.before = held(job)
         self.dense = copy.deepcopy(job.model)
         self._solver = Remembering(job.one_shot.solver)
         self._last: tuple[Densities, PruneReport] | None = None
@@ -144,16 +146,17 @@ class _Work:
     def _changed(self, densities: Densities, before: Densities, report: PruneReport) -> PruneReport | None:
         """The report after solving again the layers whose density changed; None where one of them was never seen."""
         job, rows = self.job, {row.name: row for row in report.sites}
-        changed = [(s, w) for s, w in zip(job.sites, self.before, strict=True) if densities[s.name] != before[s.name]]
-        if any(densities[s.name] < 1.0 and not (s.name in rows and self._solver.knows(s)) for s, _ in changed):
+        changed = [site for site in job.sites if densities[site.name] != before[site.name]]
+        anew = [site for site in changed if densities[site.name] < 1.0]
+        learnt = job.one_shot.learner is not None  # its masks belong to one density
+        if anew and (learnt or any(s.name not in rows or not self._solver.knows(s) for s in anew)):
             return None
         skipped = dict(report.skipped)
-        for site, weight in changed:
-            with torch.no_grad():
-                site.parameter.copy_(weight)
+        put_back(job, self.before, {site.name for site in changed})
+        for site in changed:
             row = rows.pop(site.name, None)
             if densities[site.name] < 1.0 and row is not None:
-                rows[site.name] = self._solver.again(site, job.pattern, densities[site.name], row)
+                rows[site.name] = self._solver.again(site, densities[site.name], row)
             else:
                 skipped[site.name] = "ignored as asked"
         order = [site.name for site in job.sites if site.name in rows]
@@ -165,7 +168,7 @@ class _Work:
         if best is not None and best.densities == densities:
             self._best = replace(best, speeds=(*best.speeds, speed))
         elif best is None or self.job.off(speed) < self.job.off(best.speed):
-            self._best = _Best(densities, report, [s.parameter.detach().clone() for s in self.job.sites], (speed,))
+            self._best = _Best(densities, report, held(self.job), (speed,))
         assert self._best is not None
         return self._best
 
@@ -176,8 +179,15 @@ class _Work:
         return self._best
 
 
-def put_back(job: Job, weights: Sequence[Tensor]) -> None:
-    """The sites' weights as they were."""
+def held(job: Job) -> Weights:
+    """Copies of each site's weight and biases."""
+    return {site.name: [t.detach().clone() for t in (site.parameter, *site.biases)] for site in job.sites}
+
+
+def put_back(job: Job, weights: Weights, names: Collection[str] | None = None) -> None:
+    """Weights and biases of the named sites (all if None) as they were."""
     with torch.no_grad():
-        for site, weight in zip(job.sites, weights, strict=True):
-            site.parameter.copy_(weight)
+        for site in job.sites:
+            if names is None or site.name in names:
+                for tensor, value in zip((site.parameter, *site.biases), weights[site.name], strict=True):
+                    tensor.copy_(value)

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -29,15 +30,16 @@ TIMED = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.05, 
 _ROUNDS = 31
 _DISTURBED = 1.25  # times the dense model's least time
 _TRIES = 5
+_BUSY = 1.6  # a kernel that was timed beside a dense layer slower than this, times its least, was disturbed
 
 
 class LayerTimes:
     """`times(site, density)`: milliseconds of the layer alone, sparse or dense, whichever is faster.
 
     Random weights of the site's shape with the pattern's zeros are timed at `TIMED` densities (once a shape and a
-    machine); between these the time is interpolated. precision: the types that the model is compiled with; in narrow
-    ones a whole layer has kernels too. A layer that has no sparse kernel counts nothing: its time is
-    part of the rest of the model.
+    machine); between these the time is interpolated, and what was measured while something else ran is left out.
+    precision: the types that the model is compiled with; in narrow ones a whole layer has kernels too. A layer that has
+    no sparse kernel counts nothing: its time is part of the rest of the model.
     """
 
     def __init__(self, pattern: Pattern, tokens: Mapping[str, int], precision: Precision = Precision()) -> None:
@@ -60,7 +62,8 @@ class LayerTimes:
             found = [self._ms(site, density, bias) for density in sorted(measured)]
             dense = min(dense for dense, _ in found)  # one layer's dense time, measured with each: the least disturbed
             whole = dense if self._precision.exact else min(self._ms(site, 1.0, bias))
-            self._curves[key] = [*sorted(measured), 1.0], [min(dense, sparse) for _, sparse in found] + [whole]
+            calm = [(d, t) for d, (beside, t) in zip(sorted(measured), found, strict=True) if beside <= _BUSY * dense]
+            self._curves[key] = [*(d for d, _ in calm), 1.0], _falling([*(min(dense, t) for _, t in calm), whole])
         return self._curves[key]
 
     def _ms(self, site: Site, density: float, bias: bool) -> tuple[float, float]:
@@ -71,6 +74,11 @@ class LayerTimes:
         added = torch.zeros(site.shape[0]) if bias else None
         ms = self._table.times(weight, added, self._tokens[site.name], self._types).ms
         return ms["dense"], min((t for name, t in ms.items() if name != "dense"), default=ms["dense"])
+
+
+def _falling(times: Sequence[float]) -> list[float]:
+    """Times by rising density, none above that of a denser weight: the rest is noise."""
+    return list(accumulate(reversed(times), min))[::-1]
 
 
 def _between(known: Sequence[float], times: Sequence[float], density: float) -> float:
