@@ -99,7 +99,10 @@ def training_methods() -> list[Entry]:
 
 
 STEPS = 24
-QUICK: dict[str, dict[str, Any]] = {}  # options of a method for runs of STEPS steps, where `every` is not enough
+QUICK: dict[str, dict[str, Any]] = {
+    "bdwp": {"pattern": "2:4"},
+    "sparse-wavernn": {"pattern": "block:4x1"},
+}  # options of a method for runs of STEPS steps, where `every` is not enough
 
 
 def options_of(entry: Entry, every: int = 4) -> dict[str, Any]:

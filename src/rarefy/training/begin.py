@@ -58,7 +58,7 @@ def begin(
         if not given
         else dict.fromkeys((w.name for w in weights), density)
     )
-    states = [_state(weight, support, densities[weight.name], method) for weight in weights]
+    states = [_state(weight, support, densities[weight.name], method, total_steps) for weight in weights]
     generator = torch.Generator().manual_seed(seed)
     keeps = method.transform.wants_dense_grad
     run = Run(model, inner, states, density, total_steps, generator, 0, batches, loss, keeps_memory=keeps)
@@ -81,7 +81,9 @@ def begin(
     return trainer
 
 
-def _state(weight: Site, pattern: Pattern, density: float, method: SparseMethod) -> WeightState:
+def _state(
+    weight: Site, pattern: Pattern, density: float, method: SparseMethod, total_steps: int | None
+) -> WeightState:
     rows, n = weight.shape
     tile = pattern.granularity
     if rows % tile[0] or n % tile[1]:
@@ -93,7 +95,8 @@ def _state(weight: Site, pattern: Pattern, density: float, method: SparseMethod)
         raise ModelError(f"{weight.name}: holds NaN or infinity; repair the model before training it")
     master = weight.read().to(weight.parameter.dtype) if method.transform.wants_master else None
     explored = torch.zeros(weight.shape, dtype=torch.bool)
-    return WeightState(weight, pattern, density, dense_mask(weight.shape), master, explored=explored)
+    mask = dense_mask(weight.shape)
+    return WeightState(weight, pattern, density, mask, master, explored=explored, total_steps=total_steps)
 
 
 def _pattern(pattern: str | Pattern | None, default: Pattern) -> Pattern:

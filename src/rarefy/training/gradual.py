@@ -30,12 +30,9 @@ class Gradual:
         return False
 
     def after(self, run: Run) -> None:
-        done = run.step + 1
-        first, last = self.clock.window(run, "gradual pruning")
-        if done != last and not (first <= done < last and (done - first) % self.clock.every == 0):
+        left = how_far(self.clock, self.schedule, run)
+        if left is None:
             return
-        curve = self.schedule or Cubic(1.0, 0.0, first, max(first + 1, last))
-        left = 0.0 if done == last else curve(done)
         for state in run.states:
             self._prune(run, state, left)
 
@@ -45,3 +42,16 @@ class Gradual:
             return  # N:M has one density: it is reached at the end
         score = self.score(state.value().float(), Evidence(state.name)).masked_fill(~state.mask, float("-inf"))
         run.set_mask(state, state.pattern.select(score, density) & state.mask)
+
+
+def how_far(clock: Clock, schedule: Schedule | None, run: Run) -> float | None:
+    """How much of the way is left after this step, from 1 (dense) to 0 (final); None where the clock does not tick.
+
+    Without a schedule the cubic curve over the clock's window, at whose end nothing is left in any case.
+    """
+    done = run.step + 1
+    first, last = clock.window(run, "gradual pruning")
+    if done != last and not (first <= done < last and (done - first) % clock.every == 0):
+        return None
+    curve = schedule or Cubic(1.0, 0.0, first, max(first + 1, last))
+    return 0.0 if done == last else curve(done)

@@ -1,0 +1,123 @@
+"""Movement pruning as training: scores learn from the gradients which weights move away from zero."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from rarefy.allocations.uniform import Uniform
+from rarefy.core.protocols import Allocation, Pattern, Schedule
+from rarefy.core.registry import method
+from rarefy.core.shapes import Mask, Weight
+from rarefy.core.topk import exact_count, keep_top
+from rarefy.patterns.fixed import fixed_density
+from rarefy.patterns.unstructured import Layerwise
+from rarefy.training.clock import Clock
+from rarefy.training.gradual import how_far
+from rarefy.training.method import SparseMethod
+from rarefy.training.run import Run
+from rarefy.training.starts import DenseStart
+
+_SCORE = "movement"
+
+
+@dataclass(frozen=True)
+class Moving:
+    """S <- S - rate * (g * w + push * sigmoid'(S)) for all weights, kept or not; w itself trains where it is kept.
+
+    g is the gradient at the masked weight, so g * w is the straight-through gradient of a mask entry. What is dropped
+    keeps its value behind the mask and comes back with it.
+    Source: Sanh et al. 2020, arXiv:2005.07683, eq. 4 and section 4.2 (push: its lambda_mvp).
+    """
+
+    rate: float = 1.0
+    push: float = 0.0
+    wants_dense_grad: ClassVar[bool] = True
+    hides_dropped: ClassVar[bool] = True
+    wants_master: ClassVar[bool] = True
+
+    def init(self, state: Any) -> None:
+        state.extra[_SCORE] = torch.zeros(state.weight.shape)
+
+    def view(self, weight: Weight, state: Any) -> Weight:
+        return weight * state.mask
+
+    def on_grad(self, grad: Weight, weight: Weight, state: Any) -> Weight:
+        score = state.extra[_SCORE]
+        gradient = (grad * weight).float()
+        if self.push:
+            half = score.sigmoid()
+            gradient = gradient + self.push * half * (1.0 - half)
+        state.extra[_SCORE] = score - self.rate * gradient
+        return grad * state.mask
+
+    def on_step(self, weight: Weight, state: Any) -> Weight:
+        return torch.where(state.mask, weight, state.master)
+
+
+@dataclass(frozen=True)
+class ByMovement:
+    """Masks of the largest scores, at a density that falls along a curve; `soft`: one threshold for all weights."""
+
+    clock: Clock
+    schedule: Schedule | None = None
+    soft: bool = False
+    needs_end: ClassVar[bool] = True
+
+    def before(self, run: Run) -> bool:
+        return False
+
+    def after(self, run: Run) -> None:
+        left = how_far(self.clock, self.schedule, run)
+        if left is None:
+            return
+        if self.soft:
+            scores = [state.extra[_SCORE] for state in run.states]
+            for state, mask in zip(run.states, together(scores, run.density + (1.0 - run.density) * left), strict=True):
+                run.set_mask(state, mask)
+            return
+        for state in run.states:
+            if fixed_density(state.pattern) is None or left == 0.0:
+                density = state.density + (1.0 - state.density) * left
+                run.set_mask(state, state.pattern.select(state.extra[_SCORE], density))
+
+
+def together(scores: list[Weight], density: float) -> list[Mask]:
+    """Masks of the best entries of all matrices together, at least one of each."""
+    flat = torch.cat([_with_best_first(score).flatten() for score in scores])
+    kept = keep_top(flat[None], max(len(scores), exact_count(len(flat), density)))[0]
+    parts = kept.split([score.numel() for score in scores])
+    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
+
+
+def _with_best_first(score: Weight) -> Weight:
+    lifted = score.float().flatten().clone()
+    lifted[lifted.argmax()] = float("inf")
+    return lifted
+
+
+@method("movement-pruning", source="Sanh et al. 2020, arXiv:2005.07683, section 4", protocols=("score", "transform"))
+def movement_pruning(
+    *,
+    pattern: Pattern = Layerwise(),
+    allocation: Allocation = Uniform(),
+    soft: bool = False,
+    every: int = 10,
+    begin: float = 0.1,
+    end: float = 0.75,
+    rate: float = 1.0,
+    push: float = 0.0,
+    schedule: Schedule | None = None,
+) -> SparseMethod:
+    """Fine-tunes and keeps the weights that move away from zero; scores of dropped ones go on, and they may return.
+
+    soft: one threshold for the scores of all weights together in place of the asked share of each, `push` being the
+    weight of the penalty sigmoid(S) in its scores. rate: of the scores; it changes no ranking while `push` is 0.
+    begin, end, every, schedule: of the density, as for "gmp-zhu-gupta"; masks are chosen anew at each tick.
+    Differs: scores are plain sums of gradients where the paper lets Adam train them; its soft threshold is a constant,
+    and what density comes of it is seen afterwards, while here it is the one that gives the asked density.
+    """
+    topology = ByMovement(Clock(every, begin, end), schedule, soft)
+    return SparseMethod(
+        DenseStart(), topology, Moving(rate, push), pattern=pattern, allocation=allocation, exact=not soft
+    )

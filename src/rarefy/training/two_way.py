@@ -1,0 +1,116 @@
+"""Layers whose backward pass to the inputs uses another weight than the forward pass."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rarefy.training.run import Run
+
+
+class _LinearProducts(torch.autograd.Function):
+    """y = x W^T; dx = dy W_b; dW = dy^T x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, backward_weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, backward_weight)
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, backward_weight = ctx.saved_tensors
+        dx = dy @ backward_weight if ctx.needs_input_grad[0] else None
+        dw = dy.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return dx, dw, None
+
+
+class _ConvProducts(torch.autograd.Function):
+    """The same three products of a convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, backward_weight: Tensor, settings: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(x, backward_weight)
+        ctx.settings = settings
+        return F.conv2d(x, weight, None, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, other = ctx.saved_tensors
+        dx = dw = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.nn.grad.conv2d_input(x.shape, other, dy, *ctx.settings)
+        if ctx.needs_input_grad[1]:
+            dw = torch.nn.grad.conv2d_weight(x, other.shape, dy, *ctx.settings)
+        return dx, dw, None, None
+
+
+class TwoWayLinear(nn.Linear):
+    """A linear layer whose input gradient is dy W_b, W_b being the buffer `backward_weight`."""
+
+    backward_weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        y: Tensor = _LinearProducts.apply(x, self.weight, self.backward_weight)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias
+
+
+class TwoWayConv2d(nn.Conv2d):
+    """A convolution whose input gradient is that of the buffer `backward_weight`."""
+
+    backward_weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        y: Tensor = _ConvProducts.apply(x, self.weight, self.backward_weight, settings)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {TwoWayLinear: nn.Linear, TwoWayConv2d: nn.Conv2d}
+
+
+def _kind(module: nn.Module) -> type[nn.Module] | None:
+    """The two-way class of a module; None for those whose products are not their own (recurrent, attention, ...)."""
+    if type(module) is nn.Linear:
+        return TwoWayLinear
+    if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        return TwoWayConv2d
+    return None
+
+
+@dataclass(frozen=True)
+class MakeTwoWay:
+    """Turns the linear and convolutional layers of the trained weights into two-way ones, in place.
+
+    The modules stay the same objects with the same parameters and names; only their class changes, and a buffer that
+    is not saved comes in. Other modules keep their ordinary backward pass.
+    """
+
+    def __call__(self, run: Run) -> None:
+        for state in run.states:
+            for module in state.weight.modules:
+                kind = _kind(module)
+                if kind is not None:
+                    module.__class__ = kind
+                    module.register_buffer("backward_weight", state.weight.parameter.detach().clone(), persistent=False)
+
+
+def one_way(model: nn.Module) -> list[str]:
+    """Turns two-way layers back into ordinary ones, in place; gives their names."""
+    found = [(name, module) for name, module in model.named_modules() if type(module) in _PLAIN]
+    for _, module in found:
+        module.__class__ = _PLAIN[type(module)]
+        del module.backward_weight
+    return [name for name, _ in found]
+
+
+def set_backward(modules: tuple[nn.Module, ...], weight: Tensor) -> None:
+    """Gives two-way layers the weight of their backward pass, in the parameter's shape."""
+    for module in modules:
+        if isinstance(module, TwoWayLinear | TwoWayConv2d):
+            module.backward_weight.copy_(weight)
