@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rarefy.core.errors import ShapeError
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
@@ -12,7 +11,13 @@ from rarefy.patterns.padded import PaddedNM
 from rarefy.training.method import SparseMethod
 from rarefy.training.refresh import Refresh
 from rarefy.training.starts import MagnitudeStart
-from rarefy.training.two_way import MakeTwoWay, set_backward
+from rarefy.training.two_way import MakeTwoWay, nm_of, set_backward
+
+
+def backward_weight(weight: Weight, pattern: NM) -> Weight:
+    """W_bp (out, in): of every M outputs the N largest; a rest of fewer than M keeps up to N."""
+    padded = PaddedNM(pattern.n, pattern.m)
+    return weight * padded.select(weight.float().abs().t().contiguous(), pattern.density).t()
 
 
 @dataclass(frozen=True)
@@ -22,23 +27,18 @@ class BothWays:
     The weight gradient is dense and updates all of w; decay: of what the forward pass drops, as in "sr-ste".
     """
 
-    n: int
-    m: int
     decay: float = 0.0
     wants_dense_grad: ClassVar[bool] = True
     hides_dropped: ClassVar[bool] = True
     wants_master: ClassVar[bool] = True
 
     def init(self, state: Any) -> None:
-        """Nothing to remember: the backward weight follows from the dense one."""
-
-    def backward_weight(self, weight: Weight) -> Weight:
-        """W_bp, (out, in); a rest of fewer than m outputs keeps up to n."""
-        kept = PaddedNM(self.n, self.m).select(weight.float().abs().t().contiguous(), self.n / self.m)
-        return weight * kept.t()
+        nm_of(state.pattern, "bdwp")  # nothing to remember: the backward weight follows from the dense one
 
     def view(self, weight: Weight, state: Any) -> Weight:
-        set_backward(state.weight.modules, state.weight.as_parameter(self.backward_weight(weight)))
+        set_backward(
+            state.weight.modules, state.weight.as_parameter(backward_weight(weight, nm_of(state.pattern, "bdwp")))
+        )
         return weight * state.mask
 
     def on_grad(self, grad: Weight, weight: Weight, state: Any) -> Weight:
@@ -56,10 +56,8 @@ def bdwp(*, pattern: Pattern = NM(2, 8), every: int = 1, decay: float = 0.0) -> 
     convolutions is chosen at each step; other layers (recurrent, attention projections) go back through their forward
     weight. `two_way.one_way(model)` makes the layers ordinary again. The decay is that of "sr-ste", off in the paper.
     """
-    if not isinstance(pattern, NM):
-        raise ShapeError(f"bdwp: {pattern} is not N:M, which is chosen along both axes; give for example '2:8'")
-    transform = BothWays(pattern.n, pattern.m, decay)
-    return SparseMethod(MagnitudeStart(), Refresh(every), transform, pattern=pattern, prepare=MakeTwoWay())
+    nm_of(pattern, "bdwp")
+    return SparseMethod(MagnitudeStart(), Refresh(every), BothWays(decay), pattern=pattern, prepare=MakeTwoWay())
 
 
 def sparse_products(pattern: NM) -> float:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rarefy.core.errors import ShapeError
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import method
 from rarefy.core.shapes import Mask, Weight
@@ -16,26 +15,26 @@ from rarefy.training.method import SparseMethod
 from rarefy.training.refresh import Refresh
 from rarefy.training.run import Run
 from rarefy.training.starts import MagnitudeStart
-from rarefy.training.two_way import MakeTwoWay, set_backward
+from rarefy.training.two_way import MakeTwoWay, nm_of, set_backward
 
 _ORDER = "order"
 
 
-def backward_mask(weight: Weight, forward: Mask, order: Tensor, n: int, m: int) -> Mask:
+def backward_mask(weight: Weight, forward: Mask, order: Tensor, pattern: NM) -> Mask:
     """N of every M kept weights along the outputs in a given order of them, inside the forward mask.
 
     weight, forward: (out, in); order: (out,) a permutation.
     """
     score = (weight.float().abs() * forward)[order].t().contiguous()
-    kept = PaddedNM(n, m).select(score, n / m).t()
+    kept = PaddedNM(pattern.n, pattern.m).select(score, pattern.density).t()
     found = torch.empty_like(forward)
     found[order] = kept
     return found & forward
 
 
-def best_order(weight: Weight, forward: Mask, orders: list[Tensor], n: int, m: int) -> Tensor:
+def best_order(weight: Weight, forward: Mask, orders: list[Tensor], pattern: NM) -> Tensor:
     """The order of the outputs whose backward mask keeps most weights, the first of equals."""
-    counts = torch.tensor([int(backward_mask(weight, forward, order, n, m).sum()) for order in orders])
+    counts = torch.tensor([int(backward_mask(weight, forward, order, pattern).sum()) for order in orders])
     return orders[int(counts.argmax())]
 
 
@@ -43,18 +42,17 @@ def best_order(weight: Weight, forward: Mask, orders: list[Tensor], n: int, m: i
 class InsideForward:
     """Forward w * M_f; backward to the inputs w * M_b, M_b inside M_f; decay of what M_f drops, as in SR-STE."""
 
-    n: int
-    m: int
     decay: float = 2e-4
     wants_dense_grad: ClassVar[bool] = True
     hides_dropped: ClassVar[bool] = True
     wants_master: ClassVar[bool] = True
 
     def init(self, state: Any) -> None:
+        nm_of(state.pattern, "bi-mask")
         state.extra[_ORDER] = torch.arange(state.weight.shape[0])
 
     def view(self, weight: Weight, state: Any) -> Weight:
-        inside = backward_mask(weight, state.mask, state.extra[_ORDER], self.n, self.m)
+        inside = backward_mask(weight, state.mask, state.extra[_ORDER], nm_of(state.pattern, "bi-mask"))
         set_backward(state.weight.modules, state.weight.as_parameter(weight * inside))
         return weight * state.mask
 
@@ -71,8 +69,6 @@ class Reorder:
 
     every: int
     candidates: int
-    n: int
-    m: int
     needs_end: ClassVar[bool] = False
 
     def before(self, run: Run) -> bool:
@@ -89,7 +85,8 @@ class Reorder:
         rows = state.weight.shape[0]
         drawn = [torch.randperm(rows, generator=run.generator) for _ in range(self.candidates)]
         orders = [state.extra[_ORDER], torch.arange(rows), *drawn]
-        state.extra[_ORDER] = run.agreed(best_order(state.value(), state.mask, orders, self.n, self.m))
+        pattern = nm_of(state.pattern, "bi-mask")
+        state.extra[_ORDER] = run.agreed(best_order(state.value(), state.mask, orders, pattern))
 
 
 @method("bi-mask", source="Zhang et al. 2023, arXiv:2302.06058, section 3.3", protocols=("pattern", "transform"))
@@ -102,8 +99,6 @@ def bi_mask(
     The backward mask acts in linear layers and 2-d convolutions; others go back through their forward weight.
     Differs: the order in use and the plain one are candidates too, so a search never makes it worse.
     """
-    if not isinstance(pattern, NM):
-        raise ShapeError(f"bi-mask: {pattern} is not N:M, which is chosen along both axes; give for example '2:4'")
-    topology = Reorder(every, candidates, pattern.n, pattern.m)
-    transform = InsideForward(pattern.n, pattern.m, decay)
-    return SparseMethod(MagnitudeStart(), topology, transform, pattern=pattern, prepare=MakeTwoWay())
+    nm_of(pattern, "bi-mask")
+    topology = Reorder(every, candidates)
+    return SparseMethod(MagnitudeStart(), topology, InsideForward(decay), pattern=pattern, prepare=MakeTwoWay())

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import method
-from rarefy.core.shapes import Mask, Weight
+from rarefy.core.shapes import Weight
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.unstructured import Layerwise
@@ -82,15 +83,15 @@ class ByMovement:
                 run.set_mask(state, state.pattern.select(state.extra[_SCORE], density))
 
 
-def together(scores: list[Weight], density: float) -> list[Mask]:
+def together(scores: list[Tensor], density: float) -> list[Tensor]:
     """Masks of the best entries of all matrices together, at least one of each."""
-    flat = torch.cat([_with_best_first(score).flatten() for score in scores])
+    flat = torch.cat([_with_best_first(score) for score in scores])
     kept = keep_top(flat[None], max(len(scores), exact_count(len(flat), density)))[0]
     parts = kept.split([score.numel() for score in scores])
     return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
-def _with_best_first(score: Weight) -> Weight:
+def _with_best_first(score: Tensor) -> Tensor:
     lifted = score.float().flatten().clone()
     lifted[lifted.argmax()] = float("inf")
     return lifted

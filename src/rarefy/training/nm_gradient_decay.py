@@ -132,7 +132,9 @@ class Tighten:
 
 def _nm(pattern: Pattern) -> NM:
     if not isinstance(pattern, NM):
-        raise ShapeError(f"nm-gradient-decay: {pattern} has no N of M to tighten; give an N:M pattern, or fade the mask")
+        raise ShapeError(
+            f"nm-gradient-decay: {pattern} has no N of M to tighten; give an N:M pattern, or fade the mask"
+        )
     return pattern
 
 
@@ -140,7 +142,9 @@ _KINDS = ("linear", "exponential", "stepwise", "geometric")
 
 
 @method(
-    "nm-gradient-decay", source="Bambhaniya et al. 2024, arXiv:2402.04744, section 4", protocols=("transform", "schedule")
+    "nm-gradient-decay",
+    source="Bambhaniya et al. 2024, arXiv:2402.04744, section 4",
+    protocols=("transform", "schedule"),
 )
 def nm_gradient_decay(
     *,

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rarefy.core.errors import ShapeError
+from rarefy.core.protocols import Pattern
+from rarefy.patterns.nm import NM
 from rarefy.training.run import Run
 
 
@@ -107,6 +110,13 @@ def one_way(model: nn.Module) -> list[str]:
         module.__class__ = _PLAIN[type(module)]
         del module.backward_weight
     return [name for name, _ in found]
+
+
+def nm_of(pattern: Pattern, where: str) -> NM:
+    """The pattern as N:M, or an error that says who needs it along both axes."""
+    if not isinstance(pattern, NM):
+        raise ShapeError(f"{where}: {pattern} is not N:M, which is chosen along both axes; give for example '2:4'")
+    return pattern
 
 
 def set_backward(modules: tuple[nn.Module, ...], weight: Tensor) -> None:
