@@ -1,5 +1,7 @@
 """AC/DC takes turns, its masks move between turns, and its tools say whether the training was long enough."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -44,7 +46,7 @@ def test_phases_alternate_and_the_mask_moves_between_them() -> None:
 def test_a_number_of_phases_fills_the_time_whatever_the_length() -> None:
     for steps in (40, 80):
         dense = [dense for dense, _ in phases(acdc_plus_plus(phases=4, begin=0.2, end=0.8), steps)]
-        turns = sum(a != b for a, b in zip(dense, dense[1:], strict=False))
+        turns = sum(a != b for a, b in pairwise(dense))
         assert turns == 5 and dense[0] and not dense[-1]  # the warm-up, four phases, and the sparse end
 
 

@@ -8,6 +8,7 @@ import torch
 from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import ShapeError, SparsityError, UnknownNameError
 from rarefy.patterns.nm import NM
+from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.method import SparseMethod
 from rarefy.training.nm_gradient_decay import Fade, nm_gradient_decay, tightening
 from rarefy.training.sr_ste import sr_ste
@@ -85,6 +86,4 @@ def test_other_patterns_and_kinds_are_refused() -> None:
     with pytest.raises(SparsityError, match="shares of the steps"):
         nm_gradient_decay(begin=0.5, end=0.5)
     with pytest.raises(ShapeError, match="no N of M to tighten"):
-        from rarefy.patterns.unstructured import Layerwise
-
         nm_gradient_decay(kind="stepwise", pattern=Layerwise())

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import grad
 
 from rarefy.core.errors import ShapeError
 from rarefy.core.protocols import Pattern
@@ -43,9 +44,9 @@ class _ConvProducts(torch.autograd.Function):
         x, other = ctx.saved_tensors
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx = torch.nn.grad.conv2d_input(x.shape, other, dy, *ctx.settings)
+            dx = grad.conv2d_input(x.shape, other, dy, *ctx.settings)
         if ctx.needs_input_grad[1]:
-            dw = torch.nn.grad.conv2d_weight(x, other.shape, dy, *ctx.settings)
+            dw = grad.conv2d_weight(x, other.shape, dy, *ctx.settings)
         return dx, dw, None, None
 
 
@@ -57,7 +58,7 @@ class TwoWayLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return super().forward(x)
-        y: Tensor = _LinearProducts.apply(x, self.weight, self.backward_weight)  # type: ignore[no-untyped-call]
+        y: Tensor = _LinearProducts.apply(x, self.weight, self.backward_weight)
         return y if self.bias is None else y + self.bias
 
 
@@ -70,7 +71,7 @@ class TwoWayConv2d(nn.Conv2d):
         if not torch.is_grad_enabled():
             return super().forward(x)
         settings = (self.stride, self.padding, self.dilation, self.groups)
-        y: Tensor = _ConvProducts.apply(x, self.weight, self.backward_weight, settings)  # type: ignore[no-untyped-call]
+        y: Tensor = _ConvProducts.apply(x, self.weight, self.backward_weight, settings)
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
