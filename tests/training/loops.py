@@ -102,6 +102,7 @@ STEPS = 24
 QUICK: dict[str, dict[str, Any]] = {
     "bdwp": {"pattern": "2:4"},
     "sparse-wavernn": {"pattern": "block:4x1"},
+    "blast-block-sparse": {"pattern": "block:4x4"},
 }  # options of a method for runs of STEPS steps, where `every` is not enough
 
 

@@ -8,7 +8,8 @@ import rarefy
 from contracts.impostor import assert_beats_impostor
 from rarefy.training.gmp import gmp
 from rarefy.training.method import SparseMethod
-from rarefy.training.movement_pruning import Moving, movement_pruning, together
+from rarefy.training.movement_pruning import Moving, movement_pruning
+from rarefy.training.together import together
 from training.loops import mlp, sgd, start, train
 
 

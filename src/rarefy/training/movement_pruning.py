@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
-from rarefy.core.topk import exact_count, keep_top
 from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.clock import Clock
@@ -18,6 +16,7 @@ from rarefy.training.gradual import how_far
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
+from rarefy.training.together import together
 
 _SCORE = "movement"
 
@@ -81,20 +80,6 @@ class ByMovement:
             if fixed_density(state.pattern) is None or left == 0.0:
                 density = state.density + (1.0 - state.density) * left
                 run.set_mask(state, state.pattern.select(state.extra[_SCORE], density))
-
-
-def together(scores: list[Tensor], density: float) -> list[Tensor]:
-    """Masks of the best entries of all matrices together, at least one of each."""
-    flat = torch.cat([_with_best_first(score) for score in scores])
-    kept = keep_top(flat[None], max(len(scores), exact_count(len(flat), density)))[0]
-    parts = kept.split([score.numel() for score in scores])
-    return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
-
-
-def _with_best_first(score: Tensor) -> Tensor:
-    lifted = score.float().flatten().clone()
-    lifted[lifted.argmax()] = float("inf")
-    return lifted
 
 
 @method("movement-pruning", source="Sanh et al. 2020, arXiv:2005.07683, section 4", protocols=("score", "transform"))
