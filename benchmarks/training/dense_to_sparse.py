@@ -1,7 +1,7 @@
 """Accuracy of the dense-to-sparse and N:M methods on MNIST at equal steps, each beside its plain rival.
 
-Usage: python benchmarks/training/dense_to_sparse.py DATA [--steps 600] [--seeds 3] [--only NAME ...] > table.md
-DATA: a folder with mnist/train-images-idx3-ubyte.gz and its kin. 5,000 training images, 784-256-128-10, AdamW.
+Usage: python benchmarks/training/dense_to_sparse.py DATA [--steps 600] [--seeds 3] [--width 256] > table.md
+DATA: a folder with mnist/train-images-idx3-ubyte.gz and its kin. 5,000 training images, 784-width-width/2-10, AdamW.
 """
 
 import argparse
@@ -53,14 +53,16 @@ def images(folder: Path, kind: str, count: int) -> tuple[Tensor, Tensor]:
     return (x - 0.1307) / 0.3081, torch.from_numpy(labels[:count].astype(np.int64))
 
 
-def run(method: str, options: dict[str, Any], data: tuple[Tensor, ...], steps: int, seed: int) -> tuple[float, float]:
+def run(
+    method: str, options: dict[str, Any], data: tuple[Tensor, ...], steps: int, seed: int, width: int = 256
+) -> tuple[float, float]:
     """Test accuracy and training loss of one training."""
     x, y, x_test, y_test = data
     options = dict(options)
     steps *= options.pop("length", 1)
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
+        nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 10)
     )  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -83,8 +85,10 @@ def run(method: str, options: dict[str, Any], data: tuple[Tensor, ...], steps: i
     return accuracy, under_training(model, [(x, y)]).loss
 
 
-def row(name: str, method: str, options: dict[str, Any], data: tuple[Tensor, ...], steps: int, seeds: int) -> None:
-    found = [run(method, options, data, steps, seed) for seed in range(seeds)]
+def row(
+    name: str, method: str, options: dict[str, Any], data: tuple[Tensor, ...], steps: int, seeds: int, width: int
+) -> None:
+    found = [run(method, options, data, steps, seed, width) for seed in range(seeds)]
     accuracy, loss = zip(*found, strict=True)
     spread = statistics.stdev(accuracy) * 100 if seeds > 1 else 0.0
     mean = statistics.mean(accuracy) * 100
@@ -96,14 +100,15 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--sparsities", type=float, nargs="*", default=[0.98, 0.9])
     parser.add_argument("--only", nargs="*")
     given = parser.parse_args()
     folder = given.data / "mnist"
     data = (*images(folder, "train", 5000), *images(folder, "t10k", 10000))
     head = "| method | test accuracy, % | sd | training loss |\n|---|---|---|---|"
     for title, table, common in (
-        ("98 % unstructured", UNSTRUCTURED, {"sparsity": 0.98}),
-        ("90 % unstructured", UNSTRUCTURED, {"sparsity": 0.9}),
+        *((f"{s:.0%} unstructured", UNSTRUCTURED, {"sparsity": s}) for s in given.sparsities),
         (
             "1:16",
             {k: v for k, v in NM.items() if k not in ("bdwp", "bi-mask", "transposable-ste")},
@@ -113,10 +118,10 @@ def main() -> int:
         ("t2:8", {"transposable-ste": NM["transposable-ste"]}, {"pattern": "t2:8"}),
     ):
         print(f"\n## {title}\n\n{head}", flush=True)
-        row("dense", "static", {"sparsity": 0.0}, data, given.steps, given.seeds)
+        row("dense", "static", {"sparsity": 0.0}, data, given.steps, given.seeds, given.width)
         for name, (method, options) in table.items():
             if not given.only or name in given.only or method in given.only:
-                row(name, method, {**options, **common}, data, given.steps, given.seeds)
+                row(name, method, {**options, **common}, data, given.steps, given.seeds, given.width)
     return 0
 
 

@@ -6,7 +6,6 @@ import torch
 import rarefy
 from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import SparsityError
-from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.aswl import aswl, budget, slope
 from rarefy.training.method import SparseMethod
@@ -64,5 +63,3 @@ def test_the_budget_is_met_and_nobody_is_left_empty_or_overfull() -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(SparsityError, match="a share 0 < end <= 1"):
         aswl(rate=0.0)
-    with pytest.raises(SparsityError, match="no free density"):
-        aswl(pattern=NM(2, 4))

@@ -72,7 +72,7 @@ def test_it_cuts_as_soon_as_the_pruned_net_is_good_enough() -> None:
     size = sum(s.mask.numel() for s in trainer.run.states)
     assert 16 < trainer.run.memory["cut"] < 144
     assert abs(trainer.sparsity - 0.8) < 1 / size
-    assert sum(float(loss_of(task.model, b)) for b in task.batches) / 4 <= trainer.run.memory["dense"]
+    assert sum(float(loss_of(task.model, b).detach()) for b in task.batches) / 4 <= trainer.run.memory["dense"]
 
 
 def test_without_data_the_cut_comes_at_the_end_of_the_window() -> None:
@@ -83,7 +83,11 @@ def test_without_data_the_cut_comes_at_the_end_of_the_window() -> None:
 
 
 def test_other_patterns_are_refused() -> None:
-    from rarefy.patterns.nm import NM
-
-    with pytest.raises(SparsityError, match="does not let all weights compete"):
-        hypersparse_art(pattern=NM(2, 4))
+    task = mlp()
+    before = [p.detach().clone() for p in task.model.parameters()]
+    for name, options in (("hypersparse-art", {}), ("aswl", {}), ("movement-pruning", {"soft": True})):
+        with pytest.raises(SparsityError, match="chooses how many weights each layer keeps"):
+            start(task, name, pattern="2:4", sparsity=0.5, **options)
+    assert all(torch.equal(a, b) for a, b in zip(before, task.model.parameters(), strict=True))
+    with pytest.raises(SparsityError, match="give >= 0, >= 1 and >= 1"):
+        hypersparse_art(growth=0.5)

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import SparsityError
-from rarefy.core.protocols import Pattern
 from rarefy.core.registry import method
 from rarefy.core.topk import exact_count, keep_top
-from rarefy.patterns.unstructured import Layerwise
+from rarefy.training.free_pattern import FreePattern
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import MagnitudeStart
@@ -108,7 +107,9 @@ class LearnRatios:
         sizes = torch.tensor([float(s.mask.numel()) for s in run.states])
         with torch.enable_grad():
             densities = attention(_squeeze(run), units)
-            slopes = run.agreed(torch.tensor([slope(s, float(d)) for s, d in zip(run.states, densities, strict=True)]))
+            slopes = run.agreed(
+                torch.tensor([slope(s, d) for s, d in zip(run.states, densities.tolist(), strict=True)])
+            )
             task = (slopes / slopes.abs().max().clamp_min(1e-30) * densities / run.density).mean()
             mean = (densities * sizes).sum() / sizes.sum()
             grads = torch.autograd.grad(task + self.pull * (mean / run.density - 1.0) ** 2, units)
@@ -121,7 +122,7 @@ def _squeeze(run: Run) -> Tensor:
 
 
 @method("aswl", source="He et al. 2021, arXiv:2111.02399, section 3", protocols=("allocation", "transform"))
-def aswl(*, pattern: Pattern = Layerwise(), rate: float = 0.05, pull: float = 4.0, end: float = 0.75) -> SparseMethod:
+def aswl(*, rate: float = 0.05, pull: float = 4.0, end: float = 0.75) -> SparseMethod:
     """Learns how sparse each layer should be while it trains: attention units give densities, magnitude masks.
 
     The forward pass sees the sparse weights, the gradient updates the dense ones (straight-through), so weights return
@@ -132,7 +133,5 @@ def aswl(*, pattern: Pattern = Layerwise(), rate: float = 0.05, pull: float = 4.
     """
     if rate <= 0.0 or pull < 0.0 or not 0.0 < end <= 1.0:
         raise SparsityError(f"aswl: rate={rate}, pull={pull}, end={end}; give > 0, >= 0 and a share 0 < end <= 1")
-    if not isinstance(pattern, Layerwise):
-        raise SparsityError(f"aswl: {pattern} has no free density for each layer; leave the pattern out")
     topology = LearnRatios(rate, pull, end)
-    return SparseMethod(MagnitudeStart(), topology, StraightThrough(), pattern=pattern, exact=False)
+    return SparseMethod(MagnitudeStart(), topology, StraightThrough(), prepare=FreePattern("aswl"), exact=False)

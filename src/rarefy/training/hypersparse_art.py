@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import SparsityError
-from rarefy.core.protocols import Pattern
 from rarefy.core.registry import method
 from rarefy.core.topk import exact_count
-from rarefy.patterns.unstructured import Layerwise
+from rarefy.training.free_pattern import FreePattern
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
@@ -97,7 +96,6 @@ class CutWhenReady:
 )
 def hypersparse_art(
     *,
-    pattern: Pattern = Layerwise(),
     first: float = 5e-6,
     growth: float = 1.05,
     every: int = 100,
@@ -113,10 +111,8 @@ def hypersparse_art(
     """
     if first < 0.0 or growth < 1.0 or every < 1:
         raise SparsityError(f"hypersparse-art: first={first}, growth={growth}, every={every}; give >= 0, >= 1 and >= 1")
-    if not isinstance(pattern, Layerwise):
-        raise SparsityError(f"hypersparse-art: {pattern} does not let all weights compete; leave the pattern out")
     if not 0.0 <= begin < end <= 1.0:
         raise SparsityError(f"begin={begin}, end={end}: shares of the steps, 0 <= begin < end <= 1")
     penalty = HyperSparse(first, growth, every, begin)
     topology = CutWhenReady(every, begin, end)
-    return SparseMethod(DenseStart(), topology, penalty=penalty, pattern=pattern, exact=False)
+    return SparseMethod(DenseStart(), topology, penalty=penalty, prepare=FreePattern("hypersparse-art"), exact=False)

@@ -13,6 +13,7 @@ from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.clock import Clock
+from rarefy.training.free_pattern import FreePattern
 from rarefy.training.gradual import Gradual
 from rarefy.training.method import SparseMethod, Topology
 from rarefy.training.run import Run
@@ -133,4 +134,12 @@ def irrelevant_weight_decay(
     topology: Topology = Gradual(clock, schedule) if tolerance is None else InRounds(tolerance, clock)
     decay = DecayIrrelevant(strength, scale)
     exact = tolerance is None
-    return SparseMethod(DenseStart(), topology, decay, pattern=pattern, allocation=allocation, exact=exact)
+    return SparseMethod(
+        DenseStart(),
+        topology,
+        decay,
+        pattern=pattern,
+        allocation=allocation,
+        prepare=None if exact else FreePattern("irrelevant-weight-decay with a tolerance"),
+        exact=exact,
+    )

@@ -12,6 +12,7 @@ from rarefy.core.shapes import Weight
 from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.clock import Clock
+from rarefy.training.free_pattern import FreePattern
 from rarefy.training.gradual import how_far
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
@@ -105,5 +106,11 @@ def movement_pruning(
     """
     topology = ByMovement(Clock(every, begin, end), schedule, soft)
     return SparseMethod(
-        DenseStart(), topology, Moving(rate, push), pattern=pattern, allocation=allocation, exact=not soft
+        DenseStart(),
+        topology,
+        Moving(rate, push),
+        pattern=pattern,
+        allocation=allocation,
+        prepare=FreePattern("movement-pruning, soft") if soft else None,
+        exact=not soft,
     )
