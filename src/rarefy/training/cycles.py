@@ -86,8 +86,8 @@ def run_cycle(train: Train, cycle: Cycle) -> int:
     train(cycle.model, cycle)
     if len(cycle.attached) != 1:
         raise SparsityError(
-            f"train: called cycle.attach(optimizer) {len(cycle.attached)} times; call it once and step with the trainer "
-            "that it gives"
+            f"train: called cycle.attach(optimizer) {len(cycle.attached)} times; call it once and step with the "
+            "trainer that it gives"
         )
     return cycle.attached[0].detach().step
 

@@ -46,7 +46,7 @@ def lottery_tickets(
     evaluate: Callable[[nn.Module], float] | None = None,
     seed: int = 0,
 ) -> Ticket:
-    """Trains, prunes the smallest weights of the whole model, puts the rest back to where it was early on, and again.
+    """Trains, prunes the smallest weights of the model, puts the rest back to where it was early on; repeats.
 
     train: `train(model, cycle)` trains the model in place from its present weights and keeps the cycle's masks by
     `trainer = cycle.attach(optimizer)`; after rewinding its schedule begins at `cycle.first_step`. rounds: of pruning,

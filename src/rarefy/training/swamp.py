@@ -61,8 +61,8 @@ def swamp(
     """Iterative magnitude pruning whose ranking comes from the mean of several trainings, each a mean over its end.
 
     train: as for `lottery_tickets`. The first training (seed `seed`) is dense and gives the weights of step `rewind`,
-    to which every round returns. average_from: the step of a training from which its weights are averaged (None: its last
-    weights alone). With one particle and no averaging this is `lottery_tickets`. The paper prunes 20 % a round.
+    to which every round returns. average_from: the step of a training from which its weights are averaged (None: its
+    last weights alone). With one particle and no averaging this is `lottery_tickets`. The paper prunes 20 % a round.
     """
     if particles < 1:
         raise SparsityError(f"particles: {particles} is not a number of models; give at least 1")
