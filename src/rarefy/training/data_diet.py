@@ -91,7 +91,7 @@ def keep_examples(
 def _classes(y: Tensor, logits: Tensor) -> Tensor:
     if logits.dim() != 2 or y.shape != logits.shape[:1] or y.is_floating_point():
         raise DataError(
-            f"el2n: logits {tuple(logits.shape)} and labels {tuple(y.shape)} ({y.dtype}) have to be (examples, classes) "
+            f"el2n: logits {tuple(logits.shape)} and labels {tuple(y.shape)} ({y.dtype}) must be (examples, classes) "
             "and whole class numbers (examples,)"
         )
     return y
