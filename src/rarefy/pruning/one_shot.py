@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.errors import SparsityError
+from rarefy.core.grid import QuantizeSpec
 from rarefy.core.protocols import Allocation, Pattern, Score, Solver
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.pruning.ladder import Ladder
@@ -18,6 +19,7 @@ class OneShot:
     criterion cannot be had for all layers at once. rounds: times that evidence is collected anew while the density
     falls to the one asked, by the `ladder` (see `pruning.ladder`); dealt: each round sees its own part of the data.
     learner: finds the masks of all layers together, from the loss; the solver then gets what is left of the weights.
+    quantize: what the solver rounds the kept weights to, where it does.
     """
 
     solver: Solver
@@ -28,6 +30,7 @@ class OneShot:
     ladder: Ladder = "geometric"
     dealt: bool = False
     learner: MaskLearner | None = None
+    quantize: QuantizeSpec | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from rarefy.calibration.match import BlockMatch
 from rarefy.core.errors import SparsityError, unknown_name
+from rarefy.core.grid import QuantizeSpec
 from rarefy.core.joint import JointSolver
 from rarefy.pruning.one_shot import OneShot
 from rarefy.solvers.repaired import Repaired
@@ -11,7 +12,9 @@ from rarefy.solvers.repaired import Repaired
 _KINDS = ("bias", "weights", "block")
 
 
-def with_repair(one_shot: OneShot, repair: str | None) -> tuple[OneShot, BlockMatch | None]:
+def with_repair(
+    one_shot: OneShot, repair: str | None, quantize: QuantizeSpec | None = None
+) -> tuple[OneShot, BlockMatch | None]:
     """The method with its solver wrapped, and the fit of whole blocks if that is asked for.
 
     repair: None, or words joined by "+": "bias" and "weights" by least squares on each layer (`solvers.repaired`),
@@ -25,6 +28,12 @@ def with_repair(one_shot: OneShot, repair: str | None) -> tuple[OneShot, BlockMa
         raise SparsityError(
             f"repair={repair!r}: {type(one_shot.solver).__name__} decides over all layers together and repairs them "
             "itself, while this repair works layer by layer; leave it out"
+        )
+    rounded = quantize or one_shot.quantize
+    if "block" in words and rounded is not None:
+        raise SparsityError(
+            f'repair="block" would move weights off their grid ({rounded}); leave it out, or take the method gqsa, '
+            "which fits blocks on the grid"
         )
     match = BlockMatch() if "block" in words else None
     if "weights" in words or "bias" in words:

@@ -25,6 +25,13 @@ class SiteReport:
     def sparsity(self) -> float:
         return self.zeros / self.size
 
+    @property
+    def stored_bytes(self) -> int:
+        """Of the weight in a file."""
+        rows, width = self.shape
+        sparse = 4 * (self.size - self.zeros) + rows * ((width + 7) // 8 + 8)
+        return int(self.result.get("bytes", sparse))
+
 
 @dataclass(frozen=True)
 class PruneReport:
@@ -56,8 +63,9 @@ class PruneReport:
 
     @property
     def sparse_bytes(self) -> int:
-        """Bytes of the pruned layers stored as bitmask, values and row offsets (what `save` writes in float32)."""
-        return sum(4 * (s.size - s.zeros) + s.shape[0] * ((s.shape[1] + 7) // 8 + 8) for s in self.sites)
+        """Bytes of the pruned layers as `save` writes them: bitmask, float32 values and row offsets, or integers with their
+        scales where the layer was rounded."""
+        return sum(s.stored_bytes for s in self.sites)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, totals included."""

@@ -11,10 +11,12 @@ from rarefy.allocations.uniform import Uniform
 from rarefy.calibration import collect, collect_whole, runner, walk
 from rarefy.calibration.blocks import Inputs
 from rarefy.core.evidence import Evidence, Need
+from rarefy.core.grid import attach_grid
 from rarefy.core.joint import JointSolver
 from rarefy.core.protocols import Allocation, Search
 from rarefy.core.site import Site
 from rarefy.core.topk import exact_count
+from rarefy.formats.codes import stored_bytes
 from rarefy.pruning.job import Job
 from rarefy.pruning.joint import one_budget, solve_together, supports_of
 from rarefy.pruning.ladder import dealt
@@ -104,7 +106,12 @@ class Work:
         weight = site.read()
         solution = solve(job.one_shot.solver, weight, job.patterns[site.name], density, evidence, site.groups)
         site.write(solution.weight, solution.mask)
+        attach_grid(site, solution.grid)
         result = dict(solution.result)
+        if solution.grid is not None:
+            zeroed = int((solution.mask & (solution.weight == 0)).sum())
+            stored = stored_bytes(solution.grid.round(solution.weight))
+            result |= {"bits": solution.grid.bits, "rounded_to_zero": zeroed, "bytes": stored}
         if solution.shift is not None and not site.shift(solution.shift):
             result["bias"] = "none to repair"
         error = output_error(weight, solution.weight, evidence, site.groups)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rarefy.calibration.batches import as_batches, inference, runner
 from rarefy.core.errors import SparsityError
+from rarefy.core.grid import QuantizeSpec
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.explain import LayerRow
@@ -33,6 +34,7 @@ def prune(
     ignore: Sequence[str] = (),
     undivided: str = "error",
     repair: str | None = None,
+    quantize: QuantizeSpec | None = None,
     seed: int = 0,
     measure: bool = True,
     weights: str = "fp32",
@@ -51,8 +53,10 @@ def prune(
     if target_speedup is not None:
         if sparsity is not None:
             raise SparsityError("prune: sparsity and target_speedup exclude each other; give the one that matters")
-        if repair is not None or undivided != "error" or isinstance(allocation, Search):
-            raise SparsityError("prune: target_speedup takes no repair=, no undivided= and no search; leave them out")
+        if repair is not None or quantize is not None or undivided != "error" or isinstance(allocation, Search):
+            raise SparsityError(
+                "prune: target_speedup takes no repair=, no quantize=, no undivided= and no search; leave them out"
+            )
         return prune_to_speed(
             model,
             method,
@@ -85,6 +89,7 @@ def prune(
         ignore=ignore,
         undivided=undivided,
         repair=repair,
+        quantize=quantize,
         seed=seed,
         **options,
     )
