@@ -53,7 +53,7 @@ def test_gptq() -> None:
 
 
 def left_to_right(w: np.ndarray, hessian: np.ndarray, scale: np.ndarray, keep: np.ndarray, most: int) -> np.ndarray:
-    """Each column in order: the dropped to zero and the kept to the grid, the error eliminated exactly from the rest."""
+    """Each column in order: the dropped to zero, the kept to the grid, the error eliminated exactly from the rest."""
     w, inverse = w.copy(), np.linalg.inv(hessian)
     codes = np.zeros_like(w)
     for j in range(w.shape[1]):

@@ -15,6 +15,7 @@ from rarefy.formats.bitmask import popcount
 
 PARTS = ("codes", "scale", "present", "form")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_SHORT = (torch.bfloat16, torch.float16)
 UNITS = (0, 1, 16)  # integers that are left out together where all are zero; 0: none is
 _HEAD = 6  # numbers in `form` before the tensor's own shape
 _LARGEST = 2**48
@@ -22,8 +23,8 @@ _LARGEST = 2**48
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A stored weight. shape, dtype: of the dense tensor, whose rows are those of `quantized`, or its columns where it is
-    transposed."""
+    """A stored weight. shape, dtype: of the dense tensor, whose rows are those of `quantized`, or its columns where it
+    is transposed."""
 
     shape: tuple[int, ...]
     quantized: QuantizedWeight
@@ -50,18 +51,17 @@ def pack(stored: Codes) -> dict[str, Tensor]:
     """The four tensors of `PARTS`, with the unit that takes the fewest bytes.
 
     codes: uint8, one integer a byte or two (the first low), of the units that are there, in row-major order; scale:
-    bfloat16 where that is exact, else float32, of the groups that are not all zero; present: a bit a unit, rows apart;
-    form: bits, unit, groups, transposed, type, rows, then the shape.
+    bfloat16 or float16 where that is exact, else float32, of the groups that are not all zero; present: a bit a unit,
+    rows apart; form: bits, unit, groups, transposed, type, rows, then the shape.
     """
     q = stored.quantized
     unit = min(UNITS, key=lambda u: _size(q, u))
     values = q.values if unit == 0 else _units(q.values, unit)[_present(q.values, unit)]
     scale = q.scale[_full(q)]
-    short = scale.to(torch.bfloat16)
     head = [q.bits, unit, q.groups, int(stored.transposed), _DTYPES.index(stored.dtype), q.shape[0]]
     return {
         "codes": _narrow(values.reshape(-1), q.bits),
-        "scale": short if torch.equal(short.float(), scale) else scale.clone(),
+        "scale": next((s for s in map(scale.to, _SHORT) if torch.equal(s.float(), scale)), scale.clone()),
         "present": torch.empty(0, dtype=torch.uint8) if unit == 0 else pack_bits(_present(q.values, unit)),
         "form": torch.tensor([*head, *stored.shape], dtype=torch.int64),
     }
@@ -157,7 +157,7 @@ def _scales(scale: Tensor, values: Tensor, groups: int, name: str) -> Tensor:
     """(rows, groups), 1 for groups of nothing but zeros."""
     rows = values.shape[0]
     full = values.reshape(rows, groups, -1).ne(0).any(-1) if values.numel() else torch.zeros(rows, groups).bool()
-    right = scale.dtype in (torch.bfloat16, torch.float32) and tuple(scale.shape) == (int(full.sum()),)
+    right = scale.dtype in (*_SHORT, torch.float32) and tuple(scale.shape) == (int(full.sum()),)
     _require(right, name, f"{tuple(scale.shape)} scales are stored for {int(full.sum())} groups")
     _require(bool((scale.float() > 0).all() and scale.float().isfinite().all()), name, "a scale is not positive")
     found = torch.ones(rows, groups)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from safetensors.torch import save as serialized
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,7 +27,7 @@ _DENSE_TYPES = VALUE_TYPES | {
     *(torch.bool, torch.complex64, torch.uint16, torch.uint32, torch.uint64),
     *(torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
 }
-_NAMING_BYTES = 700  # what three more header entries and digests cost; smaller tensors stay dense
+NAMING_BYTES = 700  # what three more header entries and digests cost; smaller tensors stay dense
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def prepare(
 ) -> Prepared:
     """Lays tensors out for a file, each sparse where that is smaller and dense otherwise.
 
-    codes: the integers of tensors that lie on a grid, which are stored in their place. A tensor stored sparse or so comes
-    back equal, its -0.0 as +0.0; one stored dense comes back bit for bit.
+    codes: the integers of tensors that lie on a grid, which are stored in their place. A tensor stored sparse or so
+    comes back equal, its -0.0 as +0.0; one stored dense comes back bit for bit.
     Raises DTypeError for a type that the file format does not have.
     """
     parts: dict[str, Tensor] = {}
@@ -113,6 +114,11 @@ def _laid_out(
     if packed and prefix is not None:
         return "sparse-bitmask", prefix, {join(prefix, part): value for part, value in packed.items()}
     return "dense", name, {name: dense}
+
+
+def file_bytes(prepared: Prepared) -> int:
+    """How large the file will be, its header with it."""
+    return len(serialized(dict(prepared.parts), metadata=dict(prepared.metadata)))
 
 
 def write(path: Path, prepared: Prepared) -> None:
@@ -159,12 +165,12 @@ def _unpack(
 
 def _pack_if_smaller(dense: Tensor) -> dict[str, Tensor] | None:
     """The parts of a tensor if they take fewer bytes than the tensor, counted before anything is packed."""
-    if dense.dtype not in VALUE_TYPES or dense.dim() < 2 or dense.nbytes <= _NAMING_BYTES:
+    if dense.dtype not in VALUE_TYPES or dense.dim() < 2 or dense.nbytes <= NAMING_BYTES:
         return None
     rows = dense.shape[0]
     bits = rows * ((dense.numel() // rows + 7) // 8)
     kept = int(dense.ne(0).sum())
-    if kept * dense.element_size() + bits + 8 * (rows + dense.dim()) + _NAMING_BYTES >= dense.nbytes:
+    if kept * dense.element_size() + bits + 8 * (rows + dense.dim()) + NAMING_BYTES >= dense.nbytes:
         return None
     return bitmask.pack(Packed.from_dense(dense))
 

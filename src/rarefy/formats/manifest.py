@@ -21,7 +21,8 @@ _KEYS = ("rarefy.layout", "rarefy.manifest", "rarefy.digest")
 class Manifest:
     """Layout version 1.
 
-    sparse: {parameter: prefix of its four stored tensors}; codes: the same of those stored as integers; aliases: {tied name: parameter that holds it};
+    sparse: {parameter: prefix of its four stored tensors}; codes: the same of those stored as integers;
+    aliases: {tied name: parameter that holds it};
     digests: {stored tensor: sha256 of its name, type, shape and bytes}.
     """
 

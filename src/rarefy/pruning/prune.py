@@ -74,15 +74,20 @@ def prune(
     one_shot = with_rounding(one_shot, quantize)
     tried = isinstance(spread, Search)
     needs = one_shot.solver.needs | (frozenset() if isinstance(spread, Search) else spread.needs)
-    batches = as_batches(data, method=name, needed=bool(needs) or tried or match is not None)
+    batches = as_batches(
+        data, method=name, needed=bool(needs) or tried or match is not None or one_shot.finish is not None
+    )
     sites, ignored = find_sites(model, ignore)
     patterns, misfits = fit_patterns(sites, support, undivided, one_shot.quantize)
     sites = [site for site in sites if site.name in patterns]
     rounds = 1 if fixed_density(support) else one_shot.rounds
     with _all_or_nothing(sites):
+        finish = one_shot.finish.begin(model, sites, batches, loss) if one_shot.finish is not None else None
         work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match))
         for step in range(1, rounds + 1):
             work.round(spread, rung(density, step, rounds, one_shot.ladder), step, rounds)
+        if finish is not None:
+            work.finished(finish())
     skipped = dict.fromkeys(ignored, "ignored as asked") | misfits
     reports = tuple(work.reports.values())
     return PruneReport(name, name_of(support), name_of(spread), reports, skipped, time.perf_counter() - started)

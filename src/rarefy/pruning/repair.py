@@ -6,7 +6,7 @@ from rarefy.calibration.match import BlockMatch
 from rarefy.core.errors import SparsityError, unknown_name
 from rarefy.core.grid import QuantizeSpec
 from rarefy.core.joint import JointSolver
-from rarefy.pruning.one_shot import OneShot
+from rarefy.pruning.one_shot import BlockFit, OneShot
 from rarefy.solvers.repaired import Repaired
 
 _KINDS = ("bias", "weights", "block")
@@ -14,7 +14,7 @@ _KINDS = ("bias", "weights", "block")
 
 def with_repair(
     one_shot: OneShot, repair: str | None, quantize: QuantizeSpec | None = None
-) -> tuple[OneShot, BlockMatch | None]:
+) -> tuple[OneShot, BlockFit | None]:
     """The method with its solver wrapped, and the fit of whole blocks if that is asked for.
 
     repair: None, or words joined by "+": "bias" and "weights" by least squares on each layer (`solvers.repaired`),
@@ -35,7 +35,7 @@ def with_repair(
             f'repair="block" would move weights off their grid ({rounded}); leave it out, or take the method gqsa, '
             "which fits blocks on the grid"
         )
-    match = BlockMatch() if "block" in words else None
+    match: BlockFit | None = BlockMatch() if "block" in words else one_shot.match
     if "weights" in words or "bias" in words:
         solver = Repaired(one_shot.solver, weights="weights" in words, bias="bias" in words)
         return replace(one_shot, solver=solver), match

@@ -39,7 +39,8 @@ class PruneReport:
 
     timing: measured milliseconds of the pruned layers, dense against sparse on this machine (filled in by the
     public `rarefy.prune`, see `recipes.measure`). target: of a call with `target_speedup`, what was asked and what the
-    compiled model measured (`recipes.target`).
+    compiled model measured (`recipes.target`). budget: of a call with `size_budget`, the bytes asked for and those of
+    the file, and what each layer got (`recipes.size_budget`).
     """
 
     method: str
@@ -50,6 +51,7 @@ class PruneReport:
     seconds: float
     timing: Mapping[str, Any] | None = None
     target: Mapping[str, Any] | None = None
+    budget: Mapping[str, Any] | None = None
 
     @property
     def sparsity(self) -> float:
@@ -63,7 +65,7 @@ class PruneReport:
 
     @property
     def sparse_bytes(self) -> int:
-        """Bytes of the pruned layers as `save` writes them: bitmask, float32 values and row offsets, or integers with their
+        """Bytes of the pruned layers as `save` writes them: bitmask, float32 values and row offsets, or integers and
         scales where the layer was rounded."""
         return sum(s.stored_bytes for s in self.sites)
 
@@ -90,6 +92,8 @@ class PruneReport:
                 f"whole model: {self.target['dense_ms']:.2f} ms dense, {self.target['compiled_ms']:.2f} ms compiled "
                 f"({self.target['achieved']:.2f}x, {self.target['asked']:g}x was asked), measured here"
             )
+        if self.budget:
+            rows.append(f"whole file: {self.budget['bytes']} bytes, {self.budget['asked']:.0f} were allowed")
         return "\n".join(rows)
 
 

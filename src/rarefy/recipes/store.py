@@ -22,11 +22,11 @@ from rarefy.recipes.store_state import collect, fill
 def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None) -> SaveReport:
     """Writes a model to a folder, or its weights alone to a path that ends in `.safetensors`.
 
-    Tensors are stored sparse where that is smaller, weights that were rounded while they were pruned as their integers and
-    scales. Of a Hugging Face model the config is written too, and the
-    small companion files (tokenizer, pooling, ...) of the folder `carry` are copied. Of a compiled model the model
-    that was compiled is saved. Every file is replaced as a whole, the weights last: if the disk is full or the
-    process is killed, the old weights are still there.
+    Tensors are stored sparse where that is smaller, weights that were rounded while they were pruned as their integers
+    and scales. Of a Hugging Face model the config is written too, and the small companion files (tokenizer, pooling,
+    ...) of the folder `carry` are copied. Of a compiled model the model that was compiled is saved. Every file is
+    replaced as a whole, the weights last: if the disk is full or the process is killed, the old weights are still
+    there.
 
     Raises ModelError (something that cannot be stored without pickling) or FileError (it could not be written).
     """
