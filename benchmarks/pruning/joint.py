@@ -3,10 +3,12 @@
     python benchmarks/pruning/joint.py SHARED_DATA_FOLDER [--budgets]
 
 Writes joint.json beside itself, one cell after the other (cells that are there are not run again), and joint.md.
-Model: llama-4m-bytes, all linear layers of its blocks; 64 calibration windows of 256 bytes from the beginning of SciFact,
-80 unseen ones from its last 5 %.
+Model: llama-4m-bytes, all linear layers of its blocks; 64 calibration windows of 256 bytes from the beginning of
+SciFact, 80 unseen ones from its last 5 %.
 """
 
+import functools
+import itertools
 import json
 import math
 import sys
@@ -22,13 +24,15 @@ from torch import Tensor, nn
 
 import rarefy
 from rarefy import QuantizeSpec
-from rarefy.recipes.size_budget import prune_to_size, saved_bytes
+from rarefy.core.site import find_sites
+from rarefy.pruning.resolve import resolve_method
+from rarefy.recipes.size_budget import Choice, layer_choices, prune_to_size, saved_bytes
 
 HERE = Path(__file__).parent
 DATA = Path(sys.argv[1])
 WINDOW, EVALUATION, CALIBRATION = 256, 80, 64
 SPECS = {"int8": QuantizeSpec(8), "int4, row": QuantizeSpec(4), "int4, 16": QuantizeSpec(4, 16)}
-BUDGETS = (0.20, 0.15, 0.12, 0.10)
+BUDGETS = (0.11, 0.15)
 
 
 def windows() -> tuple[Tensor, Tensor]:
@@ -71,40 +75,40 @@ def pruned(method: str, **options: Any) -> dict[str, Any]:
 def cells() -> dict[str, Callable[[], dict[str, Any]]]:
     """Name of each cell -> what makes it."""
     found: dict[str, Callable[[], dict[str, Any]]] = {"fp32, dense": lambda: pruned("nothing")}
-    for sparsity in (0.0, 0.5):
-        if sparsity:
-            found[f"fp32, {sparsity:.0%}"] = lambda s=sparsity: pruned("sparsegpt", sparsity=s)
-        for name, spec in SPECS.items():
-            plain = QuantizeSpec(spec.bits, spec.group, "nearest")
-            shown = f"{sparsity:.0%} {name}"
-            found[f"{shown}, nearest"] = lambda s=sparsity, q=plain: pruned("sparsegpt", sparsity=s, quantize=q)
-            found[f"{shown}, joint"] = lambda s=sparsity, q=spec: pruned("sparsegpt", sparsity=s, quantize=q)
-    int4 = SPECS["int4, 16"]
-    found["2:4 int4, 16, joint"] = lambda: pruned("sparsegpt", pattern="2:4", quantize=int4)
-    found["50% int4, 16, AWP"] = lambda: pruned("awp-pgd", sparsity=0.5, quantize=int4)
+    found["fp32, 50%"] = lambda: pruned("sparsegpt", sparsity=0.5)
+    for sparsity, name in ((0.0, "int8"), (0.5, "int8"), (0.0, "int4, 16"), (0.5, "int4, 16"), (0.5, "int4, row")):
+        spec = SPECS[name]
+        plain, shown = QuantizeSpec(spec.bits, spec.group, "nearest"), f"{sparsity:.0%} {name}"
+        found[f"{shown}, nearest"] = lambda s=sparsity, q=plain: pruned("sparsegpt", sparsity=s, quantize=q)
+        found[f"{shown}, joint"] = lambda s=sparsity, q=spec: pruned("sparsegpt", sparsity=s, quantize=q)
     bare = {"sparsity": 0.5, "passes": 0, "tuning": 0}
-    found["gqsa 50%, no training, power 1"] = lambda: pruned("gqsa", **bare, power=1.0)
-    found["gqsa 50%, no training, power 2"] = lambda: pruned("gqsa", **bare, power=2.0)
-    found["gqsa 50%, first stage"] = lambda: pruned("gqsa", sparsity=0.5, tuning=0)
-    found["gqsa 50%, both stages, outputs"] = lambda: pruned("gqsa", sparsity=0.5)
-    found["gqsa 50%, both stages, loss"] = lambda: pruned("gqsa", sparsity=0.5, loss=loss_of)
+    trained = {"sparsity": 0.5, "passes": 4}
+    found["gqsa 50%, no training"] = lambda: pruned("gqsa", **bare)
+    found["gqsa 50%, both stages"] = lambda: pruned("gqsa", **trained)
+    found["2:4 int4, 16, joint"] = lambda: pruned("sparsegpt", pattern="2:4", quantize=SPECS["int4, 16"])
     return found
 
 
 def budget_cells() -> dict[str, Callable[[], dict[str, Any]]]:
     """The joint search, and every uniform choice of bits with as few zeros as the budget allows."""
     found: dict[str, Callable[[], dict[str, Any]]] = {}
+    late = {
+        "50% int4, 16, AWP": lambda: pruned("awp-pgd", sparsity=0.5, quantize=SPECS["int4, 16"]),
+        "gqsa 50%, no training, power 2": lambda: pruned("gqsa", sparsity=0.5, passes=0, tuning=0, power=2.0),
+        "gqsa 50%, first stage alone": lambda: pruned("gqsa", sparsity=0.5, passes=4, tuning=0),
+        "gqsa 50%, both stages, by the loss": lambda: pruned("gqsa", sparsity=0.5, passes=4, loss=loss_of),
+    }
     for share in BUDGETS:
         bytes_ = int(share * saved_bytes(load()))
         found[f"budget {share:.0%}, joint search"] = lambda b=bytes_: searched(b)
         for name, spec in SPECS.items():
             found[f"budget {share:.0%}, uniform {name}"] = lambda b=bytes_, q=spec: uniform(b, q)
-    return found
+    return found | late
 
 
 def searched(allowed: int) -> dict[str, Any]:
     model, started = load(), time.perf_counter()
-    report = prune_to_size(model, "sparsegpt", allowed, data=BATCHES, ignore=["lm_head"])
+    report = prune_to_size(model, "sparsegpt", allowed, data=BATCHES, ignore=["lm_head"], choices=choices())
     seconds = time.perf_counter() - started
     bits = [choice["bits"] for choice in report.budget["choices"].values()]
     mean = sum(bits) / len(bits)
@@ -113,28 +117,31 @@ def searched(allowed: int) -> dict[str, Any]:
 
 
 def uniform(allowed: int, spec: QuantizeSpec) -> dict[str, Any]:
-    """One sparsity for all layers, found by bisection on the bytes that come out of rounding to nearest by magnitude,
-    then by small steps on what the method itself gives."""
-    plain = QuantizeSpec(spec.bits, spec.group, "nearest")
-
-    def size(sparsity: float) -> int:
-        model = load()
-        rarefy.prune(
-            model, "magnitude", sparsity=sparsity, data=BATCHES, ignore=["lm_head"], quantize=plain, measure=False
-        )
-        return saved_bytes(model)
-
-    low, high = 0.0, 0.95
-    if size(low) <= allowed:
-        high = low
-    for _ in range(8 if high else 0):
-        middle = (low + high) / 2
-        low, high = (low, middle) if size(middle) <= allowed else (middle, high)
+    """One sparsity for all layers: foreseen from the bytes of the search's own choices, then raised until it fits."""
+    model = load()
+    known = choices()
+    layers = {name: [c for c in found if c.spec == spec] for name, found in known.items()}
+    rest = saved_bytes(model) - sum(found[0].bytes for found in known.values())
+    points = sorted({c.density: 0 for found in layers.values() for c in found})
+    total = {d: rest + sum(c.bytes for found in layers.values() for c in found if c.density == d) for d in points}
+    at = 1.0
+    for low, high in itertools.pairwise(points):
+        if total[low] <= allowed < total[high]:
+            at = low + (high - low) * (allowed - total[low]) / (total[high] - total[low])
+    sparsity = 1.0 - at
     while True:
-        found = pruned("sparsegpt", sparsity=high, quantize=spec)
+        found = pruned("sparsegpt", sparsity=sparsity, quantize=spec)
         if found["bytes"] <= allowed:
-            return {**found, "allowed": allowed, "mean_bits": float(spec.bits), "sparsity": high}
-        high += 0.004
+            return {**found, "allowed": allowed, "mean_bits": float(spec.bits), "sparsity": sparsity}
+        sparsity += 0.004
+
+
+@functools.cache
+def choices() -> dict[str, list[Choice]]:
+    """What the search may choose from, for all budgets."""
+    model, (_, method) = load(), resolve_method("sparsegpt", {})
+    sites, _ = find_sites(model, ["lm_head"])
+    return layer_choices(model, method, method.pattern, sites, BATCHES)
 
 
 def page(done: dict[str, dict[str, Any]]) -> str:

@@ -15,14 +15,14 @@ from rarefy.core.site import Site
 
 @dataclass(frozen=True)
 class GridMatch:
-    """Adam on min over batches of |f(x; round(W)) - wanted|^2 over the kept weights W of a block, and its biases.
+    """Adam on min over batches of |f(x; round(W)) - wanted|^2 over the kept weights W of a block.
 
     The block computes with W rounded to the grids that its layers have; the gradient takes the rounding for the
     identity where W is inside the grid (straight through). Units of `unit` inputs that are all zero stay zero. What is
     kept is the best state that any pass over the batches ended with, so a block is never worse than it was.
     passes: over the batches; rate: of Adam, as a share of the root mean square of each tensor.
     Source: Zeng et al. 2024 (GQSA), arXiv:2412.17560, section 3 (BQPO). Differs: steps relative to the size of the
-    weights; biases move too; scales wait for the second stage.
+    weights; scales wait for the second stage.
     """
 
     passes: int = 10
@@ -60,10 +60,10 @@ class _GridFit(Fit):
                 alive = _alive(site.as_matrix(parameter.detach()), unit)
                 self.grids[name] = site, grid, alive
                 self.keep[name] = alive.t() if site.transposed else alive.reshape(parameter.shape)
+        self.masters = {name: master for name, master in self.masters.items() if name in self.grids}
+        self.moving = {name: self.moving[name] for name in self.masters}
 
     def view(self, name: str, master: Tensor) -> Tensor:
-        if name not in self.grids:
-            return master
         site, grid, alive = self.grids[name]
         weight = site.as_matrix(master)
         codes = grid.round(weight.detach())

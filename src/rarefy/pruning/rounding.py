@@ -7,13 +7,15 @@ from rarefy.core.grid import QuantizeSpec
 from rarefy.core.joint import JointSolver
 from rarefy.core.protocols import Solver
 from rarefy.pruning.one_shot import OneShot
+from rarefy.solvers.awp import ProjectedGradient
 from rarefy.solvers.gptq import GPTQ
 from rarefy.solvers.quantized import Quantized
 from rarefy.solvers.sparsegpt import SparseGPT
 
 
 def with_rounding(one_shot: OneShot, quantize: QuantizeSpec | None) -> OneShot:
-    """The method with a solver that also rounds; SparseGPT's sweep does both at once, others round what they keep.
+    """The method with a solver that also rounds; SparseGPT's sweep and AWP's projection do both at once, others
+    round what they keep.
 
     Raises SparsityError for a method that rounds already, or that comes down in rounds or solves all layers together.
     """
@@ -33,4 +35,8 @@ def with_rounding(one_shot: OneShot, quantize: QuantizeSpec | None) -> OneShot:
 def _rounding(solver: Solver, quantize: QuantizeSpec) -> Solver:
     if isinstance(solver, SparseGPT) and quantize.rounding == "feedback":
         return GPTQ(quantize, solver.columns, solver.damping)
+    if isinstance(solver, ProjectedGradient) and quantize.rounding == "feedback":
+        return replace(solver, quantize=quantize)
+    if isinstance(solver, ProjectedGradient) and quantize.rounding == "feedback":
+        return replace(solver, quantize=quantize)
     return Quantized(solver, quantize)

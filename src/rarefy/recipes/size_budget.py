@@ -30,7 +30,7 @@ from rarefy.recipes.target_losses import Losses
 from rarefy.solvers.assorted import Assorted
 
 SPECS = (QuantizeSpec(8), QuantizeSpec(4, 16), QuantizeSpec(4))
-DENSITIES = (1.0, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
+DENSITIES = (1.0, 0.7, 0.5, 0.35, 0.25)
 _REFERENCE = 0.5  # the density at which the reach of a layer's error is measured
 _ROUNDS = 6
 WHOLE = "kept whole: the size budget needs neither its bits nor its zeros"
@@ -57,6 +57,7 @@ def prune_to_size(
     ignore: Sequence[str] = (),
     specs: Sequence[QuantizeSpec] = SPECS,
     densities: Sequence[float] = DENSITIES,
+    choices: Mapping[str, Sequence[Choice]] | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
@@ -67,7 +68,8 @@ def prune_to_size(
     the layer's output times what the model's output makes of it (`recipes.target_losses`), its cost the bytes that a
     file needs for it. A knapsack takes the choices, the method then runs at them. Where what came out is larger than
     foreseen, the layers get less and it runs again from the dense weights.
-    specs, densities: the choices; a spec whose group does not divide a layer is not offered to it.
+    specs, densities: the choices; a spec whose group does not divide a layer is not offered to it. choices: those that
+    `layer_choices` found for this model and method, where several budgets are tried.
     `report.budget` has the bytes and what each layer got. On any error the model is as it was. Raises SparsityError
     when the cheapest choices are too large, and says what they take.
     """
@@ -76,11 +78,10 @@ def prune_to_size(
     support = resolve_pattern(pattern, one_shot.pattern)
     batches = as_batches(data, method=name, needed=True)
     sites, _ = find_sites(model, ignore)
-    fixed = fixed_density(support)
-    offered = [d for d in densities if fixed is None or d == 1.0] + ([fixed] if fixed is not None else [])
     before = [[t.detach().clone() for t in (s.parameter, *s.biases)] for s in sites]
     grids = [grid_of(s.module) for s in sites]
-    choices = _choices(model, one_shot, support, sites, batches, specs, offered, loss, seed)
+    if choices is None:
+        choices = layer_choices(model, one_shot, support, sites, batches, specs, densities, loss=loss, seed=seed)
     rest = saved_bytes(model) - sum(4 * s.parameter.numel() for s in sites)
     room = size_budget - rest
     try:
@@ -108,18 +109,22 @@ def saved_bytes(model: nn.Module) -> int:
     return file_bytes(prepare(tensors, aliases, codes_by_name(model, tensors)))
 
 
-def _choices(
+def layer_choices(
     model: nn.Module,
     one_shot: OneShot,
     pattern: Pattern,
     sites: Sequence[Site],
     batches: Sequence[Any],
-    specs: Sequence[QuantizeSpec],
-    densities: Sequence[float],
-    loss: Callable[[nn.Module, Any], Tensor] | None,
-    seed: int,
+    specs: Sequence[QuantizeSpec] = SPECS,
+    densities: Sequence[float] = DENSITIES,
+    *,
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    seed: int = 0,
 ) -> dict[str, list[Choice]]:
     """What each site may become, with the error of the method's own solutions and the bytes of their integers."""
+    fixed = fixed_density(pattern)
+    if fixed is not None:
+        densities = (fixed,)
     near = min(densities, key=lambda d: abs(d - _REFERENCE))
     reach = Losses(model, one_shot, pattern, sites, batches, (near,), loss=loss, seed=seed).reach
     found = {s.name: [Choice(None, 1.0, 4 * s.parameter.numel(), 0.0)] for s in sites}
