@@ -60,8 +60,9 @@ def prune(
                 "prune: size_budget chooses bits and zeros itself; leave out sparsity=, target_speedup=, allocation=, "
                 "quantize=, repair= and undivided="
             )
-        given = {"pattern": pattern, "data": data, "loss": loss, "ignore": ignore, "seed": seed}
-        return prune_to_size(model, method, size_budget, **given, **options)
+        return prune_to_size(
+            model, method, size_budget, pattern=pattern, data=data, loss=loss, ignore=ignore, seed=seed, **options
+        )
     if target_speedup is not None:
         if sparsity is not None:
             raise SparsityError("prune: sparsity and target_speedup exclude each other; give the one that matters")

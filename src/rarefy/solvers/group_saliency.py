@@ -19,7 +19,7 @@ class GroupSaliency:
 
     With a pattern block:1x16 a tile is a group of 16 inputs of one row, and a sum ranks as the mean does.
     power: 1 is the loss that the surgeon expects of one removal; 2 weighs inputs that others can stand in for less, and
-    gave a worse language model (`benchmarks/pruning/joint.md`).
+    gave a worse language model: 3.39 bits per byte against 3.20 (llama-4m-bytes, 50 %, 4 bits, before any training).
     """
 
     power: float = 1.0
