@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rarefy.calibration import as_batches
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
+from rarefy.patterns.fixed import fixed_density
 from rarefy.pruning.fit import fit_patterns
 from rarefy.pruning.job import Job, Progress
 from rarefy.pruning.ladder import rung
@@ -18,7 +19,6 @@ from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.repair import with_repair
 from rarefy.pruning.report import PruneReport
 from rarefy.pruning.resolve import (
-    fixed_density,
     name_of,
     resolve_density,
     resolve_method,
@@ -72,7 +72,7 @@ def prune(
     sites, ignored = find_sites(model, ignore)
     patterns, misfits = fit_patterns(sites, support, undivided)
     sites = [site for site in sites if site.name in patterns]
-    rounds = 1 if fixed_density(support) else one_shot.rounds
+    rounds = 1 if fixed_density(support) is not None else one_shot.rounds
     with _all_or_nothing(sites):
         work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match))
         for step in range(1, rounds + 1):
