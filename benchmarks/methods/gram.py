@@ -29,11 +29,10 @@ def ours(samples: list[Tensor]) -> object:
 
 
 def a_product_a_batch(samples: list[Tensor]) -> Tensor:
-    total, seen = torch.zeros(samples[0].shape[1], samples[0].shape[1]), 0
-    for x in samples:
+    total = torch.zeros(samples[0].shape[1], samples[0].shape[1])
+    for seen, x in enumerate(samples):
         total *= seen / (seen + 1)
-        seen += 1
-        rows = math.sqrt(2 / seen) * x.t()
+        rows = math.sqrt(2 / (seen + 1)) * x.t()
         total += rows @ rows.t()
     return total
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration import as_batches
+from rarefy.core.errors import unknown_name
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
 from rarefy.patterns.fixed import fixed_density
@@ -40,6 +41,7 @@ def prune(
     ignore: Sequence[str] = (),
     undivided: str = "error",
     repair: str | None = None,
+    zeros: str = "keep",
     seed: int = 0,
     progress: Progress | None = None,
     **options: Any,
@@ -56,11 +58,15 @@ def prune(
     undivided: of a layer that the pattern's tile does not divide: "error" | "skip" | "pad" (N:M only).
     repair: what is done after any method: "weights", "bias" (least squares), "block" (gradient descent on the output
     of each block, masks fixed), or several joined by "+".
+    zeros: weights that are zero already stay zero and count towards the sparsity, whatever the method. Where they do
+    not fit the pattern, "keep" leaves them as holes in it and the report says so, "fit" is an error.
     seed: of anything random. progress: called after each layer.
 
-    Zeros that are there already stay and count. On any error the model is put back as it was.
+    On any error the model is put back as it was.
     """
     started = time.perf_counter()
+    if zeros not in ("keep", "fit"):
+        raise unknown_name("zeros", zeros, ("keep", "fit"))
     name, one_shot = resolve_method(method, options)
     support = resolve_pattern(pattern, one_shot.pattern)
     spread = resolve_spread(allocation, one_shot, support)
@@ -74,7 +80,7 @@ def prune(
     sites = [site for site in sites if site.name in patterns]
     rounds = 1 if fixed_density(support) is not None else one_shot.rounds
     with _all_or_nothing(sites):
-        work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match))
+        work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match, zeros == "fit"))
         for step in range(1, rounds + 1):
             work.round(spread, rung(density, step, rounds, one_shot.ladder), step, rounds)
     skipped = dict.fromkeys(ignored, "ignored as asked") | misfits

@@ -19,7 +19,7 @@ from rarefy.pruning.job import Job
 from rarefy.pruning.joint import one_budget, solve_together, supports_of
 from rarefy.pruning.ladder import dealt
 from rarefy.pruning.report import SiteReport
-from rarefy.pruning.solve import output_error, solve
+from rarefy.pruning.solve import output_error, solve, tell_broken
 from rarefy.pruning.trial import Trial
 
 
@@ -93,8 +93,9 @@ class Work:
         solutions = solve_together(solver, job.sites, supports, evidence)
         seconds = time.perf_counter() - started
         for site, solution in zip(job.sites, solutions, strict=True):
+            broken = tell_broken(site.name, solution.mask, job.patterns[site.name], site.groups, job.fit)
             site.write(solution.weight, solution.mask)
-            self._report(site, densities[site.name], None, seconds, dict(solution.result))
+            self._report(site, densities[site.name], None, seconds, {**solution.result, **broken})
 
     def _joined(self, evidence: Evidence, more: Mapping[Need, Tensor]) -> Evidence:
         return Evidence(evidence.site, {**evidence.collected, **more}, evidence.tokens, self.job.seed)
@@ -103,8 +104,9 @@ class Work:
         started, job = time.perf_counter(), self.job
         weight = site.read()
         solution = solve(job.one_shot.solver, weight, job.patterns[site.name], density, evidence, site.groups)
+        broken = tell_broken(site.name, solution.mask, job.patterns[site.name], site.groups, job.fit)
         site.write(solution.weight, solution.mask)
-        result = dict(solution.result)
+        result = {**solution.result, **broken}
         if solution.shift is not None and not site.shift(solution.shift):
             result["bias"] = "none to repair"
         error = output_error(weight, solution.weight, evidence, site.groups)

@@ -33,6 +33,7 @@ def prune(
     ignore: Sequence[str] = (),
     undivided: str = "error",
     repair: str | None = None,
+    zeros: str = "keep",
     seed: int = 0,
     measure: bool = True,
     weights: str = "fp32",
@@ -51,8 +52,10 @@ def prune(
     if target_speedup is not None:
         if sparsity is not None:
             raise SparsityError("prune: sparsity and target_speedup exclude each other; give the one that matters")
-        if repair is not None or undivided != "error" or isinstance(allocation, Search):
-            raise SparsityError("prune: target_speedup takes no repair=, no undivided= and no search; leave them out")
+        if repair is not None or undivided != "error" or zeros != "keep" or isinstance(allocation, Search):
+            raise SparsityError(
+                "prune: target_speedup takes no repair=, no undivided=, no zeros= and no search; leave them out"
+            )
         return prune_to_speed(
             model,
             method,
@@ -85,6 +88,7 @@ def prune(
         ignore=ignore,
         undivided=undivided,
         repair=repair,
+        zeros=zeros,
         seed=seed,
         **options,
     )
