@@ -16,7 +16,6 @@ from rarefy.scores.magnitude import Magnitude
 from rarefy.solvers.admm import ADMM
 from rarefy.solvers.alps import ALPS
 from rarefy.solvers.awp import ProjectedGradient
-from rarefy.solvers.dsnot import DSnoT
 from rarefy.solvers.obs import OBS
 from rarefy.solvers.reconstruction import Reconstruction
 from rarefy.solvers.repaired import Repaired
@@ -26,7 +25,6 @@ from rarefy.solvers.sparsegpt import SparseGPT
 TINY = 1e-9  # damping: brute force has none
 SOLVERS: dict[str, Solver] = {
     "wanda": Scored(InputNorm()),
-    "dsnot": DSnoT(),
     "reconstruction": Reconstruction(InputNorm(), damping=TINY, iterations=100, tolerance=1e-8),
     "repaired": Repaired(Scored(InputNorm()), damping=TINY, tolerance=1e-8),
     "sparsegpt": SparseGPT(columns=8, damping=TINY),
@@ -78,8 +76,20 @@ def test_inputs_that_are_orthogonal_make_them_equal_brute_force(name: str, patte
     assert_beats_impostor(equals, SOLVERS[name], MAGNITUDE)
 
 
+# error over that of the best of all supports, (rowwise, 2:4), with a little room over what was measured when written
+NEAR = {
+    "reconstruction": (1.3, 1.45),
+    "repaired": (1.3, 1.45),
+    "sparsegpt": (1.4, 1.6),
+    "obs": (1.3, 1.3),
+    "alps": (1.3, 1.05),
+    "awp-pgd": (1.3, 1.4),
+    "admm": (1.15, 1.05),
+}
+
+
 @pytest.mark.parametrize("pattern", GROUPS)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", NEAR)
 def test_correlated_inputs_leave_them_near_brute_force(name: str, pattern: str) -> None:
     torch.manual_seed(5)
     x = torch.randn(60, 8, dtype=torch.float64) @ (torch.eye(8) + 0.25 * torch.randn(8, 8)).double()
@@ -87,6 +97,11 @@ def test_correlated_inputs_leave_them_near_brute_force(name: str, pattern: str) 
     weight = torch.randn(12, 8, dtype=torch.float64)
     support, groups, keep = GROUPS[pattern]
     _, best = all_supports(weight, x, groups, keep)
-    found = SOLVERS[name](weight, support, 0.5, evidence_of(weight, x))
-    error = float(((weight - found.weight) @ x.t()).square().sum())
-    print(name, pattern, error / best)
+    evidence = evidence_of(weight, x)
+
+    def is_near(solver: Solver) -> None:
+        found = solver(weight, support, 0.5, evidence)
+        error = float(((weight - found.weight) @ x.t()).square().sum())
+        assert best * (1 - 1e-9) <= error <= NEAR[name][list(GROUPS).index(pattern)] * best
+
+    assert_beats_impostor(is_near, SOLVERS[name], MAGNITUDE)
