@@ -20,6 +20,7 @@ from rarefy.pruning import prune
 
 EVERY = [entry.id for entry in FOUND]
 METHODS = [name for name in EVERY if name != "maskllm"]  # N:M only
+FEW: dict[str, dict[str, Any]] = {"maskllm": {"steps": 5}, "synflow": {"rounds": 4}}  # enough here
 FITTING = (NM(2, 4), Rowwise(), PaddedNM(2, 4))  # whatever was zero before, at most so many are kept
 BROKEN = (Block(4, 1), FanIn())  # blocks with holes in them, rows of different lengths
 
@@ -37,8 +38,7 @@ def supports(model: nn.Module) -> dict[str, Any]:
 
 def again(case: Case, method: str, pattern: Pattern, **options: Any) -> Any:
     sparsity = None if fixed_density(pattern) is not None else 0.5
-    more = {"maskllm": {"steps": 5}, "synflow": {"rounds": 4}}.get(method, {})
-    given = {"data": case.batches, "loss": loss, "allocation": "uniform", **more, **options}
+    given = {"data": case.batches, "loss": loss, "allocation": "uniform", **FEW.get(method, {}), **options}
     return prune(case.model, method, sparsity=sparsity, pattern=pattern, **given)
 
 
@@ -93,7 +93,7 @@ def test_another_word_for_zeros_is_refused() -> None:
 @pytest.mark.parametrize("first", ["random", "magnitude"])
 def test_less_than_there_is_changes_no_support_and_more_is_exact(method: str, first: str) -> None:
     case = perceptron()
-    kind = {"pattern": Layerwise(), "allocation": "uniform", "data": case.batches, "loss": loss}
+    kind = {"pattern": Layerwise(), "allocation": "uniform", "data": case.batches, "loss": loss, **FEW.get(method, {})}
     prune(case.model, first, sparsity=0.8, pattern=Layerwise())
     before = {k: v != 0 for k, v in case.model.state_dict().items() if v.dim() == 2}
 
