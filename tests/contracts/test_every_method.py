@@ -12,9 +12,10 @@ from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import Entry, entries
 from rarefy.core.site import find_sites
+from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.nm import NM
 from rarefy.pruning import OneShot, prune
-from rarefy.pruning.resolve import fixed_density, resolve_allocation
+from rarefy.pruning.resolve import resolve_allocation
 
 FOUND = [e for e in entries("method") if isinstance(make(e), OneShot)]
 EVERY = pytest.mark.parametrize("entry", FOUND, ids=[e.id for e in FOUND])

@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rarefy.calibration.batches import Batch, evaluation
-from rarefy.calibration.gradients import Loss, loss_of, trainable
+from rarefy.calibration.gradients import Loss, loss_of, of_the_loss, trainable
 from rarefy.core.errors import DataError
 from rarefy.core.site import Site
 
@@ -147,9 +147,5 @@ def _looped_gradients(
                 torch.autograd.grad(value, weights, allow_unused=True) if value.requires_grad else [None] * len(sites)
             )
             for site, grad_of_site, kept in zip(sites, grads, found, strict=True):
-                if grad_of_site is None:
-                    raise DataError(
-                        f"{site.name}: the loss of data[{index}] does not depend on this layer; use ignore="
-                    )
-                kept.append(site.as_matrix(grad_of_site).float())
+                kept.append(site.as_matrix(of_the_loss(site, grad_of_site, index)).float())
     return [torch.stack(kept) for kept in found]

@@ -16,7 +16,8 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 @dataclass(frozen=True)
 class Job:
-    """What a call works on. patterns: each site's own; match: the fit of whole blocks after their layers."""
+    """What a call works on. patterns: each site's own; match: the fit of whole blocks after their layers;
+    fit: whether zeros that are there already must fit the pattern."""
 
     model: nn.Module
     sites: Sequence[Site]
@@ -27,3 +28,4 @@ class Job:
     one_shot: OneShot
     progress: Progress | None = None
     match: BlockFit | None = None
+    fit: bool = False

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration import as_batches
+from rarefy.core.errors import unknown_name
 from rarefy.core.grid import QuantizeSpec, attach_grid, grid_of
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
+from rarefy.patterns.fixed import fixed_density
 from rarefy.pruning.fit import fit_patterns
 from rarefy.pruning.job import Job, Progress
 from rarefy.pruning.ladder import rung
@@ -19,7 +21,6 @@ from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.repair import with_repair
 from rarefy.pruning.report import PruneReport
 from rarefy.pruning.resolve import (
-    fixed_density,
     name_of,
     resolve_density,
     resolve_method,
@@ -43,6 +44,7 @@ def prune(
     undivided: str = "error",
     repair: str | None = None,
     quantize: QuantizeSpec | None = None,
+    zeros: str = "keep",
     seed: int = 0,
     progress: Progress | None = None,
     **options: Any,
@@ -61,11 +63,15 @@ def prune(
     of each block, masks fixed), or several joined by "+".
     quantize: also rounds the kept weights to integers with scales (`QuantizeSpec(bits=4, group=128)`), in the method's
     own sweep where it has one; `rarefy.compile` and `rarefy.save` then use these integers.
+    zeros: weights that are zero already stay zero and count towards the sparsity, whatever the method. Where they do
+    not fit the pattern, "keep" leaves them as holes in it and the report says so, "fit" is an error.
     seed: of anything random. progress: called after each layer.
 
-    Zeros that are there already stay and count. On any error the model is put back as it was.
+    On any error the model is put back as it was.
     """
     started = time.perf_counter()
+    if zeros not in ("keep", "fit"):
+        raise unknown_name("zeros", zeros, ("keep", "fit"))
     name, one_shot = resolve_method(method, options)
     support = resolve_pattern(pattern, one_shot.pattern)
     spread = resolve_spread(allocation, one_shot, support)
@@ -80,10 +86,10 @@ def prune(
     sites, ignored = find_sites(model, ignore)
     patterns, misfits = fit_patterns(sites, support, undivided, one_shot.quantize)
     sites = [site for site in sites if site.name in patterns]
-    rounds = 1 if fixed_density(support) else one_shot.rounds
+    rounds = 1 if fixed_density(support) is not None else one_shot.rounds
     with _all_or_nothing(sites):
         finish = one_shot.finish.begin(model, sites, batches, loss) if one_shot.finish is not None else None
-        work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match))
+        work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match, zeros == "fit"))
         for step in range(1, rounds + 1):
             work.round(spread, rung(density, step, rounds, one_shot.ladder), step, rounds)
         if finish is not None:

@@ -21,7 +21,7 @@ from rarefy.pruning.job import Job
 from rarefy.pruning.joint import one_budget, solve_together, supports_of
 from rarefy.pruning.ladder import dealt
 from rarefy.pruning.report import SiteReport
-from rarefy.pruning.solve import output_error, solve
+from rarefy.pruning.solve import output_error, solve, tell_broken
 from rarefy.pruning.trial import Trial
 
 
@@ -95,8 +95,9 @@ class Work:
         solutions = solve_together(solver, job.sites, supports, evidence)
         seconds = time.perf_counter() - started
         for site, solution in zip(job.sites, solutions, strict=True):
+            broken = tell_broken(site.name, solution.mask, job.patterns[site.name], site.groups, job.fit)
             site.write(solution.weight, solution.mask)
-            self._report(site, densities[site.name], None, seconds, dict(solution.result))
+            self._report(site, densities[site.name], None, seconds, {**solution.result, **broken})
 
     def _joined(self, evidence: Evidence, more: Mapping[Need, Tensor]) -> Evidence:
         return Evidence(evidence.site, {**evidence.collected, **more}, evidence.tokens, self.job.seed)
@@ -105,9 +106,10 @@ class Work:
         started, job = time.perf_counter(), self.job
         weight = site.read()
         solution = solve(job.one_shot.solver, weight, job.patterns[site.name], density, evidence, site.groups)
+        broken = tell_broken(site.name, solution.mask, job.patterns[site.name], site.groups, job.fit)
         site.write(solution.weight, solution.mask)
         attach_grid(site, solution.grid)
-        result = dict(solution.result)
+        result = {**solution.result, **broken}
         if solution.grid is not None:
             zeroed = int((solution.mask & (solution.weight == 0)).sum())
             stored = stored_bytes(solution.grid.round(solution.weight))

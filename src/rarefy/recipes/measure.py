@@ -37,6 +37,7 @@ def prune(
     undivided: str = "error",
     repair: str | None = None,
     quantize: QuantizeSpec | None = None,
+    zeros: str = "keep",
     seed: int = 0,
     measure: bool = True,
     weights: str = "fp32",
@@ -66,9 +67,9 @@ def prune(
     if target_speedup is not None:
         if sparsity is not None:
             raise SparsityError("prune: sparsity and target_speedup exclude each other; give the one that matters")
-        if repair is not None or quantize is not None or undivided != "error" or isinstance(allocation, Search):
+        if (repair, quantize, undivided, zeros) != (None, None, "error", "keep") or isinstance(allocation, Search):
             raise SparsityError(
-                "prune: target_speedup takes no repair=, no quantize=, no undivided= and no search; leave them out"
+                "prune: target_speedup takes none of repair=, quantize=, undivided=, zeros= and no search; drop them"
             )
         return prune_to_speed(
             model,
@@ -103,6 +104,7 @@ def prune(
         undivided=undivided,
         repair=repair,
         quantize=quantize,
+        zeros=zeros,
         seed=seed,
         **options,
     )
