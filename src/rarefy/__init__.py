@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rarefy.engine.benchmark import benchmark
     from rarefy.engine.compile import compile
     from rarefy.finetuning.distill import distill
+    from rarefy.recipes.comparison.compare import compare
     from rarefy.recipes.measure import prune
     from rarefy.recipes.store import load, save
 
@@ -23,6 +24,7 @@ _HOME = {
     "Selection": "rarefy.core.selection",
     "SparseTensor": "rarefy.core.sparse",
     "benchmark": "rarefy.engine.benchmark",
+    "compare": "rarefy.recipes.comparison.compare",
     "compile": "rarefy.engine.compile",
     "distill": "rarefy.finetuning.distill",
     "load": "rarefy.recipes.store",
@@ -35,6 +37,7 @@ __all__ = [
     "Selection",
     "SparseTensor",
     "benchmark",
+    "compare",
     "compile",
     "distill",
     "load",
