@@ -1,6 +1,6 @@
 """Perplexity of a trained Llama-shaped model of bytes against sparsity, every method on the same text.
 
-    python benchmarks/quality/language_model.py --data ../shared/data --out FOLDER [--seeds 3] [--workers 1] [--collect]
+    python benchmarks/quality/language_model.py --data ../shared/data --out FOLDER [--seeds 3] [--collect]
 
 The model and the text are those of the data folder's table: 64 calibration windows of 256 bytes, drawn by the seed from
 the first 95 % of SciFact's titles and abstracts, and the first 80 windows of the rest to measure on. All linear layers
@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 import rarefy
+from rarefy.cli.compare import numbers, words
 from rarefy.cli.progress import RichStages
 from rarefy.recipes.comparison import Comparison
 from rarefy.recipes.evaluations.language import Perplexity, batches_of, next_token_loss, windows
@@ -43,8 +44,8 @@ METHODS = {
     "sparsegpt@owl": "sparsegpt@owl+columns=64",
     "maskllm, 200 steps": "maskllm+steps=200+rate=0.05",
 }
-SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8)
-PATTERNS = ("unstructured", "2:4", "4:8")
+SPARSITIES = "0.3,0.5,0.6,0.7,0.8"
+PATTERNS = "unstructured,2:4,4:8"
 
 
 def text_of(data: Path) -> tuple[Tensor, Tensor]:
@@ -61,8 +62,8 @@ def run(asked: argparse.Namespace) -> Comparison:
     return rarefy.compare(
         rarefy.load(asked.data / "weights" / "llama-4m-bytes"),
         chosen,
-        sparsity=SPARSITIES,
-        pattern=PATTERNS,
+        sparsity=numbers(asked.sparsity),
+        pattern=words(asked.pattern),
         data=lambda seed: batches_of(windows(seen, WINDOW, CALIBRATION, seed)),
         evaluate=Perplexity(unseen[: UNSEEN * WINDOW].view(-1, WINDOW)),
         loss=next_token_loss,
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", default="", help="labels by semicolons; default: all")
+    parser.add_argument("--sparsity", default=SPARSITIES)
+    parser.add_argument("--pattern", default=PATTERNS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--collect", action="store_true", help="tables from the cells that are there")

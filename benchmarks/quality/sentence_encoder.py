@@ -1,11 +1,11 @@
 """A real sentence encoder against sparsity: STS-B, closeness to the dense embeddings, retrieval on SciFact.
 
-    python benchmarks/quality/sentence_encoder.py --data ../shared/data --out FOLDER [--seeds 2] [--workers 1] [--collect]
+    python benchmarks/quality/sentence_encoder.py --data ../shared/data --out FOLDER [--seeds 2] [--collect]
 
-all-MiniLM-L6-v2, all linear layers but the pooler. Each seed draws 128 passages of Python's help topics to calibrate on;
-100 others are compared with the dense model's embeddings; the first 500 pairs of STS-B's development set; SciFact's first
-100 test queries over 300 abstracts (their relevant ones and the first others), so nDCG compares within this table only.
-Cells are kept in FOLDER: the same command goes on where it was stopped.
+all-MiniLM-L6-v2, all linear layers but the pooler. Each seed draws 64 passages of Python's help topics to calibrate on;
+64 others are compared with the dense model's embeddings; the first 300 pairs of STS-B's development set; SciFact's
+first 60 test queries over 120 abstracts (their relevant ones and the first others), so nDCG compares within this table
+only. Cells are kept in FOLDER: the same command goes on where it was stopped.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 import rarefy
+from rarefy.cli.compare import numbers, words
 from rarefy.cli.progress import RichStages
 from rarefy.recipes.comparison import Comparison
 from rarefy.recipes.comparison.subject import sentence_subject
@@ -24,8 +25,9 @@ from rarefy.recipes.evaluations.retrieval import read_beir, read_pairs
 from rarefy.recipes.text import topic_passages
 
 HERE = Path(__file__).parent
+SPARSITIES = "0.5,0.6,0.7,0.8"
+PATTERNS = "unstructured,2:4"
 METHODS = {
-    "random": "random",
     "magnitude": "magnitude",
     "wanda": "wanda",
     "ria": "ria",
@@ -36,7 +38,6 @@ METHODS = {
     "awp-pgd": "awp-pgd",
     "sparsegpt": "sparsegpt",
     "alps": "alps",
-    "sparsegpt@owl": "sparsegpt@owl",
     "sparsegpt@erk": "sparsegpt@erk",
 }
 
@@ -46,17 +47,17 @@ def run(asked: argparse.Namespace) -> Comparison:
     subject = sentence_subject(
         text,
         topic_passages(text.count()),
-        calibration=128,
-        unseen=100,
-        pairs=read_pairs(asked.data / "stsb" / "stsb-en-dev.csv")[:500],
-        collection=read_beir(asked.data / "scifact", limit=300, queries=100),
+        calibration=64,
+        unseen=64,
+        pairs=read_pairs(asked.data / "stsb" / "stsb-en-dev.csv")[:300],
+        collection=read_beir(asked.data / "scifact", limit=120, queries=60),
     )
     chosen = {label: METHODS[label] for label in METHODS if not asked.methods or label in asked.methods.split(";")}
     return rarefy.compare(
         subject.model,
         chosen,
-        sparsity=(0.5, 0.6, 0.7, 0.8),
-        pattern=("unstructured", "2:4"),
+        sparsity=numbers(asked.sparsity),
+        pattern=words(asked.pattern),
         seeds=asked.seeds,
         ignore=["pooler"],
         out=asked.out,
@@ -64,7 +65,7 @@ def run(asked: argparse.Namespace) -> Comparison:
         collect=asked.collect,
         stages=RichStages(Console()),
         name="all-MiniLM-L6-v2",
-        said=f"{subject.said} of Python's help topics; STS-B dev (500 pairs), 100 unseen passages, SciFact (300 documents)",
+        said=f"{subject.said} of Python's help topics; 300 pairs of STS-B, 64 unseen passages, 120 SciFact abstracts",
         **subject.arguments(),
     )
 
@@ -74,6 +75,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", default="", help="labels by semicolons; default: all")
+    parser.add_argument("--sparsity", default=SPARSITIES)
+    parser.add_argument("--pattern", default=PATTERNS)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--collect", action="store_true", help="tables from the cells that are there")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.calibration.batches import as_batches, evaluation
-from rarefy.core.errors import DataError, ModelError
+from rarefy.core.errors import DataError
 from rarefy.core.site import find_sites
 from rarefy.pruning import OneShot
 from rarefy.recipes.comparison.cell import Case, Cell, Evaluate, Outcome, measured
@@ -66,19 +66,18 @@ def compare(
     columns = conditions(_names(pattern), _numbers(sparsity))
     chosen = _seeds(seeds)
     case = Case(model, _batches(data, chosen, calibration), evaluate, loss, tuple(ignore), undivided)
-    if not find_sites(model, ignore)[0]:
-        raise ModelError("compare: the model has no layer that could be pruned")
+    find_sites(model, ignore)  # nothing to prune, or a layer to ignore that is not there, is an error here
     runner = _runner(workers, ray)
-    cells = [Cell(v, c, seed) for seed in chosen for v in variants for c in columns]
+    cells = [Cell(v, c, seed) for seed in chosen for c in columns for v in variants]  # whole columns first
     store = None if out is None else open_store(Path(out))
     keys = None if store is None else keys_of(case)
     known = {} if fresh else _known(store, keys, cells)
     dense = _dense(case, store, keys, fresh)
+    lower = _lower(lower_is_better, evaluate, dense)
     if not collect:
         _run(case, [cell for cell in cells if cell not in known], known, runner, store, keys, stages, dense)
     ordered = {cell: known[cell] for cell in cells if cell in known}
     heading = {"model": name or type(model).__name__, "data": said or _sizes(case), "environment": environment()}
-    lower = _lower(lower_is_better, evaluate, dense)
     labels = tuple(v.label for v in variants)
     found = Comparison(labels, tuple(columns), chosen, dense, lower, ordered, heading)
     if out is not None:
