@@ -64,8 +64,8 @@ def run(asked: argparse.Namespace) -> Comparison:
         chosen,
         sparsity=numbers(asked.sparsity),
         pattern=words(asked.pattern),
-        data=lambda seed: batches_of(windows(seen, WINDOW, CALIBRATION, seed)),
-        evaluate=Perplexity(unseen[: UNSEEN * WINDOW].view(-1, WINDOW)),
+        data=lambda seed: batches_of(windows(seen, WINDOW, asked.calibration, seed)),
+        evaluate=Perplexity(unseen[: asked.unseen * WINDOW].view(-1, WINDOW)),
         loss=next_token_loss,
         seeds=asked.seeds,
         ignore=["lm_head"],
@@ -74,7 +74,7 @@ def run(asked: argparse.Namespace) -> Comparison:
         collect=asked.collect,
         stages=RichStages(Console()),
         name="llama-4m-bytes",
-        said=f"{CALIBRATION} calibration windows and {UNSEEN} unseen windows of {WINDOW} bytes of SciFact",
+        said=f"{asked.calibration} calibration windows and {asked.unseen} unseen windows of {WINDOW} bytes of SciFact",
     )
 
 
@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", default="", help="labels by semicolons; default: all")
+    parser.add_argument("--calibration", type=int, default=CALIBRATION, help="windows a seed")
+    parser.add_argument("--unseen", type=int, default=UNSEEN, help="windows to measure on")
     parser.add_argument("--sparsity", default=SPARSITIES)
     parser.add_argument("--pattern", default=PATTERNS)
     parser.add_argument("--seeds", type=int, default=3)

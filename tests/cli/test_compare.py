@@ -81,7 +81,7 @@ def test_an_evaluation_of_ones_own(run, nets, tmp_path):
 def test_the_options_are_those_of_the_help(run):
     done = run("compare", "--help")
     assert done.exit_code == 0
-    assert "METHOD[@ALLOCATION]" in done.output and "--workers" in done.output
+    assert "METHOD@ALLOCATION" in done.output and "--workers" in done.output
 
 
 @pytest.mark.parametrize(
