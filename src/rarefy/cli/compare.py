@@ -50,9 +50,9 @@ def compare(
 ) -> None:
     """Prune a model by several methods, like for like, and show quality, time and memory side by side.
 
-    A method is METHOD, METHOD@ALLOCATION or either with +NAME=VALUE any number of times; NAME is an option of the method,
-    repair, or pattern (which stands in for "unstructured"). What is finished is kept in --out: the same command goes on
-    where it was stopped.
+    A method is METHOD, METHOD@ALLOCATION, or either with +NAME=VALUE any number of times: an option of the method,
+    repair, or pattern (which stands in for "unstructured"). What is finished is kept in --out: the same command goes
+    on where it was stopped.
 
     Examples:
 
