@@ -22,7 +22,6 @@ METHODS = {
     "random": "random",
     "magnitude": "magnitude+pattern=rowwise",
     "wanda": "wanda",
-    "wanda@owl": "wanda@owl",
     "reconstructed": "wanda+repair=weights",
     "sparsegpt": "sparsegpt+columns=64",
 }
@@ -56,7 +55,3 @@ def test_sparsegpt_is_best_then_wanda_then_magnitude_then_chance(bits: dict[str,
 
 def test_what_the_kept_weights_are_refitted_to_is_worth_it(bits: dict[str, float]) -> None:
     assert bits["reconstructed"] < bits["wanda"]
-
-
-def test_spreading_by_outliers_helps(bits: dict[str, float]) -> None:
-    assert bits["wanda@owl"] < bits["wanda"]

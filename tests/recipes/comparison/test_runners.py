@@ -45,11 +45,11 @@ def test_processes_give_what_one_process_gives(alone):
 
 
 def test_a_process_that_dies_costs_its_cells_only(alone):
-    cells = CELLS[2:6]
+    cells = CELLS[2:5]
     found = dict(Processes(1)(case(deadly), cells))
     dead = {cell for cell, outcome in found.items() if outcome.error is not None}
     assert dead == {cell for cell in cells if cell.condition.sparsity == 0.8}
-    assert len(dead) == 2 and found.keys() == set(cells)
+    assert len(dead) == 1 and found.keys() == set(cells)
     assert all("exit code 3" in found[cell].error and found[cell].retry for cell in dead)
     for cell in set(cells) - dead:
         assert found[cell].metrics["score"] == pytest.approx(alone[cell]["score"], rel=1e-4)
@@ -129,14 +129,14 @@ def evaluations(out):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_kill_at_any_moment_loses_at_most_the_running_cell(tmp_path):
-    """Killed three times at different moments, then left alone: the table of an undisturbed run, and no cell twice but
+    """Killed twice at different moments, then left alone: the table of an undisturbed run, and no cell twice but
     the one that was running at each kill."""
     killed, calm = tmp_path / "killed", tmp_path / "calm"
     for folder in (killed, calm):
         folder.mkdir()
     torch.set_num_threads(1)
     environment = os.environ | {"PYTHONPATH": ":".join(path for path in sys.path if path)}
-    for wanted in (2, 6, 11):
+    for wanted in (3, 10):
         process = subprocess.Popen([sys.executable, problems.__file__, str(killed), "0.15"], env=environment)
         limit = time.monotonic() + 120
         while evaluations(killed) < wanted and process.poll() is None and time.monotonic() < limit:
@@ -149,6 +149,6 @@ def test_a_kill_at_any_moment_loses_at_most_the_running_cell(tmp_path):
     problems.main(killed, 0.15)
     problems.main(calm, 0.15)
     assert evaluations(calm) == 17
-    assert evaluations(killed) <= 17 + 3
+    assert evaluations(killed) <= 17 + 2
     tables = [Path(out / "compare.md").read_text().split("## Seconds")[0].splitlines()[3:] for out in (killed, calm)]
     assert tables[0] == tables[1]
