@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rarefy.engine.benchmark import benchmark
     from rarefy.engine.compile import compile
     from rarefy.finetuning.distill import distill
+    from rarefy.recipes.comparison.compare import compare
     from rarefy.recipes.measure import prune
     from rarefy.recipes.store import load, save
     from rarefy.recipes.train import sparse_training
@@ -27,6 +28,7 @@ _HOME = {
     "Selection": "rarefy.core.selection",
     "SparseTensor": "rarefy.core.sparse",
     "benchmark": "rarefy.engine.benchmark",
+    "compare": "rarefy.recipes.comparison.compare",
     "compile": "rarefy.engine.compile",
     "distill": "rarefy.finetuning.distill",
     "lightning_callback": "rarefy.recipes.train_loops",
@@ -43,6 +45,7 @@ __all__ = [
     "Selection",
     "SparseTensor",
     "benchmark",
+    "compare",
     "compile",
     "distill",
     "lightning_callback",
