@@ -1,0 +1,87 @@
+// From sums of products of bytes to results. Included after kernels/conv/endings.h and simd/words_*.h.
+
+inline Ints to_byte(Vec y, Vec inverse, Ints zero) {  // not yet saturated
+  // What passes 32 bits becomes the least integer, and so does a NaN; packing saturates.
+  return add_ints(nearest(min(set1(1e9f), mul(y, inverse))), zero);
+}
+
+// Four output channels of one image.
+struct Four {
+  Vec scale[4], shift[4];
+  Ints correction[4];
+
+  Four(const conv8::Output& o, int first, std::size_t image) {
+    const float x_scale = o.scale[image * o.step];
+    const std::int32_t zero = o.zero[image * o.step];
+    const float lower = o.residual_bytes == nullptr ? 0.0f : o.residual_scale * static_cast<float>(o.residual_zero);
+    for (int i = 0; i < 4; ++i) {
+      const float bias = o.bias == nullptr || first + i >= o.channels ? 0.0f : o.bias[first + i];
+      scale[i] = set1(o.weight_scale[first + i] * x_scale);
+      shift[i] = set1(bias - lower);
+      correction[i] = set_ints(-zero * o.sums[first + i]);
+    }
+  }
+  Vec result(int i, const float* sums, int columns) const {
+    return fma(to_floats(add_ints(load_words_n(sums, columns), correction[i])), scale[i], shift[i]);
+  }
+};
+
+template <conv::Activation activation>
+void finish_floats(const conv8::Output& o, const Four& four, int channels, std::ptrdiff_t at, int columns, std::size_t far,
+                   const float* sums) {
+  for (int i = 0; i < channels; ++i, at += o.channel, sums += far) {
+    Vec y = four.result(i, sums, columns);
+    if (o.residual != nullptr) y = add(y, load_n(o.residual + at, columns));
+    store_n(o.y + at, ending<activation>(y), columns);
+  }
+}
+
+template <conv::Activation activation>
+void finish_bytes(const conv8::Output& o, const Four& four, std::ptrdiff_t at, int columns, std::size_t far, const float* sums) {
+  const Vec inverse = set1(o.inverse);
+  const Ints zero = set_ints(o.to_zero);
+  Ints residual = ints_zero();
+  if (o.residual_bytes != nullptr) residual = load_words_n(o.residual_bytes + 4 * at, columns);
+  Ints q[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    Vec y = four.result(i, sums + i * far, columns);
+    if (o.residual_bytes != nullptr) y = fma(to_floats(byte_lane(residual, i)), set1(o.residual_scale), y);
+    q[i] = to_byte(ending<activation>(y), inverse, zero);
+  }
+  store_words_n(o.bytes + 4 * at, bytes_by_token(q[0], q[1], q[2], q[3]), columns);
+}
+
+// The outputs [first, first + channels) of one strip; far: floats between their sums.
+template <conv::Activation activation>
+void finish_strip8(const conv8::Output& o, const conv::Strip& s, int first, int channels, std::size_t far, const float* sums) {
+  const Four four(o, first, s.image);
+  std::ptrdiff_t at = s.at + (o.y == nullptr ? first / 4 : first) * o.channel;
+  for (int r = 0; r < s.rows; ++r, at += o.row, sums += width) {
+    const int columns = r == s.rows - 1 ? s.last_columns : s.columns;
+    if (o.y == nullptr) finish_bytes<activation>(o, four, at, columns, far, sums);
+    else finish_floats<activation>(o, four, channels, at, columns, far, sums);
+  }
+}
+
+template <conv::Activation activation>
+void finish_words(const conv8::Output& o, const conv::Strip* strips, int parts, int first, int rows, int pixels, const float* sums) {
+  const std::size_t far = static_cast<std::size_t>(pixels) * width;
+  for (int done = 0; done < rows; done += 4, sums += 4 * far)
+    for (int part = 0; part < parts; ++part)
+      if (strips[part].at >= 0)
+        finish_strip8<activation>(o, strips[part], first + done, rows - done < 4 ? rows - done : 4, far, sums + part * (width / parts));
+}
+
+inline void finish_image8(const conv8::Output& o, const conv::Strip* strips, int parts, int first, int rows, int pixels,
+                          const float* sums) noexcept {
+  using A = conv::Activation;
+  switch (o.activation) {
+    case A::none: return finish_words<A::none>(o, strips, parts, first, rows, pixels, sums);
+    case A::relu: return finish_words<A::relu>(o, strips, parts, first, rows, pixels, sums);
+    case A::relu6: return finish_words<A::relu6>(o, strips, parts, first, rows, pixels, sums);
+    case A::silu: return finish_words<A::silu>(o, strips, parts, first, rows, pixels, sums);
+    case A::hardswish: return finish_words<A::hardswish>(o, strips, parts, first, rows, pixels, sums);
+    case A::gelu: return finish_words<A::gelu>(o, strips, parts, first, rows, pixels, sums);
+  }
+}
