@@ -167,13 +167,13 @@ def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
     most = max(1, weight.shape[0] // groups)
     usable = [kernel for kernel in usable if kernel.isa == best and kernel.rows <= most]
     apart = [k.name for k in usable if not k.together]
-    together = [k.name for k in usable if k.together and _fill(weight, k.rows) > 0.6]
+    together = [k.name for k in usable if k.together and fill(weight, k.rows) > 0.6]
     dense = float(weight.count_nonzero()) > 0.6 * weight.numel()
     return together if dense and together else apart + together
 
 
-def _fill(weight: Tensor, rows: int) -> float:
-    """The share of non-zeros among what blocks of 1 x `rows` output channels would store."""
+def fill(weight: Tensor, rows: int) -> float:
+    """The share of non-zeros among what blocks of 1 x `rows` output channels of a weight (out, ...) would store."""
     if weight.numel() == 0:
         return 1.0
     blocks = torch.zeros(-(-weight.shape[0] // rows) * rows, weight[0].numel())
