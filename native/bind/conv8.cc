@@ -63,20 +63,18 @@ std::size_t PackedConv8::save(std::uintptr_t to) const {
   return writer.finish(packed_.kernel->tile.name);
 }
 
-void PackedConv8::convolve(const Input& x, const std::tuple<int, int, int>& image,
-                           const std::tuple<int, int, int, int>& place, std::uintptr_t bias, const Result& residual,
-                           int activation, const Result& to, int threads) const {
-  const auto [words, scale, zero, step] = x;
+void PackedConv8::convolve(std::uintptr_t x, std::uintptr_t scale, std::uintptr_t zero, int step,
+                           const std::tuple<int, int, int>& image, const std::tuple<int, int, int, int>& place,
+                           std::uintptr_t bias, std::uintptr_t residual, float residual_scale, int residual_zero,
+                           int activation, std::uintptr_t y, bool in_words, float to_scale, int to_zero, int threads) const {
   const auto [batch, height, width] = image;
   const auto [top, left, out_height, out_width] = place;
-  const auto [y, bytes, to_scale, to_zero] = to;
-  const auto [residual_y, residual_bytes, residual_scale, residual_zero] = residual;
-  const conv8::Problem problem{{at<std::uint8_t>(words), at<float>(scale), at<std::int32_t>(zero), step},
-                               batch, height, width, top, left, out_height, out_width, at<float>(bias),
-                               static_cast<conv::Activation>(activation),
-                               {at<float>(y), at<float>(residual_y), at<std::uint8_t>(bytes), at<std::uint8_t>(residual_bytes),
-                                to_scale, residual_scale, to_zero, residual_zero}};
-  conv8::convolve(packed_, problem, threads);
+  const std::uintptr_t floats = in_words ? 0 : y, words = in_words ? y : 0;
+  const conv8::Result to{at<float>(floats), at<float>(in_words ? 0 : residual), at<std::uint8_t>(words),
+                         at<std::uint8_t>(in_words ? residual : 0), to_scale, residual_scale, to_zero, residual_zero};
+  const conv8::Input input{at<std::uint8_t>(x), at<float>(scale), at<std::int32_t>(zero), step};
+  conv8::convolve(packed_, {input, batch, height, width, top, left, out_height, out_width, at<float>(bias),
+                            static_cast<conv::Activation>(activation), to}, threads);
 }
 
 std::vector<ListedConv> conv8_listing() {

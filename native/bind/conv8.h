@@ -18,11 +18,6 @@ class PackedConv8 {
  public:
   using Sizes = PackedConv::Sizes;
   using Steps = PackedConv::Steps;
-  // words, scale, zero, step: of the input
-  using Input = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, int>;
-  // floats' address, or 0 and words' with their scale and zero
-  using Result = std::tuple<std::uintptr_t, std::uintptr_t, float, int>;
-
   // codes: the address of (out, in / groups, height, width) signed bytes; scale: of (out) floats. Throws as PackedConv's.
   PackedConv8(std::uintptr_t codes, std::uintptr_t scale, const Sizes& sizes, const Steps& steps, const std::string& kernel);
   // As PackedConv's: the packed form in bytes of a mapped file.
@@ -32,9 +27,12 @@ class PackedConv8 {
   PackedConv8(const PackedConv8&) = delete;
   PackedConv8& operator=(const PackedConv8&) = delete;
 
-  // image: batch, height, width; place: padding at the top and left, output height and width; residual: like the result.
-  void convolve(const Input& x, const std::tuple<int, int, int>& image, const std::tuple<int, int, int, int>& place,
-                std::uintptr_t bias, const Result& residual, int activation, const Result& to, int threads) const;
+  // x: words of scales and zeros `step` from image to image; image: batch, height, width; place: padding at the top and
+  // left, output height and width; y: floats, or with `in_words` words of a scale and zero; residual: like y.
+  void convolve(std::uintptr_t x, std::uintptr_t scale, std::uintptr_t zero, int step, const std::tuple<int, int, int>& image,
+                const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual, float residual_scale,
+                int residual_zero, int activation, std::uintptr_t y, bool in_words, float to_scale, int to_zero,
+                int threads) const;
   void unpack(std::uintptr_t weight) const;
   std::size_t save(std::uintptr_t to) const;
   std::size_t nnz() const { return packed_.nnz; }

@@ -12,7 +12,7 @@ import rarefy
 from rarefy.core.site import find_sites
 from rarefy.engine import conv_plan
 from rarefy.engine.capture import capture
-from rarefy.engine.conv_memory import Value, place
+from rarefy.engine.conv_memory import FLOATS, Value, place
 from rarefy.engine.conv_plan import conv_plans_of, images_of
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse import rewrite
@@ -63,7 +63,7 @@ def native_everywhere(monkeypatch):
     def pretend(weight, window, image):
         return {"dense": 1.0, conv_plan.conv_candidates(weight, window.groups)[-1]: 0.1}
 
-    monkeypatch.setattr(conv_plan, "known_times", lambda kind, w, window, image, run: (pretend(w, window, image), "x"))
+    monkeypatch.setattr(conv_plan, "known_times", lambda kind, w, window, image, *_: (pretend(w, window, image), "x"))
 
 
 def fused(model, x, monkeypatch):
@@ -181,7 +181,7 @@ def test_threads_have_memory_of_their_own(monkeypatch):
 
 def test_values_that_live_together_do_not_overlap():
     sizes = [(3, False, -1, 0), (4, True, 0, 2), (8, True, 1, 2), (2, True, 2, 4), (9, True, 3, 4), (1, True, 4, 5)]
-    values = [Value((1, n, 5, 5), 1, own, made, last) for n, own, made, last in sizes]
+    values = [Value((1, n, 5, 5), FLOATS, own, made, last) for n, own, made, last in sizes]
     offsets, nbytes = place(values)
     assert offsets[0] is None
     own = [(v, at) for v, at in zip(values, offsets, strict=True) if at is not None]

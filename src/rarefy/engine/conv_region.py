@@ -5,46 +5,50 @@ the next call, one for each call that is under way, so that several threads may 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rarefy.engine.conv_calls import Call, Calls
+from rarefy.engine.conv_calls import Call, Calls, Fused
 from rarefy.engine.conv_calls import Step as ConvStep
 from rarefy.engine.conv_memory import LINE
 from rarefy.engine.demand import Step
-from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
+from rarefy.ops.conv8 import Scale
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Offsets into the block by value (None: not there), the block's bytes, the calls, (value, shape) of results."""
+    """Offsets into the block by value (None: not there), the block's bytes, the calls, (value, shape) of results, and
+    what the calls know the address of."""
 
     offsets: tuple[int | None, ...]
     nbytes: int
     calls: tuple[Call, ...]
     results: tuple[tuple[int, tuple[int, ...]], ...]
+    held: tuple[Tensor, ...]
 
 
 class ConvRegion(nn.Module):
     """Runs `convs` as `steps` say; values [0, inputs) are the arguments, `outputs` those that it returns.
 
-    across: images lie across the lanes of vectors inside (the weights are packed so).
+    across: images lie across the lanes of vectors inside (the weights are packed so); scales: of values as words, by
+    their number, where they are known.
     """
 
     def __init__(
         self,
-        convs: Sequence[FusedConv2d | FusedConvPool],
+        convs: Sequence[Fused],
         steps: Sequence[ConvStep],
         outputs: Sequence[int],
         across: bool,
+        scales: Mapping[int, Scale],
     ) -> None:
         super().__init__()
         self.convs, self.steps = nn.ModuleList(convs), tuple(steps)
-        self.outputs, self.across = tuple(outputs), across
+        self.outputs, self.across, self.scales = tuple(outputs), across, dict(scales)
         self._plans: dict[Any, _Plan] = {}
         self._blocks: list[Tensor] = []
 
@@ -80,10 +84,10 @@ class ConvRegion(nn.Module):
         return torch.empty(nbytes + LINE, dtype=torch.uint8)
 
     def _planned(self, images: Sequence[Tensor], threads: int) -> _Plan:
-        calls = Calls(self.across, threads)
+        calls = Calls(self.across, threads, self.scales)
         offsets, nbytes = calls.plan([tuple(x.shape) for x in images], list(self.convs), self.steps, self.outputs)  # type: ignore[arg-type]
         results = tuple((value, calls.values[value].shape) for value in calls.results)
-        return _Plan(tuple(offsets), nbytes, tuple(calls.calls), results)
+        return _Plan(tuple(offsets), nbytes, tuple(calls.calls), results, tuple(calls.held))
 
 
 def _run(plan: _Plan, block: Tensor, images: Sequence[Tensor], timed: list[Step] | None = None) -> tuple[Tensor, ...]:

@@ -10,11 +10,12 @@ from rarefy.engine.conv_calls import Step
 from rarefy.engine.conv_plan import AcrossPlanner
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse_norm import value_of
-from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
+from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d
 from rarefy.ops import available
+from rarefy.ops.conv8 import Scale
 from rarefy.ops.conv_across import lanes
 
-_FUSED = (FusedConv2d, FusedConvPool)
+_FUSED = (FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d)
 Repack = Callable[[FusedConv2d, tuple[int, int]], FusedConv2d]  # and the height and width of its input
 
 
@@ -37,6 +38,19 @@ def _image(node: Node) -> tuple[int, int] | None:
     return int(value.shape[2]), int(value.shape[3])
 
 
+def _scales(graph: GraphModule, run: list[Node], number: dict[Node, int]) -> dict[int, Scale]:
+    """Of the values of a run as words, by number: whoever makes a value says it first, then whoever reads it."""
+    scales: dict[int, Scale] = {}
+    for node in run:
+        conv = graph.get_submodule(str(node.target))
+        if isinstance(conv, FusedConv8):
+            places = zip((node, *node.args), (conv.to_scale, conv.x_scale, conv.residual_scale), strict=False)
+            for value, scale in places:
+                if scale is not None:
+                    scales.setdefault(number[value], scale)  # type: ignore[index]
+    return scales
+
+
 def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack | None) -> None:
     sources = [node for node in run for node in node.all_input_nodes]
     inputs = [node for node in dict.fromkeys(sources) if node not in run]
@@ -53,7 +67,8 @@ def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack 
         if repack is not None and isinstance(conv, FusedConv2d):
             conv = repack(conv, image or (1, 1))
         convs.append(conv)
-    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None)
+    scales = _scales(graph, run, number)
+    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None, scales)
     graph.add_submodule(name, region)
     with graph.graph.inserting_after(run[-1]):
         call = graph.graph.call_module(name, tuple(inputs))
@@ -90,7 +105,7 @@ def with_regions(graph: GraphModule, repack: Repack | None = None) -> GraphModul
 def conv_variants(graph: GraphModule, batch: int, *, measure: bool = True) -> dict[str, GraphModule]:
     """The ways to run a rewritten graph that are worth timing for `batch` images (0: it sees none), by name."""
     variants = {"graph": with_regions(graph) or graph}
-    if measure and available() and 2 * batch >= lanes():
+    if measure and available() and 2 * batch >= lanes() and not any(isinstance(m, FusedConv8) for m in graph.modules()):
         across = with_regions(graph, AcrossPlanner(batch).repack)
         if across is not None:
             variants["graph, images across lanes"] = across

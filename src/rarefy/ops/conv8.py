@@ -1,6 +1,6 @@
 """8-bit convolution weights packed for one kernel: int8 weights with a scale a channel, images of words."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,31 +56,43 @@ class PackedConv8:
 
         Sums are exact. Raises ShapeError for shapes that do not fit, DTypeError for other types.
         """
+        call, out = self.prepared(x, bias, residual, activation, to)
+        call()
+        return out
+
+    def prepared(
+        self,
+        x: Words,
+        bias: Tensor | None = None,
+        residual: Tensor | Words | None = None,
+        activation: str = "none",
+        to: Scale | None = None,
+    ) -> tuple[Callable[[], None], Tensor | Words]:
+        """The native call of `convolve`, and its result once it was called: timing repeats only the former."""
         shape = self._required(x, bias, residual, activation, to)
-        height, width = shape[2:]
         bias = None if bias is None else bias.contiguous()
+        beside, scale, zero = residual, 1.0, 0
+        if isinstance(residual, Words):
+            beside, scale, zero = residual.values, float(residual.scale), int(residual.zero)
+        beside = None if beside is None else beside.contiguous()
+        out = torch.empty(shape) if to is None else torch.empty(words_shape(shape), dtype=torch.uint8)
+        held = (x, bias, beside)  # the call knows addresses only
+
+        def call() -> None:
+            self.layout.convolve(
+                x.values.data_ptr(), x.scale.data_ptr(), x.zero.data_ptr(), x.step,
+                (x.shape[0], *x.shape[2:]),
+                (*self.window.padding, *shape[2:]),
+                *(0 if t is None else t.data_ptr() for t in held[1:]),
+                scale, zero,
+                ACTIVATIONS.index(activation),
+                out.data_ptr(), to is not None, *(to or (1.0, 0)),
+                torch.get_num_threads(),
+            )  # fmt: skip
+
         if to is None:
-            out: Tensor = torch.empty(shape)
-            result = (out.data_ptr(), 0, 1.0, 0)
-            residual = residual.contiguous() if isinstance(residual, Tensor) else residual
-            beside = (residual.data_ptr() if isinstance(residual, Tensor) else 0, 0, 1.0, 0)
-        else:
-            out = torch.empty(words_shape(shape), dtype=torch.uint8)
-            result = (0, out.data_ptr(), *to)
-            beside = (0, 0, 1.0, 0)
-            if isinstance(residual, Words):
-                beside = (0, residual.values.data_ptr(), float(residual.scale), int(residual.zero))
-        self.layout.convolve(
-            (x.values.data_ptr(), x.scale.data_ptr(), x.zero.data_ptr(), x.step),
-            (x.shape[0], *x.shape[2:]),
-            (*self.window.padding, height, width),
-            0 if bias is None else bias.data_ptr(),
-            beside,
-            ACTIVATIONS.index(activation),
-            result,
-            torch.get_num_threads(),
-        )
-        return out if to is None else Words(out, shape[1], torch.tensor([to[0]]), torch.tensor([to[1]]).int())
+            return call, out
+        return call, Words(out, shape[1], torch.tensor([to[0]]), torch.tensor([to[1]], dtype=torch.int32))
 
     def _required(
         self, x: Words, bias: Tensor | None, residual: Tensor | Words | None, activation: str, to: Scale | None
@@ -132,7 +144,12 @@ def kernels() -> list[ConvKernel]:
     return [ConvKernel(*one) for one in module.conv8_kernels() if native.LEVELS.index(one[1]) <= allowed]
 
 
-def conv8_candidates(weight: Tensor, groups: int = 1) -> list[str]:
+def is_conv8(kernel: str) -> bool:
+    """Whether a convolution kernel of this name is an 8-bit one."""
+    return kernel.startswith(("conv8-", "depthwise8-"))
+
+
+def conv8_candidates(weight: Tensor, window: Window = _PLAIN) -> list[str]:
     """Names of the kernels worth timing for this weight (out, in / groups, kh, kw), likely best first; [] without any.
 
     What is stored are words, a tap of four input channels: blocks of output channels are worth it where they share most
@@ -173,7 +190,7 @@ def pack_conv8(weight: Tensor, window: Window = _PLAIN, kernel: str | None = Non
     module = native.module()
     if module is None:
         raise EngineError(f"pack_conv8: 8-bit convolutions are native, and {native.why_not()}")
-    name = kernel or conv8_candidates(weight, window.groups)[0]
+    name = kernel or conv8_candidates(weight, window)[0]
     compiled = [listed[0] for listed in module.conv8_kernels()]
     if name not in compiled:
         raise unknown_name("pack_conv8: kernel", name, compiled)

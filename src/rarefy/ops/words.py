@@ -121,7 +121,6 @@ def largest(x: Words, pool: Pool) -> Words:
     assert module is not None  # words are made by it
     shape = pool.out_shape(x.shape)
     out = torch.empty(words_shape(shape), dtype=torch.uint8)
-    window = (*pool.kernel, *pool.stride, *pool.padding, *pool.dilation)
     planes, sizes = x.values.shape[0] * x.values.shape[1], (*x.shape[2:], *shape[2:])
-    module.max_pool_words(x.values.data_ptr(), planes, sizes, window, out.data_ptr(), torch.get_num_threads())
+    module.max_pool_words(x.values.data_ptr(), planes, sizes, pool.window, out.data_ptr(), torch.get_num_threads())
     return Words(out, x.channels, x.scale, x.zero)
