@@ -29,8 +29,7 @@ def weights(*shape, density=0.3, seed=0):
 
 def image(*shape, scale=(0.05, 7)):
     """Random bytes; those beyond the last channel are the largest, which must count for nothing."""
-    batch, channels, height, width = shape
-    made = words_of(torch.empty(shape).zero_(), scale)
+    made, channels = words_of(torch.zeros(shape), scale), shape[1]
     values = torch.randint(0, 256, made.values.shape, dtype=torch.uint8)
     if channels % 4:
         values[:, -1, :, :, channels % 4 :] = 255
@@ -207,7 +206,7 @@ def test_pooling_of_words_is_the_rounded_pooling(isa, window, monkeypatch):
 
 def test_wrong_inputs_say_what_was_expected():
     packed = conv8.pack_conv8(weights(4, 3, 3, 3))
-    with pytest.raises(ShapeError, match="2 channels.*takes 3"):
+    with pytest.raises(ShapeError, match=r"2 channels.*takes 3"):
         packed.convolve(image(1, 2, 5, 5))
     with pytest.raises(ShapeError, match="smaller than the kernel"):
         packed.convolve(image(1, 3, 2, 9))

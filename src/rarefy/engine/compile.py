@@ -83,7 +83,9 @@ def compile(
             return decoder
         linears = [site for site in find_sites(model)[0] if not isinstance(site.module, nn.Conv2d)]
         scales = {} if batches is None else input_scales(model, linears, batches, precision.stored)
-        return _compile(model, examples, threads, measure, precision, scales, keep_dense, decoder, batches=batches or ())
+        return _compile(
+            model, examples, threads, measure, precision, scales, keep_dense, decoder, batches=batches or ()
+        )
 
 
 def compile_again(model: nn.Module, choices: Choices, why: str | None, *, keep_dense: bool = False) -> Compiled:

@@ -128,7 +128,7 @@ class Calls:
         twin = self._new((blocks, channels, height, width), form)
         both = 2 * channels * self._batch * pixels * (5 if words.words else 8) / 2
         if not words.words:
-            arguments = (0, self._batch, channels * pixels, 0, form.lanes == 1, self.threads)
+            arguments: tuple[Any, ...] = (0, self._batch, channels * pixels, 0, form.lanes == 1, self.threads)
             self._add(module.turn_across, arguments, ((0, value), (3, twin)), "turn", Demand(nbytes=both))
         elif form.words:
             scale, zero, places = self._scales(twin)
@@ -143,7 +143,7 @@ class Calls:
         return twin
 
     def _scales(self, words: int) -> tuple[int, int, tuple[tuple[int, int], ...]]:
-        """Addresses of a value's scale and zero, and what to put in for positions 1 and 2 where they are in the block."""
+        """Addresses of a value's scale and zero, and what to put in for positions 1 and 2 if they are in the block."""
         known = self.values[words].form.scale
         if known is not None:
             self.held += [torch.tensor([known[0]]), torch.tensor([known[1]], dtype=torch.int32)]

@@ -83,8 +83,8 @@ def _why_torch(site: Site) -> str | None:
 class ConvPlanner:
     """Plans convolutions; those of one shape, window, density and image are timed once a machine.
 
-    precision: with int8 weights and activations, 8-bit kernels are timed too. measure: False times nothing and takes the
-    likely best kernel wherever zeros or the window make a gain likely.
+    precision: with int8 weights and activations, 8-bit kernels are timed too. measure: False times nothing and takes
+    the likely best kernel wherever zeros or the window make a gain likely.
     """
 
     def __init__(self, precision: Precision = Precision(), *, measure: bool = True) -> None:
@@ -122,7 +122,8 @@ class ConvPlanner:
             self.rows.append(LayerRow(*about, kernel, None, None, "not timed", origin="model"))
             return kernel
         names = candidates_of(weight, window, self._eight)
-        times, origin = known_times("conv", weight, window, image, names, partial(time_conv, weight, window, image, names))
+        measure = partial(time_conv, weight, window, image, names)
+        times, origin = known_times("conv", weight, window, image, names, measure)
         native = {name: ms for name, ms in times.items() if name != "dense"}
         best = min(native, key=lambda name: native[name])
         gain = times["dense"] / native[best]

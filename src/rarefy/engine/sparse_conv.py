@@ -14,8 +14,8 @@ _READ_BY_MODELS = ("kernel_size", "stride", "padding", "dilation", "groups", "in
 class SparseConv2d(nn.Module):
     """The convolution by the kernel that the plan has for the image; torch's where the plan says so.
 
-    Inference only: gradients flow to x and the bias (not through 8-bit kernels), the weight is frozen. The dense parameter is shared with the
-    source model, not copied.
+    Inference only: gradients flow to x and the bias (not through 8-bit kernels), the weight is frozen. The dense
+    parameter is shared with the source model, not copied.
     """
 
     def __init__(self, source: nn.Conv2d, plan: ConvPlan) -> None:

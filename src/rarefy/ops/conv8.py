@@ -71,10 +71,9 @@ class PackedConv8:
         """The native call of `convolve`, and its result once it was called: timing repeats only the former."""
         shape = self._required(x, bias, residual, activation, to)
         bias = None if bias is None else bias.contiguous()
-        beside, scale, zero = residual, 1.0, 0
+        beside, scale, zero = residual.contiguous() if isinstance(residual, Tensor) else None, 1.0, 0
         if isinstance(residual, Words):
             beside, scale, zero = residual.values, float(residual.scale), int(residual.zero)
-        beside = None if beside is None else beside.contiguous()
         out = torch.empty(shape) if to is None else torch.empty(words_shape(shape), dtype=torch.uint8)
         held = (x, bias, beside)  # the call knows addresses only
 
@@ -176,9 +175,10 @@ def _words(weight: Tensor) -> Tensor:
 def pack_conv8(weight: Tensor, window: Window = _PLAIN, kernel: str | None = None) -> PackedConv8:
     """Rounds a convolution weight (out, in / groups, kh, kw), float32 with exact zeros, to int8 and lays it out.
 
-    The scale of an output channel is its largest magnitude over 127; zeros stay zeros. Without a kernel's name the likely
-    best is taken. Raises DTypeError or ShapeError for another type or rank, UnknownNameError for a kernel that is not
-    there, ValueError for one that this CPU (or RAREFY_ISA) does not allow, or a channel whose sum could pass 32 bits.
+    The scale of an output channel is its largest magnitude over 127; zeros stay zeros. Without a kernel's name the
+    likely best is taken. Raises DTypeError or ShapeError for another type or rank, UnknownNameError for a kernel that
+    is not there, ValueError for one that this CPU (or RAREFY_ISA) does not allow, or a channel whose sum could pass 32
+    bits.
     """
     require_floats("pack_conv8", weight=weight)
     if weight.dim() != 4 or 0 in weight.shape[2:]:

@@ -47,7 +47,8 @@ class Words:
             )
         if self.scale.shape != self.zero.shape or self.scale.shape not in ((1,), shape[:1]):
             raise ShapeError(
-                f"Words: scale {tuple(self.scale.shape)} and zero {tuple(self.zero.shape)} must both be (1) or {shape[:1]}"
+                f"Words: scale {tuple(self.scale.shape)} and zero {tuple(self.zero.shape)} must both be (1) or "
+                f"{shape[:1]}"
             )
         if not self.values.is_contiguous():
             raise ShapeError("Words: values must be contiguous")
@@ -71,8 +72,8 @@ class Words:
         """What the bytes stand for, float32 (batch, channels, height, width)."""
         module = native.module()
         if module is None or self.step == 1:
-            scale, zero = (t.view(-1, 1, 1, 1) for t in (self.scale, self.zero))
-            return (self.codes().int() - zero) * scale
+            each, shift = (t.view(-1, 1, 1, 1) for t in (self.scale, self.zero))
+            return (self.codes().int() - shift) * each
         out = torch.empty(self.shape)
         batch, channels, height, width = self.shape
         here = torch.get_num_threads()
