@@ -11,6 +11,15 @@
 #include "ops/conv_tiles.h"
 
 namespace rarefy {
+conv::Problem conv_problem(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                           const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
+                           int activation, std::uintptr_t y) {
+  const auto [batch, height, width] = image;
+  const auto [top, left, out_height, out_width] = place;
+  return {at<float>(x), batch, height, width, top, left, out_height, out_width, at<float>(bias), at<float>(residual),
+          static_cast<conv::Activation>(activation), at<float>(y)};
+}
+
 void require_isa(const char* where, const std::string& kernel, Isa needed) {
   const Isa allowed = allowed_isa();
   if (needed > allowed)
@@ -100,21 +109,15 @@ PackedConv::~PackedConv() { Packed::count_live(-1); }
 void PackedConv::convolve(std::uintptr_t x, const std::tuple<int, int, int>& image,
                           const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
                           int activation, std::uintptr_t y, int threads) const {
-  const auto [batch, height, width] = image;
-  const auto [top, left, out_height, out_width] = place;
-  const conv::Problem problem{at<float>(x), batch, height, width, top, left, out_height, out_width, at<float>(bias),
-                              at<float>(residual), static_cast<conv::Activation>(activation), at<float>(y)};
-  conv::convolve(packed_, problem, threads);
+  conv::convolve(packed_, conv_problem(x, image, place, bias, residual, activation, y), threads);
 }
 
 void PackedConv::convolve_pooled(std::uintptr_t x, const std::tuple<int, int, int>& image,
                                  const std::tuple<int, int, int, int>& place, std::uintptr_t bias, int activation,
                                  const PoolWindow& window, const std::tuple<int, int>& pooled, std::uintptr_t y,
                                  int threads) const {
-  const auto [batch, height, width] = image;
   const auto [top, left, out_height, out_width] = place;
-  const conv::Problem problem{at<float>(x), batch, height, width, top, left, out_height, out_width, at<float>(bias),
-                              nullptr, static_cast<conv::Activation>(activation), at<float>(y)};
+  const conv::Problem problem = conv_problem(x, image, place, bias, 0, activation, y);
   conv::convolve_pooled(packed_, problem, pool_problem(window, {out_height, out_width, std::get<0>(pooled), std::get<1>(pooled)}),
                         threads);
 }

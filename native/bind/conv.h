@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/mapping.h"
-#include "pack/conv.h"
+#include "ops/conv.h"
 
 namespace rarefy {
 
@@ -55,6 +55,10 @@ class PackedConv {
 // What both kinds of convolution check. Throw std::invalid_argument.
 conv::Window window_of(const PackedConv::Sizes& sizes, const PackedConv::Steps& steps);
 void require_isa(const char* where, const std::string& kernel, Isa needed);
+
+conv::Problem conv_problem(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                           const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
+                           int activation, std::uintptr_t y);
 
 // name, isa, output channels in a group, vectors of pixels, whether the group shares its inputs
 using ListedConv = std::tuple<std::string, std::string, int, int, bool>;

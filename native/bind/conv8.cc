@@ -7,6 +7,19 @@
 #include "ops/conv_tiles.h"
 
 namespace rarefy {
+
+conv8::Problem problem8(const Conv8Call& c) {
+  const auto [batch, height, width] = c.image;
+  const auto [top, left, out_height, out_width] = c.place;
+  const std::uintptr_t floats = c.in_words ? 0 : c.y, words = c.in_words ? c.y : 0;
+  const conv8::Result to{at<float>(floats), at<float>(c.in_words ? 0 : c.residual), at<std::uint8_t>(words),
+                         at<std::uint8_t>(c.in_words ? c.residual : 0), c.to_scale, c.residual_scale, c.to_zero,
+                         c.residual_zero};
+  const conv8::Input input{at<std::uint8_t>(c.x), at<float>(c.scale), at<std::int32_t>(c.zero), c.step};
+  return {input, batch, height, width, top, left, out_height, out_width, at<float>(c.bias),
+          static_cast<conv::Activation>(c.activation), to};
+}
+
 namespace {
 
 const conv8::Kernel& kernel_named(const std::string& name) {
@@ -61,20 +74,6 @@ std::size_t PackedConv8::save(std::uintptr_t to) const {
   BlobWriter writer(at<std::uint8_t>(to));
   writer(packed_);
   return writer.finish(packed_.kernel->tile.name);
-}
-
-void PackedConv8::convolve(std::uintptr_t x, std::uintptr_t scale, std::uintptr_t zero, int step,
-                           const std::tuple<int, int, int>& image, const std::tuple<int, int, int, int>& place,
-                           std::uintptr_t bias, std::uintptr_t residual, float residual_scale, int residual_zero,
-                           int activation, std::uintptr_t y, bool in_words, float to_scale, int to_zero, int threads) const {
-  const auto [batch, height, width] = image;
-  const auto [top, left, out_height, out_width] = place;
-  const std::uintptr_t floats = in_words ? 0 : y, words = in_words ? y : 0;
-  const conv8::Result to{at<float>(floats), at<float>(in_words ? 0 : residual), at<std::uint8_t>(words),
-                         at<std::uint8_t>(in_words ? residual : 0), to_scale, residual_scale, to_zero, residual_zero};
-  const conv8::Input input{at<std::uint8_t>(x), at<float>(scale), at<std::int32_t>(zero), step};
-  conv8::convolve(packed_, {input, batch, height, width, top, left, out_height, out_width, at<float>(bias),
-                            static_cast<conv::Activation>(activation), to}, threads);
 }
 
 std::vector<ListedConv> conv8_listing() {

@@ -10,9 +10,26 @@
 
 #include "bind/conv.h"
 #include "core/mapping.h"
-#include "pack/conv8.h"
+#include "ops/conv8.h"
 
 namespace rarefy {
+
+// x: words of scales and zeros `step` from image to image; image: batch, height, width; place: padding at the top and left,
+// output height and width; y: floats, or with `in_words` words of a scale and zero; residual: like y.
+struct Conv8Call {
+  std::uintptr_t x, scale, zero;
+  int step;
+  std::tuple<int, int, int> image;
+  std::tuple<int, int, int, int> place;
+  std::uintptr_t bias, residual;
+  float residual_scale;
+  int residual_zero, activation;
+  std::uintptr_t y;
+  bool in_words;
+  float to_scale;
+  int to_zero;
+};
+conv8::Problem problem8(const Conv8Call& call);
 
 class PackedConv8 {
  public:
@@ -27,12 +44,7 @@ class PackedConv8 {
   PackedConv8(const PackedConv8&) = delete;
   PackedConv8& operator=(const PackedConv8&) = delete;
 
-  // x: words of scales and zeros `step` from image to image; image: batch, height, width; place: padding at the top and
-  // left, output height and width; y: floats, or with `in_words` words of a scale and zero; residual: like y.
-  void convolve(std::uintptr_t x, std::uintptr_t scale, std::uintptr_t zero, int step, const std::tuple<int, int, int>& image,
-                const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual, float residual_scale,
-                int residual_zero, int activation, std::uintptr_t y, bool in_words, float to_scale, int to_zero,
-                int threads) const;
+  void convolve(const Conv8Call& call, int threads) const { conv8::convolve(packed_, problem8(call), threads); }
   void unpack(std::uintptr_t weight) const;
   std::size_t save(std::uintptr_t to) const;
   std::size_t nnz() const { return packed_.nnz; }

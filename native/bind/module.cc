@@ -12,7 +12,7 @@
 
 #include "bind/block.h"
 #include "bind/conv.h"
-#include "bind/conv8.h"
+#include "bind/depthwise.h"
 #include "bind/decoder.h"
 #include "bind/packed.h"
 #include "bind/program.h"
@@ -135,22 +135,8 @@ NB_MODULE(_native, m) {
       .def("unpack", &rarefy::PackedConv::unpack, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("nnz", &rarefy::PackedConv::nnz)
       .def_prop_ro("nbytes", &rarefy::PackedConv::bytes);
-  nb::class_<rarefy::PackedConv8>(m, "PackedConv8")
-      .def(nb::init<std::uintptr_t, std::uintptr_t, const rarefy::PackedConv8::Sizes&, const rarefy::PackedConv8::Steps&,
-                    const std::string&>(),
-           "codes"_a, "scale"_a, "sizes"_a, "steps"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def(nb::init<Mapped, std::size_t, std::size_t, const rarefy::PackedConv8::Sizes&, const rarefy::PackedConv8::Steps&,
-                    const std::string&>(),
-           "file"_a, "at"_a, "bytes"_a, "sizes"_a, "steps"_a, "kernel"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def("save", &rarefy::PackedConv8::save, nb::call_guard<nb::gil_scoped_release>())
-      .def("convolve", &rarefy::PackedConv8::convolve, nb::call_guard<nb::gil_scoped_release>())
-      .def("unpack", &rarefy::PackedConv8::unpack, nb::call_guard<nb::gil_scoped_release>())
-      .def_prop_ro("nnz", &rarefy::PackedConv8::nnz)
-      .def_prop_ro("nbytes", &rarefy::PackedConv8::bytes);
-  m.def("conv8_kernels", &rarefy::conv8_listing, "(name, isa, rows, pixels, together) of every 8-bit convolution kernel");
-  m.def("to_words", &rarefy::to_words, nb::call_guard<nb::gil_scoped_release>());
-  m.def("from_words", &rarefy::from_words, nb::call_guard<nb::gil_scoped_release>());
-  m.def("max_pool_words", &rarefy::max_pool_words, nb::call_guard<nb::gil_scoped_release>());
+  rarefy::bind_conv8(m);
+  rarefy::bind_depthwise(m);
   m.def("conv_kernels", &rarefy::conv_listing, "(name, isa, rows, pixels, together) of every convolution kernel");
   m.def("turn_across", &rarefy::turn_across, nb::call_guard<nb::gil_scoped_release>());
   m.def("lanes_across", &rarefy::lanes_across);

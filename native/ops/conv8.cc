@@ -19,17 +19,13 @@ struct Call {
   const Problem& problem;
 };
 
-float outside(const void* context, std::size_t image) noexcept {  // bytes that stand for 0
-  const Input& x = static_cast<const Call*>(context)->problem.x;
-  return std::bit_cast<float>(static_cast<std::uint32_t>(x.zero[image * x.step]) * 0x01010101u);
+float outside_of(const void* context, std::size_t image) noexcept {
+  return outside(static_cast<const Call*>(context)->problem.x, image);
 }
 
 void end(const void* context, const conv::Ended& done) noexcept {
   const auto& [w, p] = *static_cast<const Call*>(context);
-  const Result& to = p.to;
-  const Output output{done.plane.out_channel, done.plane.out_width, w.out, w.scale.data(), w.sums.data(), p.bias, p.activation,
-                      p.x.scale, p.x.zero, p.x.step, to.y, to.residual, to.bytes, to.residual_bytes,
-                      1.0f / to.scale, to.residual_scale, to.zero, to.residual_zero};
+  const Output output = output_of(p, {done.plane.out_channel, done.plane.out_width, w.out, w.scale.data(), w.sums.data()});
   w.kernel->finish(output, done.strips, done.parts, w.words.first_row(done.band), w.words.rows_of(done.band),
                    w.kernel->tile.pixels, done.sums);
 }
@@ -73,12 +69,22 @@ void find_scales(const float* x, std::ptrdiff_t batch, std::ptrdiff_t size, floa
 
 }  // namespace
 
+float outside(const Input& x, std::size_t image) noexcept {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(x.zero[image * x.step]) * 0x01010101u);
+}
+
+Output output_of(const Problem& p, const Channels& c) noexcept {
+  const Result& to = p.to;
+  return {c.channel, c.row, c.count, c.weight_scale, c.sums, p.bias, p.activation, p.x.scale, p.x.zero, p.x.step, to.y,
+          to.residual, to.bytes, to.residual_bytes, 1.0f / to.scale, to.residual_scale, to.zero, to.residual_zero};
+}
+
 void convolve(const Packed& weight, const Problem& p, int threads) {
   const int planes = p.to.y == nullptr ? (weight.out + 3) / 4 : weight.out;
   const conv::Place place{reinterpret_cast<const float*>(p.x.words), p.batch, p.height, p.width, p.top, p.left, p.out_height,
                           p.out_width, planes, 0};
   const Call call{weight, p};
-  conv::each_tile(weight.words, place, threads, outside, end, &call);
+  conv::each_tile(weight.words, place, threads, outside_of, end, &call);
 }
 
 void from_floats(const float* x, std::ptrdiff_t batch, int channels, std::ptrdiff_t pixels, bool find, float* scale,

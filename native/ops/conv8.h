@@ -35,6 +35,17 @@ struct Problem {
 
 void convolve(const Packed& weight, const Problem& problem, int threads);
 
+// What the kernels are told of a problem: distances in the output and what belongs to the weight.
+struct Channels {
+  std::ptrdiff_t channel, row;
+  int count;
+  const float* weight_scale;
+  const std::int32_t* sums;
+};
+Output output_of(const Problem& problem, const Channels& channels) noexcept;
+// The word of bytes that stand for 0 in an image.
+float outside(const Input& x, std::size_t image) noexcept;
+
 // Floats (batch, channels, pixels) to words. With `find` each image's scale and zero are found and written, else they are
 // the first of those given. A value that is not finite makes a scale that was found NaN.
 void from_floats(const float* x, std::ptrdiff_t batch, int channels, std::ptrdiff_t pixels, bool find, float* scale,

@@ -6,4 +6,8 @@ inline Ints load_even_words(const std::uint8_t* p) {
   return _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(low, high, 0x88)), 0xd8);
 }
 inline Ints byte_lane(Ints v, int i) { return _mm256_and_si256(_mm256_srli_epi32(v, 8 * i), _mm256_set1_epi32(255)); }
+inline Ints as_words(Vec v) { return _mm256_castps_si256(v); }
+inline Ints repeat4(const std::uint32_t* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline Ints max_bytes(Ints a, Ints b) { return _mm256_max_epu8(a, b); }

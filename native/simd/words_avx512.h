@@ -8,4 +8,8 @@ inline Ints load_even_words(const std::uint8_t* p) {  // every other word of 32
 inline Ints byte_lane(Ints v, int i) {  // byte i of every word
   return _mm512_and_si512(_mm512_srli_epi32(v, static_cast<unsigned>(8 * i)), _mm512_set1_epi32(255));
 }
+inline Ints as_words(Vec v) { return _mm512_castps_si512(v); }
+inline Ints repeat4(const std::uint32_t* p) {  // four words, again in every 128-bit lane
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline Ints max_bytes(Ints a, Ints b) { return _mm512_max_epu8(a, b); }

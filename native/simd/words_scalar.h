@@ -13,6 +13,12 @@ inline Ints load_even_words(const std::uint8_t* p) {
 inline Ints byte_lane(Ints v, int i) {
   return each_int([&](int lane) { return byte_of(v.lane[lane], i); });
 }
+inline Ints as_words(Vec v) {
+  Ints words;
+  __builtin_memcpy(&words, &v, sizeof words);
+  return words;
+}
+inline Ints repeat4(const std::uint32_t* p) { return loadu_ints(p); }
 inline Ints max_bytes(Ints a, Ints b) {
   return each_int([&](int lane) {
     std::uint32_t word = 0;

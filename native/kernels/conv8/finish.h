@@ -21,23 +21,24 @@ struct Four {
       correction[i] = set_ints(-zero * o.sums[first + i]);
     }
   }
-  Vec result(int i, const float* sums, int columns) const {
-    return fma(to_floats(add_ints(load_words_n(sums, columns), correction[i])), scale[i], shift[i]);
+  Vec result(int i, Ints sum) const {
+    return fma(to_floats(add_ints(sum, correction[i])), scale[i], shift[i]);
   }
 };
 
+// A vector of pixels, of which `columns` are there.
 template <conv::Activation activation>
-void finish_floats(const conv8::Output& o, const Four& four, int channels, std::ptrdiff_t at, int columns, std::size_t far,
-                   const float* sums) {
-  for (int i = 0; i < channels; ++i, at += o.channel, sums += far) {
-    Vec y = four.result(i, sums, columns);
+inline void finish_floats(const conv8::Output& o, const Four& four, int channels, std::ptrdiff_t at, int columns,
+                          const Ints (&sums)[4]) {
+  for (int i = 0; i < channels; ++i, at += o.channel) {
+    Vec y = four.result(i, sums[i]);
     if (o.residual != nullptr) y = add(y, load_n(o.residual + at, columns));
     store_n(o.y + at, ending<activation>(y), columns);
   }
 }
 
 template <conv::Activation activation>
-void finish_bytes(const conv8::Output& o, const Four& four, std::ptrdiff_t at, int columns, std::size_t far, const float* sums) {
+inline void finish_bytes(const conv8::Output& o, const Four& four, std::ptrdiff_t at, int columns, const Ints (&sums)[4]) {
   const Vec inverse = set1(o.inverse);
   const Ints zero = set_ints(o.to_zero);
   Ints residual = ints_zero();
@@ -45,7 +46,7 @@ void finish_bytes(const conv8::Output& o, const Four& four, std::ptrdiff_t at, i
   Ints q[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    Vec y = four.result(i, sums + i * far, columns);
+    Vec y = four.result(i, sums[i]);
     if (o.residual_bytes != nullptr) y = fma(to_floats(byte_lane(residual, i)), set1(o.residual_scale), y);
     q[i] = to_byte(ending<activation>(y), inverse, zero);
   }
@@ -59,8 +60,10 @@ void finish_strip8(const conv8::Output& o, const conv::Strip& s, int first, int 
   std::ptrdiff_t at = s.at + (o.y == nullptr ? first / 4 : first) * o.channel;
   for (int r = 0; r < s.rows; ++r, at += o.row, sums += width) {
     const int columns = r == s.rows - 1 ? s.last_columns : s.columns;
-    if (o.y == nullptr) finish_bytes<activation>(o, four, at, columns, far, sums);
-    else finish_floats<activation>(o, four, channels, at, columns, far, sums);
+    Ints here[4];
+    for (int i = 0; i < 4; ++i) here[i] = load_words_n(sums + i * far, columns);
+    if (o.y == nullptr) finish_bytes<activation>(o, four, at, columns, here);
+    else finish_floats<activation>(o, four, channels, at, columns, here);
   }
 }
 

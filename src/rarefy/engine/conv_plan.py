@@ -18,6 +18,7 @@ from rarefy.ops import PackedConv, Window, conv_candidates, pack_conv, window_of
 from rarefy.ops.conv8 import PackedConv8, conv8_candidates, is_conv8, pack_conv8
 from rarefy.ops.conv_across import convolve_across, to_across
 from rarefy.ops.conv_reference import conv2d
+from rarefy.ops.depthwise import depthwise_candidates
 from rarefy.ops.words import words_of
 
 _MARGIN = (
@@ -135,7 +136,8 @@ class ConvPlanner:
 
 def candidates_of(weight: Tensor, window: Window, eight: bool) -> list[str]:
     """Kernels worth timing, likely best first; `eight`: 8-bit ones too."""
-    return (conv8_candidates(weight, window) if eight else []) + conv_candidates(weight, window.groups)
+    floats = [*depthwise_candidates(weight, window, eight=False), *conv_candidates(weight, window.groups)]
+    return (conv8_candidates(weight, window) if eight else []) + floats
 
 
 def known_times(

@@ -13,6 +13,7 @@ from rarefy.engine.fuse_norm import value_of
 from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d
 from rarefy.ops import PackedConv, available, pack_conv, pool_of
 from rarefy.ops.conv8 import PackedConv8, pack_conv8
+from rarefy.ops.depthwise import is_depthwise_kernel
 
 _aten = torch.ops.aten
 _ACTIVATIONS = {
@@ -183,7 +184,8 @@ def fuse_pools(graph: GraphModule) -> int:
         pool, source = pool_of(*node.args[1:]), node.args[0]
         conv = graph.get_submodule(source.target) if source.op == "call_module" else None
         name, together = f"rarefy_pool_{number}", False
-        if isinstance(conv, FusedConv2d) and len(source.users) == 1 and len(source.args) == 1:
+        alone = isinstance(conv, FusedConv2d) and len(source.users) == 1 and len(source.args) == 1
+        if isinstance(conv, FusedConv2d) and alone and not is_depthwise_kernel(conv.packed.kernel):
             graph.add_submodule(name, FusedConvPool(conv, pool))
             together = True
         else:

@@ -13,6 +13,7 @@ from rarefy.ops import native
 from rarefy.ops.checks import require_bias, require_floats
 from rarefy.ops.conv import ConvKernel, fill
 from rarefy.ops.conv_reference import ACTIVATIONS, Window
+from rarefy.ops.depthwise import depthwise_candidates, is_depthwise_kernel
 from rarefy.ops.words import TOGETHER, Words, fours, words_shape
 
 _WHERE = "convolve"
@@ -130,7 +131,7 @@ class PackedConv8:
 
 
 def _unpickle(weight: Tensor, window: Window, kernel: str) -> PackedConv8:
-    known = {k.name for k in kernels()}
+    known = {k.name for k in kernels()} | set(depthwise_candidates(weight, window, eight=True))
     return pack_conv8(weight, window, kernel if kernel in known else None)
 
 
@@ -161,7 +162,8 @@ def conv8_candidates(weight: Tensor, window: Window = _PLAIN) -> list[str]:
     apart = [k.name for k in usable if not k.together]
     together = [k.name for k in usable if k.together and fill(words, k.rows) > 0.6]
     dense = float(words.count_nonzero()) > 0.6 * words.numel()
-    return together if dense and together else apart + together
+    own = depthwise_candidates(weight, window, eight=True)
+    return own + (together if dense and together else apart + together)
 
 
 def _words(weight: Tensor) -> Tensor:
@@ -192,13 +194,14 @@ def pack_conv8(weight: Tensor, window: Window = _PLAIN, kernel: str | None = Non
         raise EngineError(f"pack_conv8: 8-bit convolutions are native, and {native.why_not()}")
     name = kernel or conv8_candidates(weight, window)[0]
     compiled = [listed[0] for listed in module.conv8_kernels()]
-    if name not in compiled:
+    if name not in compiled and not is_depthwise_kernel(name):
         raise unknown_name("pack_conv8: kernel", name, compiled)
     out, into, high, wide = weight.shape
     stored = quantize_weight(weight.detach().reshape(out, into * high * wide))
     codes, scale = stored.values.contiguous(), stored.scale.flatten().contiguous()
     sizes, steps = (out, into, window.groups, high, wide), (*window.stride, *window.dilation)
-    layout = module.PackedConv8(codes.data_ptr(), scale.data_ptr(), sizes, steps, name)
+    made = module.PackedDepthwise8 if is_depthwise_kernel(name) else module.PackedConv8
+    layout = made(codes.data_ptr(), scale.data_ptr(), sizes, steps, name)
     return PackedConv8((out, into, high, wide), window, layout.nnz, layout.nbytes, name, layout)
 
 
@@ -211,5 +214,6 @@ def see_conv8(
     assert module is not None  # the file is mapped by it
     out, into, high, wide = shape
     sizes, steps = (out, into, window.groups, high, wide), (*window.stride, *window.dilation)
-    layout = module.PackedConv8(file, at, nbytes, sizes, steps, kernel)
+    seen = module.PackedDepthwise8 if is_depthwise_kernel(kernel) else module.PackedConv8
+    layout = seen(file, at, nbytes, sizes, steps, kernel)
     return PackedConv8(shape, window, layout.nnz, layout.nbytes, kernel, layout)
