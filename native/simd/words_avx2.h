@@ -10,4 +10,7 @@ inline Ints as_words(Vec v) { return _mm256_castps_si256(v); }
 inline Ints repeat4(const std::uint32_t* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+inline Ints bytes_in_turn(Ints a, Ints b, Ints c, Ints d) {
+  return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+}
 inline Ints max_bytes(Ints a, Ints b) { return _mm256_max_epu8(a, b); }

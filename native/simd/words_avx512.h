@@ -12,4 +12,7 @@ inline Ints as_words(Vec v) { return _mm512_castps_si512(v); }
 inline Ints repeat4(const std::uint32_t* p) {  // four words, again in every 128-bit lane
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+inline Ints bytes_in_turn(Ints a, Ints b, Ints c, Ints d) {  // saturated; word i of a 128-bit lane: the lane of vector i
+  return _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+}
 inline Ints max_bytes(Ints a, Ints b) { return _mm512_max_epu8(a, b); }

@@ -19,6 +19,10 @@ inline Ints as_words(Vec v) {
   return words;
 }
 inline Ints repeat4(const std::uint32_t* p) { return loadu_ints(p); }
+inline Ints bytes_in_turn(Ints a, Ints b, Ints c, Ints d) {
+  transpose4(a, b, c, d);
+  return bytes_by_token(a, b, c, d);
+}
 inline Ints max_bytes(Ints a, Ints b) {
   return each_int([&](int lane) {
     std::uint32_t word = 0;

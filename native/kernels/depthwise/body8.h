@@ -27,11 +27,42 @@ inline void sum_word_rows(const depthwise::Plane8& p, const Columns<stride>& col
   }
 }
 
+// Bytes of words of four channels whose lanes are pixels of all channels in turn: nothing has to be turned round.
+struct InTurn {
+  Vec scale, shift, lower, upper;
+  Ints correction;
+
+  explicit InTurn(const Factors& f) : lower(set1(f.lower)), upper(set1(f.upper)) {
+    alignas(64) float scales[width], shifts[width];
+    alignas(64) std::int32_t corrections[width];
+    for (int i = 0; i < width; ++i) {
+      scales[i] = f.scale[i % 4];
+      shifts[i] = f.shift[i % 4];
+      corrections[i] = f.correction[i % 4];
+    }
+    scale = load(scales);
+    shift = load(shifts);
+    correction = load_ints(corrections);
+  }
+  void store(std::uint8_t* to, const Ints (&sums)[4], int count) const {
+    Ints q[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const Vec y = fma(to_floats(add_ints(sums[j], correction)), scale, shift);
+      q[j] = nearest(max(lower, min(upper, y)));
+    }
+    store_words_n(to, bytes_in_turn(q[0], q[1], q[2], q[3]), count);
+  }
+};
+
 template <int stride, conv::Activation activation>
 void convolve_plane8(const depthwise::Plane8& p, const conv8::Output& o) {
   Ints weight[3 * parts];
   for (int i = 0; i < 3 * parts; ++i) weight[i] = repeat4(p.weight + 4 * i);
-  const Four four(o, p.channel, p.image);
+  const Factors factors(o, p.channel, p.image, activation, o.y == nullptr && bounds<activation>);
+  const Four four(factors);
+  const InTurn in_turn(factors);
+  const bool plain = o.y == nullptr && bounds<activation> && o.residual_bytes == nullptr;
   const int channels = o.channels - p.channel < 4 ? o.channels - p.channel : 4;
   const std::ptrdiff_t plane = p.at + (o.y == nullptr ? p.channel / 4 : p.channel) * o.channel;
   for (int c = 0; c < p.place.out_width; c += width) {
@@ -44,8 +75,12 @@ void convolve_plane8(const depthwise::Plane8& p, const conv8::Output& o) {
       if (columns.inner) sum_word_rows<stride, true>(p, columns, row, weight, sums);
       else sum_word_rows<stride, false>(p, columns, row, weight, sums);
       for (int r = 0; r < word_rows && row + r < p.place.out_height; ++r) {
-        transpose4(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
         const std::ptrdiff_t at = plane + static_cast<std::ptrdiff_t>(row + r) * p.place.out_width + c;
+        if (plain) {
+          in_turn.store(o.bytes + 4 * at, sums[r], count);
+          continue;
+        }
+        transpose4(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
         if (o.y == nullptr) finish_bytes<activation>(o, four, at, count, sums[r]);
         else finish_floats<activation>(o, four, channels, at, count, sums[r]);
       }
