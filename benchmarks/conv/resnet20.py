@@ -2,7 +2,7 @@
 
     python benchmarks/conv/resnet20.py --data ../shared/data --weights out.pt --epochs 4   # prunes and trains
     python benchmarks/conv/resnet20.py --data ../shared/data --weights out.pt              # times what is in out.pt
-    python benchmarks/conv/resnet20.py --data ../shared/data --eight                       # accuracy in 8 bits, unpruned
+    python benchmarks/conv/resnet20.py --data ../shared/data --eight                       # accuracy in 8 bits, dense
 
 Pruning: magnitudes, one budget for all convolutions but the first; then SGD on the kept weights with the mask fixed.
 """

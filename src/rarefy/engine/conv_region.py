@@ -35,7 +35,8 @@ class ConvRegion(nn.Module):
     """Runs `convs` as `steps` say; values [0, inputs) are the arguments, `outputs` those that it returns.
 
     across: images lie across the lanes of vectors inside (the weights are packed so); scales: of values as words, by
-    their number, where they are known.
+    their number, where they are known; together: images that go through all the steps before the next ones do (0: all),
+    so that what lies between the steps stays in a cache.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class ConvRegion(nn.Module):
         outputs: Sequence[int],
         across: bool,
         scales: Mapping[int, Scale],
+        together: int = 0,
     ) -> None:
         super().__init__()
         self.convs, self.steps = nn.ModuleList(convs), tuple(steps)
         self.outputs, self.across, self.scales = tuple(outputs), across, dict(scales)
+        self.together = together
         self._plans: dict[Any, _Plan] = {}
         self._blocks: list[Tensor] = []
 
@@ -56,6 +59,19 @@ class ConvRegion(nn.Module):
         return {**self.__dict__, "_plans": {}, "_blocks": []}  # they hold addresses
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        parts = self._parts(given)
+        if len(parts) > 1:
+            return tuple(torch.cat(outs) for outs in zip(*(self._whole(part) for part in parts), strict=True))
+        return self._whole(given)
+
+    def _parts(self, given: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """The arguments by the images that go together."""
+        counts = {x.shape[0] for x in given}
+        if self.together == 0 or len(counts) > 1 or max(counts) <= self.together:
+            return [given]
+        return list(zip(*(x.split(self.together) for x in given), strict=True))
+
+    def _whole(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         images = [x.contiguous() for x in given]
         threads = torch.get_num_threads()
         key = (threads, *(x.shape for x in images))
@@ -70,11 +86,13 @@ class ConvRegion(nn.Module):
 
     def profile(self, *given: Tensor) -> tuple[tuple[Tensor, ...], list[Step]]:
         """The outputs, and every native call timed."""
-        images = [x.contiguous() for x in given]
-        plan = self._planned(images, torch.get_num_threads())
         steps: list[Step] = []
-        out = _run(plan, self._block(plan.nbytes), images, steps)
-        return out, steps
+        outs = []
+        for part in self._parts(given):
+            images = [x.contiguous() for x in part]
+            plan = self._planned(images, torch.get_num_threads())
+            outs.append(_run(plan, self._block(plan.nbytes), images, steps))
+        return tuple(torch.cat(same) for same in zip(*outs, strict=True)), steps
 
     def _block(self, nbytes: int) -> Tensor:
         while self._blocks:

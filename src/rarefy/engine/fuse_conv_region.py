@@ -16,6 +16,7 @@ from rarefy.ops.conv8 import Scale
 from rarefy.ops.conv_across import lanes
 
 _FUSED = (FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d)
+_TOGETHER = (1, 4)  # images that are tried to go through a run of convolutions at a time
 Repack = Callable[[FusedConv2d, tuple[int, int]], FusedConv2d]  # and the height and width of its input
 
 
@@ -51,7 +52,7 @@ def _scales(graph: GraphModule, run: list[Node], number: dict[Node, int]) -> dic
     return scales
 
 
-def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack | None) -> None:
+def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack | None, together: int) -> None:
     sources = [node for node in run for node in node.all_input_nodes]
     inputs = [node for node in dict.fromkeys(sources) if node not in run]
     number = {node: i for i, node in enumerate([*inputs, *run])}
@@ -68,7 +69,7 @@ def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack 
             conv = repack(conv, image or (1, 1))
         convs.append(conv)
     scales = _scales(graph, run, number)
-    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None, scales)
+    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None, scales, together)
     graph.add_submodule(name, region)
     with graph.graph.inserting_after(run[-1]):
         call = graph.graph.call_module(name, tuple(inputs))
@@ -86,17 +87,18 @@ def _take(values: tuple[torch.Tensor, ...], i: int) -> torch.Tensor:
     return values[i]
 
 
-def with_regions(graph: GraphModule, repack: Repack | None = None) -> GraphModule | None:
+def with_regions(graph: GraphModule, repack: Repack | None = None, together: int = 0) -> GraphModule | None:
     """A graph of the same parameters in which runs of two or more fused convolutions are one module; None: none is.
 
-    repack: gives each convolution packed for images across the lanes, in which layout the runs then compute.
+    repack: gives each convolution packed for images across the lanes, in which layout the runs then compute;
+    together: images that go through a run before the next ones do (0: all).
     """
     runs = [run for run in _runs(graph) if len(run) > 1] if available() else []
     if not runs:
         return None
     twin = GraphModule(graph, copy.deepcopy(graph.graph))
     for i, run in enumerate(r for r in _runs(twin) if len(r) > 1):
-        _replace_run(twin, run, f"rarefy_convs_{i}", repack)
+        _replace_run(twin, run, f"rarefy_convs_{i}", repack, together)
     twin.graph.lint()
     twin.recompile()
     return twin
@@ -105,6 +107,10 @@ def with_regions(graph: GraphModule, repack: Repack | None = None) -> GraphModul
 def conv_variants(graph: GraphModule, batch: int, *, measure: bool = True) -> dict[str, GraphModule]:
     """The ways to run a rewritten graph that are worth timing for `batch` images (0: it sees none), by name."""
     variants = {"graph": with_regions(graph) or graph}
+    for together in _TOGETHER if measure and batch >= 2 * max(_TOGETHER) else ():
+        few = with_regions(graph, None, together)
+        if few is not None:
+            variants[f"graph, {together} images at a time"] = few
     if measure and available() and 2 * batch >= lanes() and not any(isinstance(m, FusedConv8) for m in graph.modules()):
         across = with_regions(graph, AcrossPlanner(batch).repack)
         if across is not None:
