@@ -46,21 +46,29 @@ _SETTINGS: dict[str, dict[str, Setting]] = {
         "woodfisher": Setting(1000, 1, {"block": None, "damping": 1e-5}),
         "cbs": Setting(1000, 1, {"damping": 1e-4}),
         "chita": Setting(1000, 1, {"damping": 1e-4, "first": 0.0, "swaps": 0}),
-        "chita-plus-plus": Setting(1000, 16, {"damping": 1e-3, "first": 1 / 16, "rounds": 16, "iterations": 0}),
+        "chita-plus-plus": Setting(1000, 16, {"damping": 3e-3, "first": 1 / 16, "rounds": 16, "iterations": 0}),
     },
     "resnet20": {
         "magnitude": Setting(),
         "woodfisher": Setting(500, 16, {"block": 500, "damping": 1e-5}),
-        "cbs": Setting(500, 16, {"damping": 1e-4, "rungs": 0}),
+        "cbs": Setting(500, 16, {"damping": 1e-5, "rungs": 0, "rounds": 20}),
         "chita": Setting(
             500, 16, {"damping": 1e-5, "first": 0.0, "iterations": 0, "exchanges": 0, "swaps": 0, "block": 500}
         ),
         "chita-plus-plus": Setting(
-            300, 16, {"damping": 1e-4, "first": 0.0, "rounds": 8, "iterations": 0, "block": 500}
+            200, 16, {"damping": 1e-5, "first": 0.0, "rounds": 4, "iterations": 0, "block": 500}
         ),
     },
 }
-_HIGH: dict[tuple[str, str, float], Setting] = {}
+_HIGH: dict[tuple[str, str, float], Setting] = {  # where so little is left, more rounds are worth their time
+    **{
+        ("mlpnet", "cbs", sparsity): Setting(2000, 1, {"damping": 1e-2, "rungs": 0, "rounds": 30})
+        for sparsity in (0.9, 0.95, 0.98)
+    },
+    ("mlpnet", "chita-plus-plus", 0.98): Setting(
+        1000, 16, {"damping": 3e-3, "first": 1 / 16, "rounds": 24, "iterations": 0}
+    ),
+}
 
 
 def setting(name: str, method: str, sparsity: float) -> Setting:

@@ -22,7 +22,8 @@ HERE = Path(__file__).parent
 CASES = {"mlpnet": mlpnet, "resnet20": resnet20}
 
 
-def run(case: Case, methods: list[str], levels: tuple[float, ...], seeds: list[int], path: Path) -> None:
+def run(case: Case, methods: list[str], levels: tuple[float, ...], seeds: list[int], asked: argparse.Namespace) -> None:
+    path = asked.cells
     for seed in seeds:
         for method in methods:
             for sparsity in levels:
@@ -31,7 +32,7 @@ def run(case: Case, methods: list[str], levels: tuple[float, ...], seeds: list[i
                 key = f"{case.name} {method} {sparsity} {seed} {chosen}"
                 if key in known or (method == "magnitude" and seed > 0):
                     continue
-                found = cell(case, method, sparsity, seed, chosen)
+                found = cell(case, method, sparsity, seed, chosen, cache=asked.cache)
                 print(key, f"{found['accuracy']:.2f} in {found['seconds']:.1f} s", flush=True)
                 merged = (json.loads(path.read_text()) if path.exists() else {}) | {key: found}
                 path.with_suffix(".part").write_text(json.dumps(merged, indent=1))
@@ -88,19 +89,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", default="mlpnet,resnet20")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--levels", help="sparsities, all of the table by default")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument(
         "--quick", action="store_true", help="two sparsities of one network, one of the other, one seed"
     )
     parser.add_argument("--cells", type=Path, default=HERE / "chita_cells.json")
+    parser.add_argument("--cache", type=Path, help="a folder for gradients of dense models, 0.5 GB each")
     parser.add_argument("--only-write", action="store_true", help="the table from the cells that are there")
     asked = parser.parse_args()
     for name in [] if asked.only_write else asked.models.split(","):
         case = CASES[name](asked.data)
         print(name, "dense", f"{accuracy(case.model, case.test):.2f}", flush=True)
         levels = QUICK[name] if asked.quick else LEVELS[name]
+        levels = tuple(float(level) for level in asked.levels.split(",")) if asked.levels else levels
         seeds = [0] if asked.quick else [int(seed) for seed in asked.seeds.split(",")]
-        run(case, asked.methods.split(","), levels, seeds, asked.cells)
+        run(case, asked.methods.split(","), levels, seeds, asked)
     known = json.loads(asked.cells.read_text())
     for name in PAPER:
         print(f"\n{name}\n\n{table(name, known)}")
