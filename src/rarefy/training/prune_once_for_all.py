@@ -64,7 +64,7 @@ def prune_once_for_all(
     ignore: Sequence[str] = (),
     seed: int = 0,
 ) -> TrainingReport:
-    """Prunes a pre-trained model on its pre-training data, in place, so that it can be fine-tuned for any task later.
+    """Prunes a pre-trained model on its pre-training data, in place, to be fine-tuned for any task later.
 
     loss(model, batch): the pre-training loss and the logits it came from. teacher: the model as it is now without it;
     the trained loss is loss + distill * T^2 KL(teacher || student). AdamW with the learning rate `Rewound`: gradual
