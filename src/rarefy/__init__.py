@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rarefy.finetuning.distill import distill
     from rarefy.recipes.measure import prune
     from rarefy.recipes.store import load, save
+    from rarefy.recipes.train import sparse_training
 
     __version__: str
 
@@ -28,6 +29,7 @@ _HOME = {
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
     "save": "rarefy.recipes.store",
+    "sparse_training": "rarefy.recipes.train",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "load",
     "prune",
     "save",
+    "sparse_training",
 ]
 
 
