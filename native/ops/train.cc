@@ -84,6 +84,16 @@ void multiply(const Product& p, int threads) {
   });
 }
 
+// f(e) for all e < n, a chunk a task.
+template <class Function>
+void chunks(std::size_t n, int threads, Function f) {
+  constexpr std::size_t chunk = 1 << 14;
+  parallel_for((n + chunk - 1) / chunk, threads_for(static_cast<double>(n) * 16, threads), [&](std::size_t task) {
+    const std::size_t end = std::min(n, (task + 1) * chunk);
+    for (std::size_t e = task * chunk; e < end; ++e) f(e);
+  });
+}
+
 struct Sample {
   const Side& side;
   const float *x, *dy;
@@ -105,6 +115,31 @@ void sample_tile(const Kernel& kernel, const Sample& s, const Tile& tile, int fi
     load_output(kernel, side, tile, row, end, s.dy, panel + panel_floats);
     kernel.sample(entries, row, end, places, panel, panel + panel_floats, sums);
   }
+}
+
+// Threads share the tiles, each group with sums of its own (at most four, for their memory), or else the rows.
+void sample(const Sample& s, std::int64_t images, float* dvalues, int threads) {
+  const Kernel& kernel = train::kernel(allowed_isa());
+  const Part& part = s.side.parts[0];
+  const std::size_t n = s.side.at.size();
+  const Tiles tiles(s.side, images, sample_budget);
+  const double places = static_cast<double>(part.count[0]) * part.count[1];
+  threads = threads_for(static_cast<double>(n + part.begin.size()) * static_cast<double>(images) * places, threads);
+  const int groups = std::max<int>(1, std::min<int>({threads, 4, static_cast<int>(tiles.count())}));
+  const int parts = std::max(1, threads / groups);
+  const std::vector<int> bounds = split_at_groups(part, parts);
+  static thread_local Scratch own;  // kept: fresh pages cost more than the sums
+  float* const sums = own.at_least(n * (groups - 1));
+  parallel_for(static_cast<std::size_t>(groups) * parts, threads, [&](std::size_t task) {
+    const std::size_t group = task / parts, first = tiles.count() * group / groups, last = tiles.count() * (group + 1) / groups;
+    const int rows = static_cast<int>(task % parts);
+    float* const to = group == 0 ? dvalues : sums + n * (group - 1);
+    std::fill(to + part.begin[bounds[rows]], to + part.begin[bounds[rows + 1]], 0.0f);
+    for (std::size_t tile = first; tile < last; ++tile)
+      sample_tile(kernel, s, tiles.at(tile), bounds[rows], bounds[rows + 1], to);
+  });
+  for (int group = 1; group < groups; ++group)
+    chunks(n, threads, [&](std::size_t e) { dvalues[e] += sums[n * (group - 1) + e]; });
 }
 
 }  // namespace
@@ -130,38 +165,14 @@ void Index::forward(const float* values, const float* x, std::int64_t images, co
 
 void Index::input_grad(const float* values, const float* dy, std::int64_t images, float* dx, int threads) const {
   const std::vector<std::int32_t>& order = backward_.order;
-  AlignedVector<float> turned(order.size());
-  constexpr std::size_t chunk = 1 << 14;
-  parallel_for((order.size() + chunk - 1) / chunk, threads_for(static_cast<double>(order.size()) * 16, threads),
-               [&](std::size_t task) {
-                 const std::size_t end = std::min(order.size(), (task + 1) * chunk);
-                 for (std::size_t e = task * chunk; e < end; ++e) turned[e] = values[order[e]];
-               });
-  multiply({backward_, turned.data(), dy, nullptr, dx, images}, threads);
+  static thread_local Scratch own;  // kept: fresh pages cost more than the sums
+  float* const turned = own.at_least(order.size());
+  chunks(order.size(), threads, [&](std::size_t e) { turned[e] = values[order[e]]; });
+  multiply({backward_, turned, dy, nullptr, dx, images}, threads);
 }
 
 void Index::weight_grad(const float* dy, const float* x, std::int64_t images, float* dvalues, int threads) const {
-  const Kernel& kernel = train::kernel(allowed_isa());
-  const Part& part = forward_.parts[0];
-  const std::size_t n = forward_.at.size();
-  std::fill(dvalues, dvalues + n, 0.0f);
-  const Tiles tiles(forward_, images, panel_budget);
-  const double places = static_cast<double>(part.count[0]) * part.count[1];
-  threads = threads_for(static_cast<double>(n + part.begin.size()) * static_cast<double>(images) * places, threads);
-  // Threads share the tiles, each group with sums of its own (at most four, for their memory), or else the rows.
-  const int groups = std::max<int>(1, std::min<int>({threads, 4, static_cast<int>(tiles.count())}));
-  const int parts = std::max(1, threads / groups);
-  const std::vector<int> bounds = split_at_groups(part, parts);
-  AlignedVector<float> sums(n * (groups - 1));
-  parallel_for(static_cast<std::size_t>(groups) * parts, threads, [&](std::size_t task) {
-    const std::size_t group = task / parts, first = tiles.count() * group / groups, last = tiles.count() * (group + 1) / groups;
-    const int rows = static_cast<int>(task % parts);
-    float* const to = group == 0 ? dvalues : sums.data() + n * (group - 1);
-    for (std::size_t tile = first; tile < last; ++tile)
-      sample_tile(kernel, {forward_, x, dy}, tiles.at(tile), bounds[rows], bounds[rows + 1], to);
-  });
-  for (int group = 1; group < groups; ++group)
-    for (std::size_t e = 0; e < n; ++e) dvalues[e] += sums[n * (group - 1) + e];
+  sample({forward_, x, dy}, images, dvalues, threads);
 }
 
 }  // namespace rarefy::train

@@ -10,7 +10,8 @@
 
 namespace rarefy::train {
 
-inline constexpr std::int64_t panel_budget = 192 * 1024, out_floats = 16 * 1024;  // floats: within the L2 and the L1 cache
+// Floats of a panel within the L2 cache (sums across lanes want more images than products), of results within the L1.
+inline constexpr std::int64_t panel_budget = 192 * 1024, sample_budget = 256 * 1024, out_floats = 16 * 1024;
 
 // Some images of a batch (`first`, `valid` of them, room for `images`) and lines [from, to) of their outputs' parts.
 struct Tile {
