@@ -71,7 +71,11 @@ void multiply_tile(const Kernel& kernel, const Product& p, const Tile& tile, int
   }
 }
 
-void multiply(const Product& p, int threads) {
+}  // namespace
+
+void multiply(const Side& side, const float* values, const float* x, std::int64_t images, const float* bias, float* y,
+              int threads) {
+  const Product p{side, values, x, bias, y, images};
   const Kernel& kernel = train::kernel(allowed_isa());
   const double work = static_cast<double>(p.side.at.size() + p.side.out.channels) * static_cast<double>(p.images);
   const Tiles tiles(p.side, p.images, panel_budget);
@@ -83,6 +87,8 @@ void multiply(const Product& p, int threads) {
     multiply_tile(kernel, p, tiles.at(task / parts), bounds[part], bounds[part + 1]);
   });
 }
+
+namespace {
 
 // f(e) for all e < n, a chunk a task.
 template <class Function>
@@ -117,8 +123,11 @@ void sample_tile(const Kernel& kernel, const Sample& s, const Tile& tile, int fi
   }
 }
 
+}  // namespace
+
 // Threads share the tiles, each group with sums of its own (at most four, for their memory), or else the rows.
-void sample(const Sample& s, std::int64_t images, float* dvalues, int threads) {
+void sample(const Side& side, const float* dy, const float* x, std::int64_t images, float* dvalues, int threads) {
+  const Sample s{side, x, dy};
   const Kernel& kernel = train::kernel(allowed_isa());
   const Part& part = s.side.parts[0];
   const std::size_t n = s.side.at.size();
@@ -142,11 +151,16 @@ void sample(const Sample& s, std::int64_t images, float* dvalues, int threads) {
     chunks(n, threads, [&](std::size_t e) { dvalues[e] += sums[n * (group - 1) + e]; });
 }
 
-}  // namespace
+void multiply_ordered(const Side& side, const float* values, const float* x, std::int64_t images, float* y, int threads) {
+  const std::vector<std::int32_t>& order = side.order;
+  static thread_local Scratch own;  // kept: fresh pages cost more than the sums
+  float* const turned = own.at_least(order.size());
+  chunks(order.size(), threads, [&](std::size_t e) { turned[e] = values[order[e]]; });
+  multiply(side, turned, x, images, nullptr, y, threads);
+}
 
 Index::Index(const Geometry& geometry, const std::int64_t* offsets, const std::int32_t* columns, std::int64_t entries)
-    : geometry_(checked(geometry, offsets, columns, entries)),
-      forward_(forward_side(geometry, offsets, columns)),
+    : forward_(forward_side(checked(geometry, offsets, columns, entries), offsets, columns)),
       backward_(backward_side(geometry, offsets, columns)) {}
 
 std::size_t Index::bytes() const {
@@ -160,19 +174,15 @@ std::size_t Index::bytes() const {
 
 void Index::forward(const float* values, const float* x, std::int64_t images, const float* bias, float* y,
                     int threads) const {
-  multiply({forward_, values, x, bias, y, images}, threads);
+  multiply(forward_, values, x, images, bias, y, threads);
 }
 
 void Index::input_grad(const float* values, const float* dy, std::int64_t images, float* dx, int threads) const {
-  const std::vector<std::int32_t>& order = backward_.order;
-  static thread_local Scratch own;  // kept: fresh pages cost more than the sums
-  float* const turned = own.at_least(order.size());
-  chunks(order.size(), threads, [&](std::size_t e) { turned[e] = values[order[e]]; });
-  multiply({backward_, turned, dy, nullptr, dx, images}, threads);
+  multiply_ordered(backward_, values, dy, images, dx, threads);
 }
 
 void Index::weight_grad(const float* dy, const float* x, std::int64_t images, float* dvalues, int threads) const {
-  sample({forward_, x, dy}, images, dvalues, threads);
+  sample(forward_, dy, x, images, dvalues, threads);
 }
 
 }  // namespace rarefy::train

@@ -8,6 +8,14 @@
 
 namespace rarefy::train {
 
+// y (images, out of the side) from x (images, in of the side), plus bias (rows) or nothing. values: in the side's order.
+void multiply(const Side&, const float* values, const float* x, std::int64_t images, const float* bias, float* y,
+              int threads);
+// The same by values as the weight has them, for a side of another order.
+void multiply_ordered(const Side&, const float* values, const float* x, std::int64_t images, float* y, int threads);
+// dvalues (entries): the sums over images and places of dy (images, out) and what each entry reads of x (images, in).
+void sample(const Side& forward, const float* dy, const float* x, std::int64_t images, float* dvalues, int threads);
+
 // The checked index of one weight for one size of image. Entries are in the order of rows; their values are the caller's.
 class Index {
  public:
@@ -25,7 +33,6 @@ class Index {
   std::size_t bytes() const;
 
  private:
-  Geometry geometry_;
   Side forward_, backward_;
 };
 

@@ -20,7 +20,7 @@ int tile_images(const Side& side, std::int64_t batch, std::int64_t budget) {
   for (const Part& part : side.parts) across = std::max(across, part.count[1]);
   if (side.in_stride[1] != 1 || side.out_stride[1] != 1) return unit;
   const std::int64_t least = static_cast<std::int64_t>(side.in.channels) * side.panel_width * (side.high[0] - side.low[0] + 1);
-  const std::int64_t wanted = std::max(1, 8 / across) * unit, fitting = std::max<std::int64_t>(unit, budget / least);
+  const std::int64_t wanted = std::max(1, 8 / across) * unit, fitting = std::max<std::int64_t>(unit, budget / std::max<std::int64_t>(1, least));
   return power_of_two(static_cast<int>(std::min<std::int64_t>({wanted, fitting, 2 * ceil_unit(batch) - 1})));
 }
 

@@ -9,6 +9,8 @@
 namespace rarefy::train {
 namespace {
 
+constexpr double most_places = 1 << 25;  // that one line of results reads: 2 GB for 16 images
+
 int out_size(int in, int kernel, int stride, int padding, int dilation) {
   return (in + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
 }
@@ -23,11 +25,12 @@ void set_panel(Side& side) {
     across = std::max(across, part.count[1]);
   }
   side.panel_width = std::max(0, across - 1) * side.in_stride[1] + side.high[1] - side.low[1] + 1;
-  const std::int64_t rows = static_cast<std::int64_t>(std::max(0, side.lines - 1)) * side.in_stride[0] + side.high[0] - side.low[0] + 1;
-  if (rows * side.panel_width * side.in.channels > std::numeric_limits<std::int32_t>::max())
-    throw std::invalid_argument("sparse training: an image of " + std::to_string(side.in.channels) + " channels of " +
+  const double line = static_cast<double>(side.panel_width) * side.in.channels, taps = side.high[0] - side.low[0] + 1;
+  const double places = (std::max(0, side.lines - 1) * static_cast<double>(side.in_stride[0]) + taps) * line;
+  if (places > std::numeric_limits<std::int32_t>::max() || taps * line > most_places)
+    throw std::invalid_argument("sparse training: images of " + std::to_string(side.in.channels) + " channels of " +
                                 std::to_string(side.in.height) + " x " + std::to_string(side.in.width) +
-                                " has more places than 31 bits count; split it");
+                                " with this window and padding are too large for the index; keep the layer dense");
 }
 
 bool same_lists(const Part& part, const std::int32_t* at, int row, int shared) {
@@ -119,6 +122,8 @@ Side forward_side(const Geometry& g, const std::int64_t* offsets, const std::int
 }
 
 Side backward_side(const Geometry& g, const std::int64_t* offsets, const std::int32_t* columns) {
+  if (offsets[g.outputs] > std::numeric_limits<std::int32_t>::max())
+    throw std::invalid_argument("sparse training: " + std::to_string(offsets[g.outputs]) + " entries are more than 31 bits count");
   Side side{g.out(), g.in, {1, 1}, {g.stride[0], g.stride[1]}, {}, {}, 0, 0, {}, {}, {}};
   for (int axis = 0; axis < 2; ++axis) set_back_range(side, g, axis);
   add_back_parts(side, g);

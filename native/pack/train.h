@@ -38,8 +38,8 @@ struct Side {
   std::vector<std::int32_t> order;  // the stored entry of each; empty: as stored
 };
 
-// offsets (outputs + 1), columns in [0, channels of a group * taps): checked. Throws std::invalid_argument when the panel
-// has more places than 31 bits count.
+// offsets (outputs + 1), columns in [0, channels of a group * taps): checked. Throws std::invalid_argument when places
+// or entries are more than 31 bits count.
 Side forward_side(const Geometry&, const std::int64_t* offsets, const std::int32_t* columns);
 Side backward_side(const Geometry&, const std::int64_t* offsets, const std::int32_t* columns);
 

@@ -42,10 +42,11 @@ def dense_gradients(call, x, weight, bias, grad):
     return out
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("isa", "threads"), [("scalar", 1), ("avx2", 1), ("avx512", 1), ("", 2)])
 @pytest.mark.parametrize("tokens", [0, 1, 7, 16, 33, 64, 130])
 @pytest.mark.parametrize(("out", "width", "density"), [(1, 1, 1.0), (37, 53, 0.2), (64, 100, 0.05), (130, 48, 0.0)])
-def test_linear_equals_masked_dense(out, width, density, tokens, threads, with_threads):
+def test_linear_equals_masked_dense(out, width, density, tokens, isa, threads, with_threads, monkeypatch):
+    monkeypatch.setenv("RAREFY_ISA", isa)
     with_threads(threads)
     mask = random_mask(out, width, density)
     source = nn.Linear(width, out)
@@ -78,8 +79,9 @@ CONVS = [  # images, in, height, width, out, kernel, stride, padding, dilation, 
 
 
 @pytest.mark.parametrize("shape", CONVS)
-@pytest.mark.parametrize("density", [0.3, 0.05])
-def test_convolution_equals_masked_dense(shape, density, with_threads):
+@pytest.mark.parametrize(("isa", "density"), [("scalar", 0.3), ("avx2", 0.3), ("avx512", 0.3), ("", 0.05)])
+def test_convolution_equals_masked_dense(shape, isa, density, with_threads, monkeypatch):
+    monkeypatch.setenv("RAREFY_ISA", isa)
     with_threads(2)
     images, channels, height, width, out, kernel, stride, padding, dilation, groups = shape
     source = nn.Conv2d(channels, out, kernel, stride, padding, dilation, groups)
@@ -101,8 +103,10 @@ def test_convolution_equals_masked_dense(shape, density, with_threads):
     near(layer.bias.grad, db, places, sizes[3])
 
 
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
 @pytest.mark.parametrize("rows", [(4, 4), (2, 2), (1, 8), (8, 1), (4, 1)])
-def test_blocks_are_found_and_right(rows, with_threads):
+def test_blocks_are_found_and_right(rows, isa, with_threads, monkeypatch):
+    monkeypatch.setenv("RAREFY_ISA", isa)
     with_threads(2)
     r, c = rows
     mask = random_mask(48 // r, 64 // c, 0.3).repeat_interleave(r, 0).repeat_interleave(c, 1)
@@ -281,6 +285,12 @@ def test_refusals_say_what_to_do():
         conv(torch.ones(1, 5, 8, 8))
     with pytest.raises(ModelError, match="reflect"):
         SparseConv2d.from_dense(nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), torch.ones(6, 36).bool())
+
+
+def test_windows_too_large_for_the_index_are_refused():
+    conv = SparseConv2d(4, 4, 200, Topology(random_mask(4, 4 * 200 * 200, 1e-4)), padding=2**14, dilation=160)
+    with pytest.raises(ValueError, match="keep the layer dense"):
+        conv(torch.ones(1, 4, 3, 3))
 
 
 def test_one_image_without_a_batch():
