@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rarefy.recipes.measure import prune
     from rarefy.recipes.store import load, save
     from rarefy.recipes.train import sparse_training
+    from rarefy.recipes.train_loops import lightning_callback, transformers_callback
 
     __version__: str
 
@@ -26,10 +27,12 @@ _HOME = {
     "benchmark": "rarefy.engine.benchmark",
     "compile": "rarefy.engine.compile",
     "distill": "rarefy.finetuning.distill",
+    "lightning_callback": "rarefy.recipes.train_loops",
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
     "save": "rarefy.recipes.store",
     "sparse_training": "rarefy.recipes.train",
+    "transformers_callback": "rarefy.recipes.train_loops",
 }
 
 __all__ = [
@@ -39,10 +42,12 @@ __all__ = [
     "benchmark",
     "compile",
     "distill",
+    "lightning_callback",
     "load",
     "prune",
     "save",
     "sparse_training",
+    "transformers_callback",
 ]
 
 

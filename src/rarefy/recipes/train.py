@@ -1,7 +1,7 @@
 """The public door of sparse training: methods by name, also those that prune once at initialization."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from rarefy.training.trainer import SparseTrainer
 def sparse_training(
     model: nn.Module,
     optimizer: Any,
-    method: str | SparseMethod,
+    method: str | SparseMethod | OneShot,
     *,
     sparsity: float | None = None,
     pattern: str | Pattern | None = None,
@@ -32,6 +32,7 @@ def sparse_training(
     data: Iterable[Any] | None = None,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     seed: int = 0,
+    state: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> SparseTrainer:
     """Makes the training of `model` sparse: `trainer.step()` then takes the place of `optimizer.step()`.
@@ -43,7 +44,8 @@ def sparse_training(
     sparsity: fraction of zeros over the trained weights, in [0, 1); N:M patterns fix it. Trained are all linear,
     convolutional, recurrent and attention matrices but those that `ignore` names.
     schedule: of what the method schedules (drop fraction, density); see its own page. total_steps: optimizer steps of
-    the whole training; needed where a schedule ends with it.
+    the whole training; needed where a schedule ends with it. state: what `trainer.state_dict()` gave, to go on from a
+    checkpoint whose model and optimizer are loaded already; nothing is pruned or drawn anew then.
 
     >>> import torch
     >>> model = torch.nn.Linear(8, 4)
@@ -58,19 +60,13 @@ def sparse_training(
         options["schedule"] = schedule
     name, made = _resolve(method, options)
     common: dict[str, Any] = {"ignore": ignore, "seed": seed, "loss": loss}
+    batches = [] if data is None else as_batches(data, method=name, needed=False)
     if isinstance(made, OneShot):
-        batches = data if data is None else as_batches(data, method=name, needed=False)
-        prune_only(
-            model,
-            made if not isinstance(method, str) else method,
-            sparsity=sparsity,
-            pattern=pattern,
-            allocation=allocation,
-            data=batches,
-            **options,
-            **common,
-        )
-        return begin(model, optimizer, static(start="given"), name=name, total_steps=total_steps, **common)
+        if state is None:
+            chosen: dict[str, Any] = {"sparsity": sparsity, "pattern": pattern, "allocation": allocation}
+            given = method if isinstance(method, str | OneShot) else made
+            prune_only(model, given, data=batches or None, **chosen, **options, **common)
+        made, sparsity, pattern, allocation = static(start="given"), None, None, None
     return begin(
         model,
         optimizer,
@@ -80,7 +76,8 @@ def sparse_training(
         pattern=pattern,
         allocation=allocation,
         total_steps=total_steps,
-        batches=[] if data is None else as_batches(data, method=name, needed=False),
+        batches=batches,
+        state=state,
         **common,
     )
 

@@ -1,6 +1,6 @@
 """From the words of the door to a trainer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ def begin(
     batches: Sequence[Any] = (),
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     seed: int = 0,
+    state: Mapping[str, Any] | None = None,
 ) -> SparseTrainer:
     """A trainer for a method, its first masks chosen; see `rarefy.sparse_training`, which finds the method by name."""
     support = _pattern(pattern, method.pattern)
@@ -51,13 +52,8 @@ def begin(
     if method.topology.needs_end and total_steps is None:
         raise SparsityError(f"{name}: total_steps is missing, and its schedule ends with the training; give it")
     weights, _ = find_weights(model, ignore, embeddings=method.embeddings)
-    given = isinstance(method.start, GivenStart)
-    density = 1.0 if given and sparsity is None else _density(sparsity, support)
-    densities = (
-        _allocate(weights, density, support, allocation, method)
-        if not given
-        else dict.fromkeys((w.name for w in weights), density)
-    )
+    density = _density(sparsity, support) if sparsity is not None or not isinstance(method.start, GivenStart) else 1.0
+    densities = _densities(weights, density, support, allocation, method, state)
     states = [_state(weight, support, densities[weight.name], method) for weight in weights]
     generator = torch.Generator().manual_seed(seed)
     keeps = method.transform.wants_dense_grad
@@ -65,18 +61,21 @@ def begin(
     require_in_optimizer(run)
     if method.prepare is not None:
         method.prepare(run)
-    before = [state.value().clone() for state in run.states]
+    before = [of_weight.value().clone() for of_weight in run.states]
     try:
         with torch.no_grad():
-            for state in run.states:
-                method.transform.init(state)
-            method.start(run)
-            require_kept(run)
+            for of_weight in run.states:
+                method.transform.init(of_weight)
+            if state is None:
+                method.start(run)
+                require_kept(run)
     except BaseException:
-        for state, value in zip(run.states, before, strict=True):
-            state.put(value)
+        for of_weight, value in zip(run.states, before, strict=True):
+            of_weight.put(value)
         raise
     trainer = SparseTrainer(name, method, run, optimizer)
+    if state is not None:
+        trainer.load_state_dict(state)
     trainer.show()
     return trainer
 
@@ -118,6 +117,21 @@ def _density(sparsity: float | None, pattern: Pattern) -> float:
             f"sparsity: {sparsity} contradicts {pattern}, whose sparsity is {1 - fixed:g}; leave it out"
         )
     return density
+
+
+def _densities(
+    weights: Sequence[Site],
+    density: float,
+    pattern: Pattern,
+    allocation: object,
+    method: SparseMethod,
+    state: Mapping[str, Any] | None,
+) -> dict[str, float]:
+    """Of each weight: by the allocation, or, where the zeros are given, by the saved run (else set at the start)."""
+    if not isinstance(method.start, GivenStart):
+        return _allocate(weights, density, pattern, allocation, method)
+    saved = {} if state is None else state.get("identity", {}).get("weights", {})
+    return {weight.name: saved[weight.name][-1] if weight.name in saved else density for weight in weights}
 
 
 def _allocate(

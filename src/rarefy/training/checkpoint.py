@@ -22,7 +22,7 @@ def identity(name: str, method: SparseMethod, run: Run) -> dict[str, Any]:
         "settings": repr(method),
         "density": run.density,
         "total_steps": run.total_steps,
-        "weights": {s.name: [*s.weight.shape, str(s.pattern), s.density] for s in run.states},
+        "weights": {s.name: [*s.weight.shape, str(s.pattern), s.asked] for s in run.states},
     }
 
 
@@ -43,6 +43,8 @@ def _copy(value: Any) -> Any:
 
 def _save_weight(state: WeightState) -> dict[str, Any]:
     return {
+        "density": state.density,
+        "first_sd": state.first_sd,
         "mask": pack_bits(state.mask),
         "explored": None if state.explored is None else pack_bits(state.explored),
         "master": None if state.master is None else state.master.clone(),
@@ -74,7 +76,7 @@ def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) ->
 
 
 def _load_weight(state: WeightState, saved: Mapping[str, Any], mask: Tensor) -> None:
-    state.mask = mask
+    state.mask, state.density, state.first_sd = mask, saved["density"], saved["first_sd"]
     if saved["explored"] is not None:
         state.explored = unpack_bits(saved["explored"], state.weight.shape[1])
     if saved["master"] is not None:

@@ -64,15 +64,16 @@ class DropSmallest:
 class DropGrow:
     """At every tick of the clock a fraction of the kept weights is dropped and as many are grown.
 
-    fraction: of the kept weights, over the steps; without it, half a cosine from `initial` to 0 at the clock's end.
-    instead: whether a change of the masks takes the place of that step's optimizer step. What has just been dropped may
-    be grown again where its score is large (RigL, section 3 (4)), unless `return_dropped` is off.
+    fraction: of the kept weights, over the steps; without it, half a cosine from `initial` to `final`, which it reaches
+    at the clock's end. instead: whether a change of the masks takes the place of that step's optimizer step. What has
+    just been dropped may be grown again where its score is large (RigL, section 3 (4)), unless `return_dropped` is off.
     """
 
     grow: Grow
     drop: Drop = field(default_factory=DropSmallest)
     clock: Clock = field(default_factory=Clock)
     initial: float = 0.3
+    final: float = 0.0
     fraction: Schedule | None = None
     instead: bool = False
     return_dropped: bool = True
@@ -92,7 +93,7 @@ class DropGrow:
             self.update(run, run.step + 1)
 
     def update(self, run: Run, done: int) -> None:
-        schedule = self.fraction or Cosine(self.initial, 0.0, max(1, round(self.clock.end * run.end("grow"))))
+        schedule = self.fraction or Cosine(self.initial, self.final, max(1, round(self.clock.end * run.end("grow"))))
         for state in run.states:
             if 0 < state.kept < state.mask.numel():
                 self._change(run, state, schedule(done))

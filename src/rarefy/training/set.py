@@ -61,7 +61,7 @@ def sparse_evolutionary_training(
     """After every `every` steps (an epoch in the paper) the weights nearest to zero go, and as many come at random.
 
     fraction: zeta, of the positive and of the negative weights alike; schedule: zeta over the steps instead. spread:
-    standard deviation of new weights in units of that of the kept ones (0: they begin at zero). end: the share of
+    standard deviation of new weights in units of that before training (0: they begin at zero). end: the share of
     total_steps after which nothing is exchanged; with 1, total_steps need not be given.
     """
     topology = DropGrow(

@@ -41,7 +41,7 @@ class GivenStart:
     def __call__(self, run: Run) -> None:
         for state in run.states:
             run.set_mask(state, state.value() != 0)
-            state.density = state.kept / max(1, state.mask.numel())
+            state.density = state.asked = state.kept / max(1, state.mask.numel())
 
 
 def require_kept(run: Run) -> None:

@@ -14,10 +14,11 @@ from rarefy.core.site import Site
 class WeightState:
     """The state of one weight; all tensors have its shape `(out, in)`.
 
-    density: the share it has to keep by the allocation; mask: what it keeps now; master: the dense weight that the
-    optimizer trains where the forward pass sees only a view of it, else None (the parameter is the weight);
-    extra: what the method's parts remember (counts, averages), saved with the checkpoint; explored: whether an entry
-    was ever kept (in-time over-parameterisation); step, total_steps: of the run.
+    density: the share it has to keep, `asked` at first by the allocation, later what the method makes of it; mask: what
+    it keeps now; master: the dense weight that the optimizer trains where the forward pass sees only a view of it, else
+    None (the parameter is the weight); extra: what the method's parts remember (counts, averages), saved with the
+    checkpoint; explored: whether an entry was ever kept (in-time over-parameterisation); step, total_steps: of the run;
+    first_sd: standard deviation of the weight before training.
     """
 
     weight: Site
@@ -29,6 +30,12 @@ class WeightState:
     explored: Tensor | None = None
     step: int = 0
     total_steps: int | None = None
+    asked: float = field(init=False)
+    first_sd: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asked = self.density
+        self.first_sd = float(self.value().float().std(correction=0))
 
     @property
     def name(self) -> str:
