@@ -1,7 +1,7 @@
 """SparseProp (IST-DASLab/sparseprop) as a peer: a stack of linear layers, or ResNet-18, forward and backward.
 
-    run_sparseprop.py stack BATCH SPARSITY THREADS WIDTH WIDTH ...
-    run_sparseprop.py resnet18 IMAGES SIZE SPARSITY THREADS
+run_sparseprop.py stack BATCH SPARSITY THREADS WIDTH WIDTH ...
+run_sparseprop.py resnet18 IMAGES SIZE SPARSITY THREADS
 """
 
 import sys

@@ -56,12 +56,18 @@ def main() -> None:
     for kind in ("dense", "sparse"):
         ran = subprocess.run([sys.executable, __file__, kind], capture_output=True, text=True, check=True)
         told[kind] = json.loads(ran.stdout.splitlines()[-1])
-    rows = [[name, *(told[k][name] / 2**20 for k in told), told["sparse"][name] / told["dense"][name]] for name in ("held", "peak")]
+    rows = [
+        [name, *(told[k][name] / 2**20 for k in told), told["sparse"][name] / told["dense"][name]]
+        for name in ("held", "peak")
+    ]
     head = ["what", "dense MiB", "sparse MiB", "share"]
     body = f"{len(WIDTHS) - 1} layers of {WIDTHS[0]} x {WIDTHS[0]}, Adam, {TOKENS} tokens.\n\n" + table(head, rows)
     saved = told["dense"]["held"] / told["sparse"]["held"], told["dense"]["peak"] / told["sparse"]["peak"]
     wanted = 1 / 0.12
-    targets = [Target(f"dense over sparse, {n} (a share of 12 % is {wanted:.2f})", wanted, got) for n, got in zip(("held", "peak"), saved, strict=True)]
+    targets = [
+        Target(f"dense over sparse, {n} (a share of 12 % is {wanted:.2f})", wanted, got)
+        for n, got in zip(("held", "peak"), saved, strict=True)
+    ]
     page("memory", "Memory of sparse training", body, targets, {}, asked)
 
 

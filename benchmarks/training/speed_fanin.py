@@ -46,7 +46,16 @@ def main() -> None:
             sides = Sides({"dense": local(lambda: linear(x, dense)), "rarefy": local(lambda: call(packed, x))})
             times = timed(sides, 3 if asked.quick else 7, seconds=0.02)
             gains[threads].append(times.ratio("rarefy", "dense"))
-            rows.append([f"{out} x {width}", threads, packed.kernel, times.ms("dense") * 1e3, times.ms("rarefy") * 1e3, gains[threads][-1]])
+            rows.append(
+                [
+                    f"{out} x {width}",
+                    threads,
+                    packed.kernel,
+                    times.ms("dense") * 1e3,
+                    times.ms("rarefy") * 1e3,
+                    gains[threads][-1],
+                ]
+            )
     head = ["weight", "threads", "kernel", "torch dense us", "rarefy us", "times dense"]
     targets = [Target(f"least gain at batch 1, {threads} threads", 3.0, min(gains[threads])) for threads in THREADS]
     page("speed_fanin", "Constant fan-in at 90 %, one input", table(head, rows), targets, {}, asked)

@@ -65,8 +65,19 @@ def main() -> None:
                 if known:
                     against_peer[sparsity].append(times.ratio(ours, peer))
                 ratio = [times.ms(peer), times.ratio(ours, peer)] if known else ["-", "-"]
-                rows.append(["-".join(map(str, widths)), batch, sparsity, times.ms(DENSE), times.ms(ours), gain, *ratio])
-    head = ["widths", "batch", "sparsity", "torch dense ms", "rarefy ms", "times dense", "SparseProp ms", "times SparseProp"]
+                rows.append(
+                    ["-".join(map(str, widths)), batch, sparsity, times.ms(DENSE), times.ms(ours), gain, *ratio]
+                )
+    head = [
+        "widths",
+        "batch",
+        "sparsity",
+        "torch dense ms",
+        "rarefy ms",
+        "times dense",
+        "SparseProp ms",
+        "times SparseProp",
+    ]
     least = {sparsity: min(against_peer[sparsity], default=None) for sparsity in SPARSITIES}
     targets = [
         Target("least gain over dense at 95 %", 3.0, min(against_dense[0.95])),

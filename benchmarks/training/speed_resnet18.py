@@ -49,7 +49,9 @@ def main() -> None:
     sides.close()
     rows = [[name, times.ms(name), times.ratio("rarefy", name)] for name in times.rounds]
     target = Target("a step at 95 %, times dense", 1.8, times.ratio("rarefy", "torch dense"))
-    body = f"{IMAGES} images of {SIZE} x {SIZE}, SGD with momentum.\n\n" + table(["side", "ms a step", "rarefy is faster by"], rows)
+    body = f"{IMAGES} images of {SIZE} x {SIZE}, SGD with momentum.\n\n" + table(
+        ["side", "ms a step", "rarefy is faster by"], rows
+    )
     page("speed_resnet18", "A sparse ResNet-18 in training", body, [target], sides.missing, asked)
 
 

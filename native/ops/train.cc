@@ -12,7 +12,8 @@
 namespace rarefy::train {
 namespace {
 
-const Geometry& checked(const Geometry& g, const std::int64_t* offsets, const std::int32_t* columns, std::int64_t entries) {
+const Geometry& checked(const Geometry& g, const std::int64_t* offsets, const std::int32_t* columns,
+                        std::int64_t entries) {
   csr::check({g.outputs, g.in.channels / g.groups * g.taps(), offsets, columns, nullptr}, entries);
   return g;
 }
@@ -23,7 +24,8 @@ constexpr int most_shared = 4;
 std::vector<int> split_at_groups(const Part& part, int parts) {
   const int rows = static_cast<int>(part.begin.size()) - 1;
   std::vector<int> bounds = split_rows(part.begin.data(), rows, parts);
-  for (std::size_t i = 1; i + 1 < bounds.size(); ++i) bounds[i] = std::min(rows, (bounds[i] + 3) / most_shared * most_shared);
+  for (std::size_t i = 1; i + 1 < bounds.size(); ++i)
+    bounds[i] = std::min(rows, (bounds[i] + most_shared - 1) / most_shared * most_shared);
   return bounds;
 }
 
@@ -50,7 +52,8 @@ void multiply_rows(const Kernel& kernel, const Product& p, const Tile& tile, int
   for (const Part& part : side.parts) {
     const Places places = places_of(side, part, tile);
     const Entries entries{part.begin.data(), side.at.data(), p.values, part.shared, tile.shift()};
-    float* const to = out + part.first[0] * static_cast<std::ptrdiff_t>(side.out.width) * tile.images + part.first[1] * tile.images;
+    const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(part.first[0]) * side.out.width + part.first[1];
+    float* const to = out + place * tile.images;
     kernel.multiply(entries, first, last, places, panel, p.bias, to);
   }
 }
@@ -60,7 +63,8 @@ void multiply_tile(const Kernel& kernel, const Product& p, const Tile& tile, int
   const Side& side = p.side;
   const int lines = tile.out_lines(side);
   const std::ptrdiff_t per_row = static_cast<std::ptrdiff_t>(lines) * side.out.width;  // places
-  const int block = std::max<int>(most_shared, static_cast<int>(out_floats / (per_row * tile.images + 1)) / most_shared * most_shared);
+  const int fitting = static_cast<int>(out_floats / (per_row * tile.images + 1));
+  const int block = std::max(most_shared, fitting / most_shared * most_shared);
   const std::size_t panel_floats = tile.panel_floats(side);
   float* const panel = scratch.at_least(panel_floats + (block * per_row + 2 * unit) * tile.images);
   load_tile(kernel, side, tile, p.x, panel);
@@ -140,7 +144,8 @@ void sample(const Side& side, const float* dy, const float* x, std::int64_t imag
   static thread_local Scratch own;  // kept: fresh pages cost more than the sums
   float* const sums = own.at_least(n * (groups - 1));
   parallel_for(static_cast<std::size_t>(groups) * parts, threads, [&](std::size_t task) {
-    const std::size_t group = task / parts, first = tiles.count() * group / groups, last = tiles.count() * (group + 1) / groups;
+    const std::size_t group = task / parts, first = tiles.count() * group / groups;
+    const std::size_t last = tiles.count() * (group + 1) / groups;
     const int rows = static_cast<int>(task % parts);
     float* const to = group == 0 ? dvalues : sums + n * (group - 1);
     std::fill(to + part.begin[bounds[rows]], to + part.begin[bounds[rows + 1]], 0.0f);

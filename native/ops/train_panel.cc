@@ -6,7 +6,9 @@
 namespace rarefy::train {
 namespace {
 
-int ceil_unit(std::int64_t images) { return static_cast<int>(std::min<std::int64_t>(128, (images + unit - 1) / unit * unit)); }
+int ceil_unit(std::int64_t images) {
+  return static_cast<int>(std::min<std::int64_t>(128, (images + unit - 1) / unit * unit));
+}
 
 int power_of_two(int images) {
   int p = unit;
@@ -19,8 +21,9 @@ int tile_images(const Side& side, std::int64_t batch, std::int64_t budget) {
   int across = 1;
   for (const Part& part : side.parts) across = std::max(across, part.count[1]);
   if (side.in_stride[1] != 1 || side.out_stride[1] != 1) return unit;
-  const std::int64_t least = static_cast<std::int64_t>(side.in.channels) * side.panel_width * (side.high[0] - side.low[0] + 1);
-  const std::int64_t wanted = std::max(1, 8 / across) * unit, fitting = std::max<std::int64_t>(unit, budget / std::max<std::int64_t>(1, least));
+  const std::int64_t line = static_cast<std::int64_t>(side.in.channels) * side.panel_width;
+  const std::int64_t least = std::max<std::int64_t>(1, line * (side.high[0] - side.low[0] + 1));
+  const std::int64_t wanted = std::max(1, 8 / across) * unit, fitting = std::max<std::int64_t>(unit, budget / least);
   return power_of_two(static_cast<int>(std::min<std::int64_t>({wanted, fitting, 2 * ceil_unit(batch) - 1})));
 }
 
@@ -56,18 +59,25 @@ struct Load {
 void load_channel(const Load& l, int channel, float* lines) {
   const int left = l.across.first - l.side.low[1], width = l.side.in.width, images = l.tile.images;
   const bool direct = width % 4 == 0;
-  if (!direct) l.kernel.load(l.from(channel, l.lines.first), l.size(), l.tile.valid, l.lines.count * width, images, lines);
+  if (!direct)
+    l.kernel.load(l.from(channel, l.lines.first), l.size(), l.tile.valid, l.lines.count * width, images, lines);
   for (int y = l.lines.first; y < l.lines.first + l.lines.count; ++y) {
     float* const to = l.line(channel, y);
     float* const begin = to + static_cast<std::ptrdiff_t>(left) * images;
     const std::ptrdiff_t floats = static_cast<std::ptrdiff_t>(l.across.count) * images;
     zero(to, begin - to);
-    if (direct)
+    if (direct) {
       l.kernel.load(l.from(channel, y) + l.across.first, l.size(), l.tile.valid, l.across.count, images, begin);
-    else
-      std::memcpy(begin, lines + (static_cast<std::ptrdiff_t>(y - l.lines.first) * width + l.across.first) * images, floats * sizeof(float));
+    } else {
+      const std::ptrdiff_t from = static_cast<std::ptrdiff_t>(y - l.lines.first) * width + l.across.first;
+      std::memcpy(begin, lines + from * images, static_cast<std::size_t>(floats) * sizeof(float));
+    }
     zero(begin + floats, static_cast<std::ptrdiff_t>(l.side.panel_width - left - l.across.count) * images);
   }
+}
+
+std::ptrdiff_t offset(const Side& side, const Tile& tile) {  // of the tile's outputs
+  return tile.first * side.out.size() + static_cast<std::ptrdiff_t>(tile.out_first(side)) * side.out.width;
 }
 
 }  // namespace
@@ -83,7 +93,8 @@ int Tile::out_lines(const Side& side) const {
 Tiles::Tiles(const Side& side, std::int64_t batch, std::int64_t budget)
     : batch_(batch), lines_(side.lines), images_(tile_images(side, batch, budget)) {
   const std::int64_t line = static_cast<std::int64_t>(side.in.channels) * side.panel_width * images_;
-  const std::int64_t fitting = (budget / std::max<std::int64_t>(1, line) - (side.high[0] - side.low[0] + 1)) / side.in_stride[0] + 1;
+  const std::int64_t lines = budget / std::max<std::int64_t>(1, line), taps = side.high[0] - side.low[0] + 1;
+  const std::int64_t fitting = (lines - taps) / side.in_stride[0] + 1;
   const int most = static_cast<int>(std::clamp<std::int64_t>(fitting, 1, std::max(1, lines_)));
   strips_ = lines_ == 0 ? 0 : (lines_ + most - 1) / most;
   strip_ = strips_ == 0 ? 1 : static_cast<int>((lines_ + strips_ - 1) / strips_);
@@ -94,12 +105,14 @@ Tiles::Tiles(const Side& side, std::int64_t batch, std::int64_t budget)
 Tile Tiles::at(std::size_t i) const {
   const std::int64_t first = static_cast<std::int64_t>(i / strips_) * images_;
   const int from = static_cast<int>(i % strips_) * strip_;
-  return {first, static_cast<int>(std::min<std::int64_t>(images_, batch_ - first)), images_, from, std::min(lines_, from + strip_)};
+  const int valid = static_cast<int>(std::min<std::int64_t>(images_, batch_ - first));
+  return {first, valid, images_, from, std::min(lines_, from + strip_)};
 }
 
 void load_tile(const Kernel& kernel, const Side& side, const Tile& tile, const float* x, float* panel) {
   const float* const from = x + tile.first * side.in.size();
-  if (side.in.height == 1 && side.in.width == 1 && tile.panel_lines(side) == 1 && side.panel_width == 1 && side.low[0] == 0 && side.low[1] == 0)
+  const bool one = side.in.height == 1 && side.in.width == 1 && tile.panel_lines(side) == 1 && side.panel_width == 1;
+  if (one && side.low[0] == 0 && side.low[1] == 0)
     return kernel.load(from, side.in.channels, tile.valid, side.in.channels, tile.images, panel);
   const int top = tile.from * side.in_stride[0] + side.low[0], lines = tile.panel_lines(side);
   const Load load{kernel, side, tile, from, panel, inside(top, lines, side.in.height),
@@ -114,20 +127,22 @@ void load_tile(const Kernel& kernel, const Side& side, const Tile& tile, const f
   for (int channel = 0; channel < side.in.channels; ++channel) load_channel(load, channel, temporary);
 }
 
-void store_tile(const Kernel& kernel, const Side& side, const Tile& tile, int first, int last, const float* out, float* y) {
+void store_tile(const Kernel& kernel, const Side& side, const Tile& tile, int first, int last, const float* out,
+                float* y) {
   const std::ptrdiff_t places = static_cast<std::ptrdiff_t>(tile.out_lines(side)) * side.out.width;
   const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(side.out.height) * side.out.width;
-  float* const to = y + tile.first * side.out.size() + static_cast<std::ptrdiff_t>(tile.out_first(side)) * side.out.width;
+  float* const to = y + offset(side, tile);
   const int rows = places == plane ? last - first : 1;  // whole planes lie one after another
   for (int row = first; row < last; row += rows)
     kernel.finish(out + (row - first) * places * tile.images, static_cast<int>(rows * places), tile.images, tile.valid,
                   to + row * plane, side.out.size());
 }
 
-void load_output(const Kernel& kernel, const Side& side, const Tile& tile, int first, int last, const float* y, float* out) {
+void load_output(const Kernel& kernel, const Side& side, const Tile& tile, int first, int last, const float* y,
+                 float* out) {
   const std::ptrdiff_t places = static_cast<std::ptrdiff_t>(tile.out_lines(side)) * side.out.width;
   const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(side.out.height) * side.out.width;
-  const float* const from = y + tile.first * side.out.size() + static_cast<std::ptrdiff_t>(tile.out_first(side)) * side.out.width;
+  const float* const from = y + offset(side, tile);
   const int rows = places == plane ? last - first : 1;
   for (int row = first; row < last; row += rows)
     kernel.load(from + row * plane, side.out.size(), tile.valid, static_cast<int>(rows * places), tile.images,

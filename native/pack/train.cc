@@ -63,8 +63,8 @@ Tap tap_of(const Geometry& g, int row, int column) {
 }
 
 std::int32_t place(const Side& side, int channel, int line, int across) {
-  return static_cast<std::int32_t>((static_cast<std::int64_t>(line - side.low[0]) * side.in.channels + channel) * side.panel_width +
-                                   across - side.low[1]);
+  const std::int64_t row = static_cast<std::int64_t>(line - side.low[0]) * side.in.channels + channel;
+  return static_cast<std::int32_t>(row * side.panel_width + across - side.low[1]);
 }
 
 int remainder(int a, int b) { return (a % b + b) % b; }
@@ -115,7 +115,8 @@ Side forward_side(const Geometry& g, const std::int64_t* offsets, const std::int
   for (int row = 0; row < g.outputs; ++row)
     for (std::int64_t e = offsets[row]; e < offsets[row + 1]; ++e) {
       const Tap tap = tap_of(g, row, columns[e]);
-      side.at[e] = place(side, tap.channel, tap.at[0] * g.dilation[0] - g.padding[0], tap.at[1] * g.dilation[1] - g.padding[1]);
+      const int line = tap.at[0] * g.dilation[0] - g.padding[0], across = tap.at[1] * g.dilation[1] - g.padding[1];
+      side.at[e] = place(side, tap.channel, line, across);
     }
   side.parts[0].shared = shared_rows(side.parts[0], side.at.data());
   return side;
@@ -123,7 +124,8 @@ Side forward_side(const Geometry& g, const std::int64_t* offsets, const std::int
 
 Side backward_side(const Geometry& g, const std::int64_t* offsets, const std::int32_t* columns) {
   if (offsets[g.outputs] > std::numeric_limits<std::int32_t>::max())
-    throw std::invalid_argument("sparse training: " + std::to_string(offsets[g.outputs]) + " entries are more than 31 bits count");
+    throw std::invalid_argument("sparse training: " + std::to_string(offsets[g.outputs]) +
+                                " entries are more than 31 bits count");
   Side side{g.out(), g.in, {1, 1}, {g.stride[0], g.stride[1]}, {}, {}, 0, 0, {}, {}, {}};
   for (int axis = 0; axis < 2; ++axis) set_back_range(side, g, axis);
   add_back_parts(side, g);

@@ -1,5 +1,5 @@
-// The index of a sparse weight in training: which entries of the weight read which place of a panel, for one size of image.
-// A linear layer is a convolution whose images are one pixel.
+// The index of a sparse weight in training: which entries of the weight read which place of a panel, for one size of
+// image. A linear layer is a convolution whose images are one pixel.
 #pragma once
 
 #include <cstdint>

@@ -18,6 +18,7 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::train {
-extern const Kernel kernel_avx2 = {Isa::avx2, avx2::train_multiply, avx2::train_sample, avx2::load_lines, avx2::finish_lines};
+extern const Kernel kernel_avx2 = {Isa::avx2, avx2::train_multiply, avx2::train_sample, avx2::load_lines,
+                               avx2::finish_lines};
 }  // namespace rarefy::train
 #endif

@@ -18,6 +18,7 @@ namespace {
 RAREFY_END_REGION
 
 namespace rarefy::train {
-extern const Kernel kernel_avx512 = {Isa::avx512, avx512::train_multiply, avx512::train_sample, avx512::load_lines, avx512::finish_lines};
+extern const Kernel kernel_avx512 = {Isa::avx512, avx512::train_multiply, avx512::train_sample, avx512::load_lines,
+                               avx512::finish_lines};
 }  // namespace rarefy::train
 #endif

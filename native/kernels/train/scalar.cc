@@ -15,5 +15,6 @@ namespace {
 
 
 namespace rarefy::train {
-extern const Kernel kernel_scalar = {Isa::scalar, scalar::train_multiply, scalar::train_sample, scalar::load_lines, scalar::finish_lines};
+extern const Kernel kernel_scalar = {Isa::scalar, scalar::train_multiply, scalar::train_sample, scalar::load_lines,
+                               scalar::finish_lines};
 }  // namespace rarefy::train
