@@ -6,6 +6,7 @@ run_sparseprop.py resnet18 IMAGES SIZE SPARSITY THREADS
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ sys.path.append(str(Path(__file__).parent.parent / "training"))
 def stack(batch: int, sparsity: float, widths: list[int]) -> Callable[[], Any]:
     generator = torch.Generator().manual_seed(0)
     layers: list[nn.Module] = []
-    for into, out in zip(widths, widths[1:]):
+    for into, out in pairwise(widths):
         weight = torch.randn(out, into, generator=generator) * into**-0.5
         layers += [SparseLinear(weight * (torch.rand(out, into, generator=generator) >= sparsity)), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])

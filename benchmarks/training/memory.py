@@ -8,6 +8,7 @@ import json
 import resource
 import subprocess
 import sys
+from itertools import pairwise
 
 import torch
 from sides import Target, options, page, table
@@ -39,7 +40,7 @@ def child(kind: str) -> None:
     nn.Linear(64, 64)(torch.ones(16, 64)).sum().backward()  # what torch loads at its first steps counts for nothing
     sparse_layer(64, 0)(torch.ones(16, 64)).sum().backward()
     before = peak()
-    pairs = list(zip(WIDTHS, WIDTHS[1:], strict=False))
+    pairs = list(pairwise(WIDTHS))
     made = [nn.Linear(a, b, bias=False) if kind == "dense" else sparse_layer(b, i) for i, (a, b) in enumerate(pairs)]
     model = nn.Sequential(*made)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, foreach=False)

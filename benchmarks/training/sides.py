@@ -9,9 +9,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "engine"), str(HERE.parent / "peers")]
 
-from harness import Sides, Target, Timed, machine, options, table, timed  # noqa: E402
+from harness import Sides, Target, Timed, local, machine, options, table, timed  # noqa: E402
 
-__all__ = ["Sides", "Target", "Timed", "machine", "options", "page", "table", "timed", "training"]
+__all__ = ["Sides", "Target", "Timed", "local", "machine", "options", "page", "table", "timed", "training"]
 
 
 def training(call: Callable[[], Any]) -> Callable[[float, int], list[float]]:
@@ -34,7 +34,8 @@ def page(name: str, title: str, body: str, targets: Sequence[Target], missing: d
     flags = "".join(f" --{flag}" for flag in ("quick", "vnni") if getattr(asked, flag))
     left = "\n".join(f"- not there: {side}: {why}" for side, why in missing.items())
     aims = "\n".join(map(str, targets))
-    text = f"# {title}\n\n`python benchmarks/training/{name}.py{flags}`; {machine()}\n\n{body}\n\n## Targets\n\n{aims}\n{left}"
+    head = f"# {title}\n\n`python benchmarks/training/{name}.py{flags}`; {machine()}"
+    text = f"{head}\n\n{body}\n\n## Targets\n\n{aims}\n{left}"
     print(text)
     if not asked.no_write:
         (HERE / (name.replace("_", "-") + "-vnni" * asked.vnni + ".md")).write_text(text.rstrip() + "\n")

@@ -1,8 +1,9 @@
-"""Inference with constant fan-in at 90 %: one input vector, the kernel that `rarefy.compile` would choose, beside dense."""
+"""Inference with constant fan-in at 90 %: one input, the kernel that `rarefy.compile` would choose, beside dense."""
+
+from functools import partial
 
 import torch
-from sides import Sides, Target, options, page, table, timed
-from harness import local
+from sides import Sides, Target, local, options, page, table, timed
 from torch.nn.functional import linear
 
 from rarefy import ops
@@ -23,7 +24,7 @@ def best(weight: torch.Tensor, x: torch.Tensor) -> ops.PackedWeight:
     packed = [ops.pack(weight, kernel) for kernel in ops.candidates(weight, x.shape[0])]
     sides = Sides()
     for p in packed:
-        sides.here(p.kernel, lambda p=p: lambda: call(p, x))
+        sides.turns[p.kernel] = local(partial(call, p, x))
     times = timed(sides, 3, seconds=0.02)
     return min(packed, key=lambda p: times.ms(p.kernel))
 
@@ -36,26 +37,17 @@ def main() -> None:
     asked = options(__doc__)
     torch.manual_seed(0)
     rows, gains = [], {threads: [] for threads in THREADS}
-    for out, width in SHAPES:
-        weight, x = constant_fan_in(out, width), torch.randn(1, width)
-        dense = torch.randn(out, width)
-        for threads in THREADS:
-            torch.set_num_threads(threads)
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        for out, width in SHAPES:
+            weight, x, dense = constant_fan_in(out, width), torch.randn(1, width), torch.randn(out, width)
             packed = best(weight, x)
             torch.testing.assert_close(call(packed, x), linear(x, weight), rtol=1e-4, atol=1e-3)
-            sides = Sides({"dense": local(lambda: linear(x, dense)), "rarefy": local(lambda: call(packed, x))})
-            times = timed(sides, 3 if asked.quick else 7, seconds=0.02)
+            turns = {"dense": local(partial(linear, x, dense)), "rarefy": local(partial(call, packed, x))}
+            times = timed(Sides(turns), 3 if asked.quick else 7, seconds=0.02)
             gains[threads].append(times.ratio("rarefy", "dense"))
-            rows.append(
-                [
-                    f"{out} x {width}",
-                    threads,
-                    packed.kernel,
-                    times.ms("dense") * 1e3,
-                    times.ms("rarefy") * 1e3,
-                    gains[threads][-1],
-                ]
-            )
+            micro = [times.ms(side) * 1e3 for side in turns]
+            rows.append([f"{out} x {width}", threads, packed.kernel, *micro, gains[threads][-1]])
     head = ["weight", "threads", "kernel", "torch dense us", "rarefy us", "times dense"]
     targets = [Target(f"least gain at batch 1, {threads} threads", 3.0, min(gains[threads])) for threads in THREADS]
     page("speed_fanin", "Constant fan-in at 90 %, one input", table(head, rows), targets, {}, asked)

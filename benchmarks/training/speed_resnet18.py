@@ -1,4 +1,4 @@
-"""A training step of ResNet-18 with 95 % zeros in all convolutions but the first, beside the dense one and SparseProp."""
+"""A training step of ResNet-18 with 95 % zeros in all convolutions but the first, beside dense and SparseProp."""
 
 import torch
 from resnet18 import convolutions, replace, resnet18, sparse_resnet18
