@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rarefy.core.errors import RarefyError
+    from rarefy.core.grid import QuantizeSpec
     from rarefy.core.selection import Selection
     from rarefy.core.sparse import SparseTensor
     from rarefy.engine.benchmark import benchmark
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
+    "QuantizeSpec": "rarefy.core.grid",
     "RarefyError": "rarefy.core.errors",
     "Selection": "rarefy.core.selection",
     "SparseTensor": "rarefy.core.sparse",
@@ -36,6 +38,7 @@ _HOME = {
 }
 
 __all__ = [
+    "QuantizeSpec",
     "RarefyError",
     "Selection",
     "SparseTensor",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration import as_batches
+from rarefy.core.grid import QuantizeSpec, attach_grid, grid_of
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
 from rarefy.pruning.fit import fit_patterns
@@ -25,6 +26,7 @@ from rarefy.pruning.resolve import (
     resolve_pattern,
     resolve_spread,
 )
+from rarefy.pruning.rounding import with_rounding
 from rarefy.pruning.work import Work
 
 
@@ -40,6 +42,7 @@ def prune(
     ignore: Sequence[str] = (),
     undivided: str = "error",
     repair: str | None = None,
+    quantize: QuantizeSpec | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     **options: Any,
@@ -56,6 +59,8 @@ def prune(
     undivided: of a layer that the pattern's tile does not divide: "error" | "skip" | "pad" (N:M only).
     repair: what is done after any method: "weights", "bias" (least squares), "block" (gradient descent on the output
     of each block, masks fixed), or several joined by "+".
+    quantize: also rounds the kept weights to integers with scales (`QuantizeSpec(bits=4, group=128)`), in the method's
+    own sweep where it has one; `rarefy.compile` and `rarefy.save` then use these integers.
     seed: of anything random. progress: called after each layer.
 
     Zeros that are there already stay and count. On any error the model is put back as it was.
@@ -65,18 +70,24 @@ def prune(
     support = resolve_pattern(pattern, one_shot.pattern)
     spread = resolve_spread(allocation, one_shot, support)
     density = resolve_density(sparsity, support, spread)
-    one_shot, match = with_repair(one_shot, repair)
+    one_shot, match = with_repair(one_shot, repair, quantize)
+    one_shot = with_rounding(one_shot, quantize)
     tried = isinstance(spread, Search)
     needs = one_shot.solver.needs | (frozenset() if isinstance(spread, Search) else spread.needs)
-    batches = as_batches(data, method=name, needed=bool(needs) or tried or match is not None)
+    batches = as_batches(
+        data, method=name, needed=bool(needs) or tried or match is not None or one_shot.finish is not None
+    )
     sites, ignored = find_sites(model, ignore)
-    patterns, misfits = fit_patterns(sites, support, undivided)
+    patterns, misfits = fit_patterns(sites, support, undivided, one_shot.quantize)
     sites = [site for site in sites if site.name in patterns]
     rounds = 1 if fixed_density(support) else one_shot.rounds
     with _all_or_nothing(sites):
+        finish = one_shot.finish.begin(model, sites, batches, loss) if one_shot.finish is not None else None
         work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match))
         for step in range(1, rounds + 1):
             work.round(spread, rung(density, step, rounds, one_shot.ladder), step, rounds)
+        if finish is not None:
+            work.finished(finish())
     skipped = dict.fromkeys(ignored, "ignored as asked") | misfits
     reports = tuple(work.reports.values())
     return PruneReport(name, name_of(support), name_of(spread), reports, skipped, time.perf_counter() - started)
@@ -84,7 +95,8 @@ def prune(
 
 @contextmanager
 def _all_or_nothing(sites: Sequence[Site]) -> Iterator[None]:
-    """Puts every weight and bias back if anything goes wrong inside."""
+    """Puts every weight and bias back, and the grids they lay on, if anything goes wrong inside."""
+    grids = [grid_of(site.module) for site in sites]
     tensors = [tensor for site in sites for tensor in (site.parameter, *site.biases)]
     before = [tensor.detach().clone() for tensor in tensors]
     try:
@@ -93,4 +105,6 @@ def _all_or_nothing(sites: Sequence[Site]) -> Iterator[None]:
         with torch.no_grad():
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
+        for site, grid in zip(sites, grids, strict=True):
+            attach_grid(site, grid)
         raise

@@ -4,6 +4,7 @@ import torch
 
 from rarefy.core.errors import SolverError
 from rarefy.core.evidence import Evidence, Need
+from rarefy.core.grid import Grid
 from rarefy.core.protocols import Pattern, Solution, Solver
 from rarefy.core.shapes import Weight
 
@@ -21,7 +22,9 @@ def solve(
     masks = torch.cat([part.mask for part in parts])
     shifts = [part.shift for part in parts if part.shift is not None]
     shift = torch.cat(shifts) if len(shifts) == len(parts) else None
-    return Solution(torch.cat([part.weight for part in parts]), masks, parts[0].result, shift)
+    grids = [part.grid for part in parts if part.grid is not None]
+    grid = Grid(torch.cat([g.scale for g in grids]), grids[0].bits) if len(grids) == len(parts) else None
+    return Solution(torch.cat([part.weight for part in parts]), masks, parts[0].result, shift, grid)
 
 
 def _solved(solver: Solver, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution:

@@ -11,10 +11,12 @@ from rarefy.allocations.uniform import Uniform
 from rarefy.calibration import collect, collect_whole, runner, walk
 from rarefy.calibration.blocks import Inputs
 from rarefy.core.evidence import Evidence, Need
+from rarefy.core.grid import attach_grid, codes_of
 from rarefy.core.joint import JointSolver
 from rarefy.core.protocols import Allocation, Search
 from rarefy.core.site import Site
 from rarefy.core.topk import exact_count
+from rarefy.formats.codes import stored_bytes
 from rarefy.pruning.job import Job
 from rarefy.pruning.joint import one_budget, solve_together, supports_of
 from rarefy.pruning.ladder import dealt
@@ -104,7 +106,12 @@ class Work:
         weight = site.read()
         solution = solve(job.one_shot.solver, weight, job.patterns[site.name], density, evidence, site.groups)
         site.write(solution.weight, solution.mask)
+        attach_grid(site, solution.grid)
         result = dict(solution.result)
+        if solution.grid is not None:
+            zeroed = int((solution.mask & (solution.weight == 0)).sum())
+            stored = stored_bytes(solution.grid.round(solution.weight))
+            result |= {"bits": solution.grid.bits, "rounded_to_zero": zeroed, "bytes": stored}
         if solution.shift is not None and not site.shift(solution.shift):
             result["bias"] = "none to repair"
         error = output_error(weight, solution.weight, evidence, site.groups)
@@ -127,4 +134,18 @@ class Work:
         for site in sites:
             known = self.reports[site.name]
             result = {**known.result, "block_error": after, "block_error_unrepaired": before}
-            self.reports[site.name] = replace(known, result=result, zeros=int((site.parameter == 0).sum()))
+            self.reports[site.name] = self._looked_at_again(site, result)
+
+    def finished(self, said: Mapping[str, float]) -> None:
+        """Takes in what the last stage says, of the whole model, and what it left of each layer."""
+        for site in self.job.sites:
+            self.reports[site.name] = self._looked_at_again(site, {**self.reports[site.name].result, **said})
+
+    def _looked_at_again(self, site: Site, result: dict[str, Any]) -> SiteReport:
+        """The report of a layer whose weights have moved since."""
+        known, zeros = self.reports[site.name], int((site.parameter == 0).sum())
+        codes = codes_of(site.module)
+        if codes is not None:
+            gone = known.result["rounded_to_zero"] + zeros - known.zeros
+            result |= {"rounded_to_zero": gone, "bytes": stored_bytes(codes)}
+        return replace(known, result=result, zeros=zeros)
