@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rarefy.engine.compile import compile
     from rarefy.finetuning.distill import distill
     from rarefy.recipes.measure import prune
+    from rarefy.recipes.prune_folder import prune_folder
     from rarefy.recipes.store import load, save
 
     __version__: str
@@ -27,6 +28,7 @@ _HOME = {
     "distill": "rarefy.finetuning.distill",
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
+    "prune_folder": "rarefy.recipes.prune_folder",
     "save": "rarefy.recipes.store",
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "distill",
     "load",
     "prune",
+    "prune_folder",
     "save",
 ]
 

@@ -11,6 +11,7 @@ from rarefy.cli.compress import compress
 from rarefy.cli.demo import demo
 from rarefy.cli.doctor import doctor
 from rarefy.cli.methods import methods
+from rarefy.cli.prune import prune
 from rarefy.cli.report import report
 
 app = typer.Typer(
@@ -42,7 +43,7 @@ def options(
     """Makes neural networks sparse and makes the sparsity pay."""
 
 
-for command in (demo, compress, bench, report, methods, doctor, cache):
+for command in (demo, compress, prune, bench, report, methods, doctor, cache):
     app.command()(command)
 
 if __name__ == "__main__":

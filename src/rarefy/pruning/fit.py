@@ -11,9 +11,12 @@ from rarefy.patterns.padded import PaddedNM
 _CHOICES = ("error", "skip", "pad")
 
 
-def fit_patterns(sites: Sequence[Site], pattern: Pattern, undivided: str) -> tuple[dict[str, Pattern], dict[str, str]]:
+def fit_patterns(
+    sites: Sequence[Site], pattern: Pattern, undivided: str, *, look: bool = True
+) -> tuple[dict[str, Pattern], dict[str, str]]:
     """{site: its pattern} and {site left alone: why}; every weight is checked to be finite.
 
+    look: False goes by the shapes alone, for weights that are not loaded yet.
     undivided: what becomes of a layer that the pattern's tile does not divide: "error" names it, "skip" leaves it as
     it is, "pad" (N:M only) lets its last group be short.
     """
@@ -24,7 +27,8 @@ def fit_patterns(sites: Sequence[Site], pattern: Pattern, undivided: str) -> tup
     chosen: dict[str, Pattern] = {}
     skipped: dict[str, str] = {}
     for site in sites:
-        site.read()
+        if look:
+            site.read()
         why = _misfit(site, pattern)
         if why is None:
             chosen[site.name] = pattern
