@@ -86,7 +86,7 @@ def test_a_crash_at_any_write_or_rename(seed, source, whole, tmp_path, monkeypat
     for name in real:
         monkeypatch.setattr(os, name, counted(name))
     while True:
-        left[0] = rng.randint(1, 60)
+        left[0] = rng.randint(1, 25)
         try:
             report = rarefy.prune_folder(source, target, data=batches(), **ASKED)
             break
