@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rarefy.recipes.measure import prune
     from rarefy.recipes.prune_folder import prune_folder
     from rarefy.recipes.store import load, save
+    from rarefy.recipes.train import sparse_training
+    from rarefy.recipes.train_loops import lightning_callback, transformers_callback
 
     __version__: str
 
@@ -26,10 +28,13 @@ _HOME = {
     "benchmark": "rarefy.engine.benchmark",
     "compile": "rarefy.engine.compile",
     "distill": "rarefy.finetuning.distill",
+    "lightning_callback": "rarefy.recipes.train_loops",
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
     "prune_folder": "rarefy.recipes.prune_folder",
     "save": "rarefy.recipes.store",
+    "sparse_training": "rarefy.recipes.train",
+    "transformers_callback": "rarefy.recipes.train_loops",
 }
 
 __all__ = [
@@ -39,10 +44,13 @@ __all__ = [
     "benchmark",
     "compile",
     "distill",
+    "lightning_callback",
     "load",
     "prune",
     "prune_folder",
     "save",
+    "sparse_training",
+    "transformers_callback",
 ]
 
 

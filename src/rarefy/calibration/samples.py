@@ -86,13 +86,14 @@ def _mapped_gradients(
 ) -> list[Tensor] | None:
     """None where `torch.func` cannot follow the model."""
     wrapped = _Loss(model, loss)
-    names = {id(p): name for name, p in wrapped.named_parameters(remove_duplicate=True)}
-    weights = {names[id(site.parameter)]: site.parameter.detach() for site in sites}
+    homes = [_homes(wrapped, site.parameter) for site in sites]
+    weights = [site.parameter.detach() for site in sites]
     axes = _mapped(batch, lambda t: t[some.start : some.stop].unsqueeze(1) if t.dim() > 0 else t)
     where = _axes(axes, batch)
 
-    def single(values: dict[str, Tensor], sample: Batch) -> Tensor:
-        out = functional_call(wrapped, values, (sample,))
+    def single(values: list[Tensor], sample: Batch) -> Tensor:
+        named = {name: value for names, value in zip(homes, values, strict=True) for name in names}
+        out = functional_call(wrapped, named, (sample,), tie_weights=False)
         assert isinstance(out, Tensor)
         return out
 
@@ -101,7 +102,20 @@ def _mapped_gradients(
             found: Any = vmap(grad(single), in_dims=(None, where))(weights, axes)
     except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError):
         return None
-    return [_matrices(site, found[names[id(site.parameter)]]) for site in sites]
+    return [_matrices(site, grads) for site, grads in zip(sites, found, strict=True)]
+
+
+def _homes(model: nn.Module, parameter: Tensor) -> list[str]:
+    """The names of a parameter, one for each module that holds it.
+
+    A module that is registered twice is named once: `functional_call` with tied weights puts a wrong tensor back there.
+    """
+    found: dict[tuple[int, str], str] = {}
+    for prefix, module in model.named_modules():
+        for name, value in module._parameters.items():
+            if value is parameter:
+                found[id(module), name] = f"{prefix}.{name}"
+    return list(found.values())
 
 
 def _axes(mapped: Batch, batch: Batch) -> Any:

@@ -107,21 +107,35 @@ class Schedule(Protocol):
 
 @runtime_checkable
 class Transform(Protocol):
-    """What happens to a weight around an optimizer step; the state is explicit."""
+    """What happens to a weight around an optimizer step; the state is explicit.
+
+    wants_dense_grad: whether gradients of dropped entries reach the optimizer; wants_master: whether a dense weight is
+    kept behind what the forward pass sees; hides_dropped: whether dropped entries are zero in that view. `state` is the
+    trainer's record of the weight (mask, density, extra tensors, the step); a transform may write into `state.extra`.
+    """
 
     @property
     @abstractmethod
     def wants_dense_grad(self) -> bool: ...
+    @property
     @abstractmethod
-    def init(self, weight: Weight) -> Any: ...
+    def wants_master(self) -> bool: ...
+    @property
     @abstractmethod
-    def view(self, weight: Weight, state: Any) -> Weight: ...
+    def hides_dropped(self) -> bool: ...
     @abstractmethod
-    def on_grad(self, grad: Weight, weight: Weight, state: Any) -> tuple[Weight, Any]: ...
+    def init(self, state: Any) -> None: ...
     @abstractmethod
-    def on_step(self, step: int, weight: Weight, state: Any) -> tuple[Weight, Any]: ...
+    def view(self, weight: Weight, state: Any) -> Weight:
+        """What the forward pass sees."""
+
     @abstractmethod
-    def penalty(self, weight: Weight, state: Any) -> Tensor | None: ...
+    def on_grad(self, grad: Weight, weight: Weight, state: Any) -> Weight:
+        """The gradient with respect to the weight, from that with respect to its view."""
+
+    @abstractmethod
+    def on_step(self, weight: Weight, state: Any) -> Weight:
+        """The weight after the optimizer's step, corrected."""
 
 
 @runtime_checkable

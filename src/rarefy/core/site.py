@@ -32,6 +32,7 @@ class Site:
     name: str
     modules: tuple[nn.Module, ...]
     aliases: tuple[str, ...] = ()
+    attribute: str = "weight"
 
     @property
     def module(self) -> nn.Module:
@@ -39,7 +40,7 @@ class Site:
 
     @property
     def parameter(self) -> Tensor:
-        weight = self.module.weight
+        weight = getattr(self.module, self.attribute)
         assert isinstance(weight, Tensor)
         return weight
 
@@ -61,6 +62,10 @@ class Site:
         """A tensor of the parameter's shape (the weight, its gradient) as `(out, in)`."""
         return tensor.t() if self.transposed else tensor.reshape(self.shape)
 
+    def as_parameter(self, matrix: Tensor) -> Tensor:
+        """The way back: `(out, in)` in the parameter's shape."""
+        return matrix.t() if self.transposed else matrix.reshape(self.parameter.shape)
+
     def read(self) -> Weight:
         """A float32 (or float64) copy, `(out, in)`; a convolution's `in` is `in / groups * kh * kw`."""
         if self.parameter.is_meta:
@@ -78,9 +83,8 @@ class Site:
     def write(self, weight: Weight, mask: Mask) -> None:
         """Writes `weight` where `mask` keeps, exact zeros elsewhere, in place and in the parameter's own type."""
         kept = torch.where(mask, weight, torch.zeros((), dtype=weight.dtype))
-        kept = kept.t() if self.transposed else kept.reshape(self.parameter.shape)
         with torch.no_grad():
-            self.parameter.copy_(kept)
+            self.parameter.copy_(self.as_parameter(kept))
 
     @property
     def biases(self) -> list[Tensor]:
@@ -101,7 +105,7 @@ def _weight(module: nn.Module) -> object:
     return module._parameters.get("weight", module)
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
     """Exact name, shell pattern, dotted prefix, last part, or `re:` regular expression."""
     return any(
         re.search(p[3:], name) is not None
@@ -139,12 +143,12 @@ def find_sites(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Site]
         by_parameter.setdefault(id(_weight(module)), []).append((name, module))
     everything = [name for group in by_parameter.values() for name, _ in group]
     for pattern in patterns:
-        if not any(_matches(name, [pattern]) for name in everything):
+        if not any(matches(name, [pattern]) for name in everything):
             raise ModelError(f"ignore: {pattern!r} matches no prunable layer; the layers are {everything[:8]}...")
     sites, ignored = [], []
     for group in by_parameter.values():
         names = [name for name, _ in group]
-        if any(_matches(name, patterns) for name in names):
+        if any(matches(name, patterns) for name in names):
             ignored.extend(names)
             continue
         modules = tuple({id(m): m for _, m in group}.values())

@@ -9,10 +9,8 @@ from rarefy.core.density import density_of
 from rarefy.core.errors import SparsityError, UnknownNameError
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.registry import entries, lookup
-from rarefy.patterns.nm import NM
-from rarefy.patterns.padded import PaddedNM
+from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.parse import parse_pattern
-from rarefy.patterns.transposable import Transposable
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.pruning.one_shot import OneShot
 
@@ -49,11 +47,6 @@ def resolve_pattern(pattern: object, default: Pattern) -> Pattern:
     if not isinstance(pattern, Pattern):
         raise UnknownNameError(f"pattern: {pattern!r} is neither a name nor a Pattern (select, allows, count)")
     return pattern
-
-
-def fixed_density(pattern: Pattern) -> float | None:
-    """The only density that a pattern has (N:M and its kin); None for all others."""
-    return pattern.density if isinstance(pattern, NM | PaddedNM | Transposable) else None
 
 
 def resolve_spread(allocation: object, one_shot: OneShot, pattern: Pattern) -> Allocation | Search:

@@ -1,0 +1,155 @@
+"""From the words of the door to a trainer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.allocations.uniform import Uniform
+from rarefy.core.density import density_of
+from rarefy.core.errors import ModelError, ShapeError, SparsityError, UnknownNameError
+from rarefy.core.protocols import Allocation, Pattern
+from rarefy.core.registry import lookup
+from rarefy.core.site import Site
+from rarefy.patterns.fixed import fixed_density
+from rarefy.patterns.parse import parse_pattern
+from rarefy.patterns.unstructured import Layerwise, Rowwise
+from rarefy.training import optimizers
+from rarefy.training.method import SparseMethod
+from rarefy.training.run import Run
+from rarefy.training.starts import GivenStart, dense_mask, require_kept
+from rarefy.training.state import WeightState
+from rarefy.training.trainer import SparseTrainer, require_in_optimizer
+from rarefy.training.weights import find_weights
+
+
+def begin(
+    model: nn.Module,
+    optimizer: Any,
+    method: SparseMethod,
+    *,
+    name: str = "custom",
+    sparsity: float | None = None,
+    pattern: str | Pattern | None = None,
+    allocation: str | Allocation | None = None,
+    total_steps: int | None = None,
+    ignore: Sequence[str] = (),
+    batches: Sequence[Any] = (),
+    loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    seed: int = 0,
+    state: Mapping[str, Any] | None = None,
+) -> SparseTrainer:
+    """A trainer for a method, its first masks chosen; see `rarefy.sparse_training`, which finds the method by name."""
+    support = _pattern(pattern, method.pattern)
+    inner = optimizers.unwrap(optimizer)
+    if isinstance(inner, torch.optim.LBFGS):
+        raise ModelError(
+            "sparse_training: LBFGS looks at the loss several times a step, between which masks cannot hold"
+        )
+    if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
+        raise SparsityError(f"total_steps: {total_steps!r} is not a positive whole number of optimizer steps")
+    if method.topology.needs_end and total_steps is None:
+        raise SparsityError(f"{name}: total_steps is missing, and its schedule ends with the training; give it")
+    weights, _ = find_weights(model, ignore, embeddings=method.embeddings)
+    density = _density(sparsity, support) if sparsity is not None or not isinstance(method.start, GivenStart) else 1.0
+    densities = _densities(weights, density, support, allocation, method, state)
+    states = [_state(weight, support, densities[weight.name], method) for weight in weights]
+    generator = torch.Generator().manual_seed(seed)
+    keeps = method.transform.wants_dense_grad
+    run = Run(model, inner, states, density, total_steps, generator, 0, batches, loss, keeps_memory=keeps)
+    require_in_optimizer(run)
+    if method.prepare is not None:
+        method.prepare(run)
+    before = [of_weight.value().clone() for of_weight in run.states]
+    try:
+        with torch.no_grad():
+            for of_weight in run.states:
+                method.transform.init(of_weight)
+            if state is None:
+                method.start(run)
+                require_kept(run)
+    except BaseException:
+        for of_weight, value in zip(run.states, before, strict=True):
+            of_weight.put(value)
+        raise
+    trainer = SparseTrainer(name, method, run, optimizer)
+    if state is not None:
+        trainer.load_state_dict(state)
+    trainer.show()
+    return trainer
+
+
+def _state(weight: Site, pattern: Pattern, density: float, method: SparseMethod) -> WeightState:
+    rows, n = weight.shape
+    tile = pattern.granularity
+    if rows % tile[0] or n % tile[1]:
+        raise ShapeError(
+            f"{weight.name}: {pattern} needs multiples of {tile[0]} x {tile[1]}, but the weight is {rows} x {n}; leave "
+            f"it alone with ignore=[{weight.name!r}], or choose another pattern"
+        )
+    if not bool(weight.parameter.detach().isfinite().all()):
+        raise ModelError(f"{weight.name}: holds NaN or infinity; repair the model before training it")
+    master = weight.read().to(weight.parameter.dtype) if method.transform.wants_master else None
+    explored = torch.zeros(weight.shape, dtype=torch.bool)
+    return WeightState(weight, pattern, density, dense_mask(weight.shape), master, explored=explored)
+
+
+def _pattern(pattern: str | Pattern | None, default: Pattern) -> Pattern:
+    if pattern is None or (pattern == "unstructured" and isinstance(default, Layerwise | Rowwise)):
+        return default
+    if isinstance(pattern, str):
+        return parse_pattern(pattern)
+    if not isinstance(pattern, Pattern):
+        raise UnknownNameError(f"pattern: {pattern!r} is neither a name nor a Pattern (select, allows, count)")
+    return pattern
+
+
+def _density(sparsity: float | None, pattern: Pattern) -> float:
+    fixed = fixed_density(pattern)
+    if sparsity is None:
+        if fixed is None:
+            raise SparsityError(f"sparsity: missing; {pattern} needs the fraction of zeros, e.g. sparsity=0.9")
+        return fixed
+    density = density_of(sparsity)
+    if fixed is not None and abs(density - fixed) > 1e-6:
+        raise SparsityError(
+            f"sparsity: {sparsity} contradicts {pattern}, whose sparsity is {1 - fixed:g}; leave it out"
+        )
+    return density
+
+
+def _densities(
+    weights: Sequence[Site],
+    density: float,
+    pattern: Pattern,
+    allocation: object,
+    method: SparseMethod,
+    state: Mapping[str, Any] | None,
+) -> dict[str, float]:
+    """Of each weight: by the allocation, or, where the zeros are given, by the saved run (else set at the start)."""
+    if not isinstance(method.start, GivenStart):
+        return _allocate(weights, density, pattern, allocation, method)
+    saved = {} if state is None else state.get("identity", {}).get("weights", {})
+    return {weight.name: saved[weight.name][-1] if weight.name in saved else density for weight in weights}
+
+
+def _allocate(
+    weights: Sequence[Site], density: float, pattern: Pattern, allocation: object, method: SparseMethod
+) -> dict[str, float]:
+    if fixed_density(pattern) is not None and allocation is None:
+        allocation = Uniform()
+    chosen: Any = method.allocation if allocation is None else allocation
+    if isinstance(chosen, str):
+        chosen = lookup("allocation", chosen).factory()
+    if not callable(chosen) or not hasattr(chosen, "needs"):
+        raise UnknownNameError(f"allocation: {allocation!r} is neither a name nor an Allocation")
+    if fixed_density(pattern) is not None and not isinstance(chosen, Uniform):
+        raise SparsityError(f"allocation: {pattern} has one density, {type(chosen).__name__} cannot spread it")
+    if chosen.needs:
+        raise SparsityError(
+            f"allocation: {type(chosen).__name__} looks at data, which a first mask has not seen; prune with it first "
+            'and train with method "static" (start="given"), or take uniform, er or erk'
+        )
+    found: dict[str, float] = chosen(weights, density, {})
+    return found

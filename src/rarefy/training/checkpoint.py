@@ -1,0 +1,101 @@
+"""Saving and restoring a run, bit for bit, and refusing what does not belong to it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rarefy.core.bits import pack_bits, unpack_bits
+from rarefy.core.errors import ModelError
+from rarefy.training.method import SparseMethod
+from rarefy.training.run import Run
+from rarefy.training.state import WeightState
+
+VERSION = 1
+
+
+def identity(name: str, method: SparseMethod, run: Run) -> dict[str, Any]:
+    """What two runs must have in common for one to go on from the other's state."""
+    return {
+        "version": VERSION,
+        "method": name,
+        "settings": repr(method),
+        "density": run.density,
+        "total_steps": run.total_steps,
+        "weights": {s.name: [*s.weight.shape, str(s.pattern), s.asked] for s in run.states},
+    }
+
+
+def save(name: str, method: SparseMethod, run: Run) -> dict[str, Any]:
+    return {
+        "identity": identity(name, method, run),
+        "step": run.step,
+        "generator": run.generator.get_state(),
+        "memory": {key: _copy(value) for key, value in run.memory.items()},
+        "weights": {state.name: _save_weight(state) for state in run.states},
+        "young": {key: [index.clone(), age.clone()] for key, (index, age) in run.young.items()},
+    }
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _save_weight(state: WeightState) -> dict[str, Any]:
+    return {
+        "density": state.density,
+        "first_sd": state.first_sd,
+        "mask": pack_bits(state.mask),
+        "explored": None if state.explored is None else pack_bits(state.explored),
+        "master": None if state.master is None else state.master.clone(),
+        "extra": {key: value.clone() for key, value in state.extra.items()},
+    }
+
+
+def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) -> None:
+    """Restores a run; nothing is changed where the state is another's."""
+    if not isinstance(saved, Mapping) or "identity" not in saved:
+        raise ModelError("load_state_dict: this is no state of a sparse trainer; give what trainer.state_dict() gave")
+    _require_same(saved["identity"], identity(name, method, run))
+    masks = {s.name: unpack_bits(saved["weights"][s.name]["mask"], s.weight.shape[1]) for s in run.states}
+    for state in run.states:
+        if saved["weights"][state.name]["master"] is None and bool((state.value() * ~masks[state.name]).any()):
+            raise ModelError(
+                f"load_state_dict: {state.name} has weights where the saved mask has none; load the model's state of "
+                "the same checkpoint first, then the trainer's"
+            )
+    run.step = int(saved["step"])
+    run.generator.set_state(saved["generator"])
+    run.memory = {key: _copy(value) for key, value in saved["memory"].items()}
+    run.young = {key: (index.clone(), age.clone()) for key, (index, age) in saved["young"].items()}
+    for state in run.states:
+        _load_weight(state, saved["weights"][state.name], masks[state.name])
+        state.step = run.step
+        if state.master is not None:
+            state.put(method.transform.view(state.master, state))
+
+
+def _load_weight(state: WeightState, saved: Mapping[str, Any], mask: Tensor) -> None:
+    state.mask, state.density, state.first_sd = mask, saved["density"], saved["first_sd"]
+    if saved["explored"] is not None:
+        state.explored = unpack_bits(saved["explored"], state.weight.shape[1])
+    if saved["master"] is not None:
+        state.master = saved["master"].clone()
+    state.extra = {key: value.clone() for key, value in saved["extra"].items()}
+
+
+def _require_same(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    for key, mine in here.items():
+        theirs = saved.get(key)
+        if theirs == mine:
+            continue
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            names = sorted(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n))
+            shown = "; ".join(f"{n}: saved {theirs.get(n)}, here {mine.get(n)}" for n in names[:3])
+            raise ModelError(
+                f"load_state_dict: {len(names)} weights differ: {shown}; resume with the model that was saved"
+            )
+        raise ModelError(
+            f"load_state_dict: {key} differs: saved {theirs!r}, here {mine!r}; make the trainer with the arguments of "
+            "the run that was saved"
+        )

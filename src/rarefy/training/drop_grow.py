@@ -1,0 +1,107 @@
+"""Prune-and-regrow: some kept weights go, as many others come."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from rarefy.core.protocols import Schedule
+from rarefy.core.shapes import Mask, Weight
+from rarefy.core.topk import exact_count, keep_top
+from rarefy.patterns.fixed import fixed_density
+from rarefy.schedules.cosine import Cosine
+from rarefy.training.clock import Clock
+from rarefy.training.run import Run
+from rarefy.training.state import WeightState
+
+_FIRST = 1e30  # above every score: what has survived stays
+
+
+@runtime_checkable
+class Drop(Protocol):
+    """Which of the kept weights survive, a number of them being dropped."""
+
+    @abstractmethod
+    def __call__(self, run: Run, state: WeightState, fraction: float) -> Mask: ...
+
+
+@runtime_checkable
+class Grow(Protocol):
+    """Scores (out, in) of the entries that are not kept: the largest come first.
+
+    before: whether it looks at the dense gradient, which is there ahead of the optimizer's step only.
+    """
+
+    @property
+    @abstractmethod
+    def before(self) -> bool: ...
+    @abstractmethod
+    def __call__(self, run: Run, state: WeightState) -> Weight: ...
+    @abstractmethod
+    def values(self, run: Run, state: WeightState) -> Tensor | None:
+        """What new entries begin with, (out, in); None for zero."""
+
+
+@dataclass(frozen=True)
+class DropSmallest:
+    """The kept weights of smallest magnitude go; where the pattern allows less, as many within each of its parts.
+
+    Source: Evci et al. 2020 (RigL), arXiv:1911.11134, section 3 (3).
+    """
+
+    def __call__(self, run: Run, state: WeightState, fraction: float) -> Mask:
+        score = state.value().float().abs().masked_fill(~state.mask, -1.0)
+        if fixed_density(state.pattern) is None:
+            survivors = state.pattern.select(score, state.density * (1.0 - fraction))
+            return survivors & state.mask
+        kept = state.kept
+        return keep_top(score.reshape(1, -1), kept - exact_count(kept, fraction)).reshape(score.shape)
+
+
+@dataclass(frozen=True)
+class DropGrow:
+    """At every tick of the clock a fraction of the kept weights is dropped and as many are grown.
+
+    fraction: of the kept weights, over the steps; without it, half a cosine from `initial` to `final`, which it reaches
+    at the clock's end. instead: whether a change of the masks takes the place of that step's optimizer step. What has
+    just been dropped may be grown again where its score is large (RigL, section 3 (4)), unless `return_dropped` is off.
+    """
+
+    grow: Grow
+    drop: Drop = field(default_factory=DropSmallest)
+    clock: Clock = field(default_factory=Clock)
+    initial: float = 0.3
+    final: float = 0.0
+    fraction: Schedule | None = None
+    instead: bool = False
+    return_dropped: bool = True
+
+    @property
+    def needs_end(self) -> bool:
+        return self.clock.needs_end or self.fraction is None
+
+    def before(self, run: Run) -> bool:
+        if not self.grow.before or not self.clock.due(run, "grow", run.step):
+            return False
+        self.update(run, run.step)
+        return self.instead
+
+    def after(self, run: Run) -> None:
+        if not self.grow.before and self.clock.due(run, "grow", run.step + 1):
+            self.update(run, run.step + 1)
+
+    def update(self, run: Run, done: int) -> None:
+        schedule = self.fraction or Cosine(self.initial, self.final, max(1, round(self.clock.end * run.end("grow"))))
+        for state in run.states:
+            if 0 < state.kept < state.mask.numel():
+                self._change(run, state, schedule(done))
+
+    def _change(self, run: Run, state: WeightState, fraction: float) -> None:
+        survivors = self.drop(run, state, fraction)
+        score = self.grow(run, state).float()
+        rank = torch.where(survivors, torch.full_like(score, _FIRST), score)
+        if not self.return_dropped:
+            rank = rank.masked_fill(state.mask & ~survivors, torch.finfo(rank.dtype).min)
+        run.set_mask(state, state.pattern.select(rank, state.density), self.grow.values(run, state))

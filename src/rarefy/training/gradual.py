@@ -1,0 +1,47 @@
+"""Gradual pruning: the density falls along a curve while the net is trained."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from rarefy.core.evidence import Evidence
+from rarefy.core.protocols import Schedule, Score
+from rarefy.patterns.fixed import fixed_density
+from rarefy.schedules.cubic import Cubic
+from rarefy.scores.magnitude import Magnitude
+from rarefy.training.clock import Clock
+from rarefy.training.run import Run
+from rarefy.training.state import WeightState
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """At every tick a weight keeps its largest entries, at the density of the moment; nothing comes back.
+
+    schedule: how far each weight has gone, from 1 (dense) to 0 (its final density), over the steps; without it the
+    cubic curve over the clock's window. The density of a weight with final density d is d + (1 - d) * schedule(step).
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    schedule: Schedule | None = None
+    score: Score = field(default_factory=Magnitude)
+    needs_end: ClassVar[bool] = True
+
+    def before(self, run: Run) -> bool:
+        return False
+
+    def after(self, run: Run) -> None:
+        done = run.step + 1
+        first, last = self.clock.window(run, "gradual pruning")
+        if done != last and not (first <= done < last and (done - first) % self.clock.every == 0):
+            return
+        curve = self.schedule or Cubic(1.0, 0.0, first, max(first + 1, last))
+        left = 0.0 if done == last else curve(done)
+        for state in run.states:
+            self._prune(run, state, left)
+
+    def _prune(self, run: Run, state: WeightState, left: float) -> None:
+        density = state.density + (1.0 - state.density) * left
+        if fixed_density(state.pattern) is not None and left > 0:
+            return  # N:M has one density: it is reached at the end
+        score = self.score(state.value().float(), Evidence(state.name)).masked_fill(~state.mask, float("-inf"))
+        run.set_mask(state, state.pattern.select(score, density) & state.mask)

@@ -1,0 +1,103 @@
+"""One sparse training run: what the parts of a method see and may change."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rarefy.core.errors import SparsityError
+from rarefy.core.shapes import Mask, Weight
+from rarefy.training import optimizers
+from rarefy.training.state import WeightState
+
+
+@dataclass
+class Run:
+    """The run as the method's parts see it.
+
+    density: asked over all weights of `states`; step: optimizer steps done so far; generator: of everything random,
+    the same on all ranks; batches, loss: what the user gave for methods that look at the loss; memory: what the
+    topology remembers across weights (plain numbers and tensors, saved with the checkpoint).
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    states: list[WeightState]
+    density: float
+    total_steps: int | None
+    generator: torch.Generator
+    step: int = 0
+    batches: Sequence[Any] = ()
+    loss: Callable[[nn.Module, Any], Tensor] | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+    keeps_memory: bool = False
+    young: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> WeightState:
+        return next(state for state in self.states if state.name == name)
+
+    def end(self, where: str) -> int:
+        """`total_steps`, or an error that says who needs it."""
+        if self.total_steps is None:
+            raise SparsityError(f"{where}: total_steps is missing, and its schedule ends with the training; give it")
+        return self.total_steps
+
+    def rand(self, state: WeightState) -> Tensor:
+        """Uniform random numbers in [0, 1) of the weight's shape, from the run's generator."""
+        return torch.rand(state.weight.shape, generator=self.generator)
+
+    def moment(self, state: WeightState, *names: str) -> Weight | None:
+        """The optimizer's memory of the weight by the first name that it has (`momentum_buffer`, `exp_avg`, ...)."""
+        memory = self.optimizer.state.get(state.weight.parameter, {})
+        for name in names:
+            if isinstance(memory.get(name), Tensor):
+                return state.weight.as_matrix(memory[name])
+        return None
+
+    def set_mask(self, state: WeightState, mask: Mask, grown: Tensor | None = None) -> None:
+        """Gives a weight another mask.
+
+        Dropped entries become zero, new ones take the values of `grown` (out, in), zero without it; the optimizer
+        forgets both, and takes the new ones as if it had begun with them. Behind a view (`state.master`) the dense
+        weight stays as it is. All ranks take the mask and values of rank 0.
+        """
+        mask = self.agreed(mask)
+        dropped, fresh = state.mask & ~mask, mask & ~state.mask
+        state.mask = mask
+        if state.explored is not None:
+            state.explored |= mask
+        if state.master is not None:
+            return
+        value = torch.where(fresh, 0.0 if grown is None else self.agreed(grown).to(state.value().dtype), state.value())
+        state.put(value * mask)
+        if not self.keeps_memory:
+            self._forget(state, dropped | fresh, fresh)
+
+    def _forget(self, state: WeightState, changed: Mask, fresh: Mask) -> None:
+        parameter = state.weight.parameter
+        optimizers.forget(self.optimizer, parameter, state.weight.as_parameter(changed))
+        index, age = self.young.pop(state.name, (torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)))
+        stay = ~state.weight.as_parameter(changed).reshape(-1)[index]
+        new = state.weight.as_parameter(fresh).reshape(-1).nonzero().flatten()
+        if optimizers.is_adam(self.optimizer, parameter):
+            self.young[state.name] = torch.cat([index[stay], new]), torch.cat([age[stay], torch.zeros_like(new)])
+
+    def correct_young(self) -> None:
+        """Ahead of an optimizer step: see `optimizers.correct_young`."""
+        for name, (index, age) in list(self.young.items()):
+            parameter = self[name].weight.parameter
+            if parameter.grad is None or not len(index):
+                continue
+            stay = optimizers.correct_young(self.optimizer, parameter, index, age)
+            self.young[name] = index[stay], age[stay] + 1
+
+    def agreed(self, tensor: Tensor) -> Tensor:
+        """The tensor of rank 0, where training is distributed."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return tensor
+        sent = tensor.to(torch.uint8) if tensor.dtype is torch.bool else tensor.clone()
+        dist.broadcast(sent, src=0)
+        return sent.to(tensor.dtype)

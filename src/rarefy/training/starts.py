@@ -1,0 +1,58 @@
+"""First masks."""
+
+from dataclasses import dataclass
+
+import torch
+
+from rarefy.core.errors import SparsityError
+from rarefy.training.run import Run
+
+
+@dataclass(frozen=True)
+class DenseStart:
+    """Everything is kept: training begins dense."""
+
+    def __call__(self, run: Run) -> None:
+        """The masks are full when a run begins."""
+
+
+@dataclass(frozen=True)
+class RandomStart:
+    """A random mask in each weight, at the allocation's density."""
+
+    def __call__(self, run: Run) -> None:
+        for state in run.states:
+            run.set_mask(state, state.pattern.select(run.rand(state), state.density))
+
+
+@dataclass(frozen=True)
+class MagnitudeStart:
+    """The largest weights of each matrix, at the allocation's density."""
+
+    def __call__(self, run: Run) -> None:
+        for state in run.states:
+            run.set_mask(state, state.pattern.select(state.value().float().abs(), state.density))
+
+
+@dataclass(frozen=True)
+class GivenStart:
+    """What is not zero now, whatever pruned it; each weight's density is the one it has."""
+
+    def __call__(self, run: Run) -> None:
+        for state in run.states:
+            run.set_mask(state, state.value() != 0)
+            state.density = state.asked = state.kept / max(1, state.mask.numel())
+
+
+def require_kept(run: Run) -> None:
+    """Refuses a run in which a weight has nothing left, or is meant to end so."""
+    for state in run.states:
+        if state.count == 0 or not bool(state.mask.any()):
+            raise SparsityError(
+                f"{state.name}: density {state.density:g} leaves none of its {state.mask.numel()} weights; ask for "
+                f"less sparsity, choose another allocation, or leave the layer dense with ignore=[{state.name!r}]"
+            )
+
+
+def dense_mask(shape: tuple[int, int]) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.bool)

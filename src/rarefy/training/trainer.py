@@ -1,0 +1,188 @@
+"""The trainer: keeps a model sparse around the steps of an ordinary optimizer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rarefy.core.errors import DataError, ModelError
+from rarefy.core.shapes import Mask
+from rarefy.training import checkpoint
+from rarefy.training.method import SparseMethod
+from rarefy.training.report import TrainingReport, report_of
+from rarefy.training.run import Run
+
+
+class SparseTrainer:
+    """What `rarefy.sparse_training` gives: call `trainer.step()` where the loop called `optimizer.step()`.
+
+    The trainer hangs on the optimizer's own hooks, so a loop that it does not own (`accelerate`, Lightning, the Trainer
+    of `transformers`) may go on calling `optimizer.step()`: both do the same. Between steps the parameters of the model
+    are the sparse weights themselves, dropped entries exactly zero, so evaluation, export and `model.state_dict()` see
+    what was trained. Save `trainer.state_dict()` beside the model's and the optimizer's.
+    """
+
+    def __init__(self, name: str, method: SparseMethod, run: Run, optimizer: Any) -> None:
+        self.name, self.method, self.run = name, method, run
+        self._outer = optimizer
+        self._hooks = [
+            run.optimizer.register_step_pre_hook(self._pre_hook),
+            run.optimizer.register_step_post_hook(self._post_hook),
+        ]
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """What is kept now: name of the weight -> `(out, in)`, True = keep."""
+        return {state.name: state.mask for state in self.run.states}
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros over the trained weights, by the masks."""
+        return 1.0 - sum(s.kept for s in self.run.states) / sum(s.mask.numel() for s in self.run.states)
+
+    @property
+    def step_count(self) -> int:
+        """Optimizer steps so far (those that only changed the masks count too)."""
+        return self.run.step
+
+    def step(self, closure: Callable[[], Any] | None = None, *, scaler: Any = None) -> Any:
+        """`optimizer.step()` with everything that sparsity needs around it.
+
+        scaler: a `torch.amp.GradScaler`, whose `step` is then called with the optimizer. Raises DataError without any
+        gradient and for gradients that are not finite, and leaves everything as it was.
+        """
+        if scaler is not None:
+            return scaler.step(self._outer)
+        return self._outer.step() if closure is None else self._outer.step(closure)
+
+    def zero_grad(self) -> None:
+        """`optimizer.zero_grad()`."""
+        self._outer.zero_grad()
+
+    def report(self) -> TrainingReport:
+        """Density and exploration of each weight, as they are now."""
+        return report_of(self.name, self.run)
+
+    def detach(self) -> TrainingReport:
+        """Ends the sparse training: the optimizer's steps are ordinary ones from now on. Gives the last report."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        return self.report()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the trainer has beyond model and optimizer: plain numbers, strings and tensors."""
+        return checkpoint.save(self.name, self.method, self.run)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken; load the model's and the optimizer's state first.
+
+        Raises ModelError, with the difference, for a state of another method, setting or model.
+        """
+        checkpoint.load(state, self.name, self.method, self.run)
+
+    def _pre_hook(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Works before the step, or, where the step computes the gradients itself, inside its closure."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._before()
+            return None
+
+        def wrapped() -> Any:
+            value = closure()
+            with torch.no_grad():
+                self._before()
+            return value
+
+        return (args[0], wrapped, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
+
+    def _post_hook(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._after()
+
+    @torch.no_grad()
+    def _before(self) -> None:
+        self._check_gradients()
+        run, transform = self.run, self.method.transform
+        leave_out = self.method.topology.before(run)
+        if leave_out:
+            for group in run.optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+            for state in run.states:
+                if state.master is not None:
+                    state.put(state.master)
+            return
+        pushes = self._penalty_gradients()
+        for state, push in zip(run.states, pushes, strict=True):
+            grad = state.grad()
+            if state.master is not None:
+                state.put(state.master)
+            if grad is None:
+                continue
+            value = state.value()
+            changed = transform.on_grad(grad, value, state)
+            if push is not None:
+                changed = changed + (push if transform.wants_dense_grad else push * state.mask)
+            grad.copy_(changed)
+        run.correct_young()
+
+    @torch.no_grad()
+    def _after(self) -> None:
+        run, transform = self.run, self.method.transform
+        for state in run.states:
+            parameter = state.weight.as_matrix(state.weight.parameter.detach())
+            value = transform.on_step(parameter, state)
+            if state.master is None:
+                state.put(value)
+            else:
+                state.master.copy_(value)
+        self.method.topology.after(run)
+        run.step += 1
+        self.show()
+
+    @torch.no_grad()
+    def show(self) -> None:
+        """Writes what the forward pass has to see into the parameters."""
+        for state in self.run.states:
+            state.step = self.run.step
+            if state.master is not None:
+                state.put(self.method.transform.view(state.master, state))
+
+    def _penalty_gradients(self) -> list[Tensor | None]:
+        if self.method.penalty is None:
+            return [None] * len(self.run.states)
+        leaves = [state.value().detach().clone().requires_grad_(True) for state in self.run.states]
+        with torch.enable_grad():
+            value = self.method.penalty(leaves, self.run)
+            if value is None:
+                return [None] * len(leaves)
+            return list(torch.autograd.grad(value, leaves, allow_unused=True))
+
+    def _check_gradients(self) -> None:
+        """Nothing has been touched yet when this raises."""
+        if all(state.grad() is None for state in self.run.states):
+            raise DataError(
+                f"step {self.run.step}: no trained weight has a gradient; call loss.backward() before trainer.step(), "
+                "and zero_grad() only after it"
+            )
+        names = {id(p): name for name, p in self.run.model.named_parameters()}
+        for group in self.run.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                    name = names.get(id(parameter), "a parameter")
+                    raise DataError(
+                        f"step {self.run.step}: the gradient of {name} is not finite; "
+                        "nothing was changed; lower the learning rate, clip, or skip this batch (zero_grad())"
+                    )
+
+
+def require_in_optimizer(run: Run) -> None:
+    """Refuses weights that the optimizer does not train: their masks would be wrong after its first step."""
+    held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    for state in run.states:
+        if id(state.weight.parameter) not in held:
+            raise ModelError(
+                f"{state.name}: its parameter is in none of the optimizer's groups; make the optimizer of "
+                f"model.parameters(), or leave the layer alone with ignore=[{state.name!r}]"
+            )

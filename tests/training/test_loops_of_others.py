@@ -1,0 +1,304 @@
+"""Loops that rarefy does not own, and what they do to gradients on the way."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import rarefy
+from rarefy.core.errors import DataError, ModelError, SparsityError, UnknownNameError
+from training.loops import STEPS, Task, adam, mlp, recurrent, sgd, start, train
+
+
+def weights_of(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def reference(steps: int = STEPS, optimizer: Callable[..., Any] = adam) -> tuple[Task, Any]:
+    task = mlp()
+    trainer, _ = start(task, "rigl", optimizer, every=4, total_steps=STEPS)
+    list(train(task, trainer, steps))
+    return task, trainer
+
+
+def test_the_optimizers_own_step_does_the_same() -> None:
+    expected, _ = reference()
+    task = mlp()
+    _, optimizer = start(task, "rigl", every=4)
+    for step in range(STEPS):
+        task.loss(step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(task.model), weights_of(expected.model), strict=True))
+
+
+def test_a_step_with_a_closure_does_the_same() -> None:
+    expected, _ = reference()
+    task = mlp()
+    trainer, optimizer = start(task, "rigl", every=4)
+    for step in range(STEPS):
+
+        def closure(step: int = step) -> Tensor:
+            optimizer.zero_grad()
+            loss = task.loss(step)
+            loss.backward()
+            return loss
+
+        assert trainer.step(closure) is not None
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(task.model), weights_of(expected.model), strict=True))
+
+
+def test_after_detach_the_steps_are_ordinary_ones() -> None:
+    task, trainer = reference(8)
+    report = trainer.detach()
+    assert report.sparsity == pytest.approx(0.75, abs=0.01) and report.step == 8
+    list(train(task, trainer, 3, 8))
+    assert trainer.step_count == 8
+    assert float((task.model[2].weight == 0).float().mean()) < 0.2
+
+
+def test_accumulated_and_clipped_gradients_count_once() -> None:
+    task = mlp()
+    trainer, optimizer = start(task, "rigl", sgd, every=3, sparsity=0.75)
+    for step in range(12):
+        for part in range(2):
+            (task.loss(2 * step + part) / 2).backward()
+        nn.utils.clip_grad_norm_(task.model.parameters(), 0.5)
+        trainer.step()
+        optimizer.zero_grad()
+    assert trainer.step_count == 12
+    assert (trainer.report().explored or 0) > 0.26
+
+
+def test_autocast_and_a_gradient_scaler() -> None:
+    task = mlp()
+    trainer, optimizer = start(task, "rigl", every=4)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    losses = []
+    for step in range(STEPS):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = task.loss(step)
+        scaler.scale(loss).backward()
+        trainer.step(scaler=scaler)
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-4:]) < sum(losses[:4])
+    assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+
+
+def test_a_scheduler_and_a_compiled_model() -> None:
+    expected = mlp()
+    trainer, optimizer = start(expected, "rigl", sgd, every=4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    task = mlp()
+    model = torch.compile(task.model, backend="eager")
+    compiled = Task(model, task.batches)
+    other, second = start(compiled, "rigl", sgd, every=4)
+    assert list(other.masks) == list(trainer.masks)
+    again = torch.optim.lr_scheduler.CosineAnnealingLR(second, STEPS)
+    for step in range(STEPS):
+        for part, mine, plan in ((expected, trainer, schedule), (compiled, other, again)):
+            part.loss(step).backward()
+            mine.step()
+            mine.zero_grad()
+            plan.step()
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(task.model), weights_of(expected.model), strict=True))
+
+
+def test_accelerate_counts_accumulated_steps_once() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    task = mlp()
+    model, optimizer = accelerator.prepare(task.model, sgd(task.model))
+    trainer = rarefy.sparse_training(model, optimizer, "rigl", sparsity=0.75, total_steps=STEPS, every=3)
+    for step in range(2 * STEPS):
+        with accelerator.accumulate(model):
+            accelerator.backward(task.loss(step))
+            trainer.step()
+            optimizer.zero_grad()
+    assert trainer.step_count == STEPS
+    assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+
+
+class Classifier(nn.Module):
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.net = task.model
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.net(x)
+        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_the_trainer_of_transformers_resumes_where_it_was(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    rows = [{"x": x, "labels": y} for xs, ys in mlp().batches for x, y in zip(xs, ys, strict=True)]
+
+    def run(folder: Path, resume: str | None = None) -> tuple[nn.Module, Any]:
+        model = Classifier(mlp())
+        callback = rarefy.transformers_callback("rigl", sparsity=0.75, every=3)
+        arguments = transformers.TrainingArguments(
+            output_dir=str(folder),
+            max_steps=16,
+            save_steps=8,
+            per_device_train_batch_size=16,
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            learning_rate=1e-2,
+            logging_steps=100,
+        )
+        made = transformers.Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[callback])
+        made.train(resume_from_checkpoint=resume)
+        return model, callback.trainer
+
+    whole, trainer = run(tmp_path / "run")
+    assert trainer.step_count == 16
+    assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+    assert float((whole.net[2].weight == 0).float().mean()) > 0.7
+    again, trainer = run(tmp_path / "run", str(tmp_path / "run" / "checkpoint-8"))
+    assert trainer.step_count == 16
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(again), weights_of(whole), strict=True))
+    (tmp_path / "run" / "checkpoint-8" / "rarefy_trainer.pt").unlink()
+    with pytest.raises(ModelError, match="is missing"):
+        run(tmp_path / "run", str(tmp_path / "run" / "checkpoint-8"))
+
+
+def test_lightning_resumes_where_it_was(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.task = mlp()
+            self.net = self.task.model
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            x, y = batch
+            return F.cross_entropy(self.net(x), y)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return adam(self.net)
+
+    data = torch.utils.data.TensorDataset(*(torch.cat(t) for t in zip(*mlp().batches, strict=True)))
+
+    def run(epochs: int, checkpoint: Path | None = None) -> tuple[Any, Any, Any]:
+        module, callback = Module(), rarefy.lightning_callback("rigl", sparsity=0.75, every=3, total_steps=16)
+        made = lightning.Trainer(
+            max_epochs=epochs,
+            callbacks=[callback],
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        path = None if checkpoint is None else str(checkpoint)
+        made.fit(module, torch.utils.data.DataLoader(data, 16), ckpt_path=path)
+        return module, callback.trainer, made
+
+    whole, trainer, _ = run(2)
+    assert trainer.step_count == 16
+    assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+    _, _, first = run(1)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    again, trainer, _ = run(2, tmp_path / "half.ckpt")
+    assert trainer.step_count == 16
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(again.net), weights_of(whole.net), strict=True))
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "synflow", "robust-pai", "random-pruning"])
+def test_methods_at_initialization_keep_their_mask(method: str) -> None:
+    task = mlp()
+    optimizer = sgd(task.model)
+    trainer = rarefy.sparse_training(
+        task.model,
+        optimizer,
+        method,
+        sparsity=0.75,
+        data=task.batches if method != "synflow" else [task.batches[0][0]],
+        loss=(lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])) if method != "synflow" else None,
+    )
+    masks = copy.deepcopy(trainer.masks)
+    assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+    list(train(task, trainer, 8))
+    assert all(torch.equal(masks[name], mask) for name, mask in trainer.masks.items())
+    assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+    assert trainer.name == method
+
+
+def test_bad_arguments_say_what_to_do() -> None:
+    def call(model: nn.Module, optimizer: Any = None, method: Any = "rigl", **more: Any) -> None:
+        optimizer = optimizer or sgd(model)
+        rarefy.sparse_training(model, optimizer, method, **{"sparsity": 0.9, "total_steps": 100, **more})
+
+    model = mlp().model
+    before = weights_of(model)
+    other = nn.Linear(3, 3)
+    with pytest.raises(ModelError, match=r"none of the optimizer's groups; make the optimizer of model\.parameters"):
+        call(model, sgd(other))
+    with pytest.raises(SparsityError, match="total_steps is missing"):
+        call(model, total_steps=None)
+    with pytest.raises(SparsityError, match="not a positive whole number"):
+        call(model, total_steps=0)
+    with pytest.raises(SparsityError, match="leaves none of its"):
+        call(model, sparsity=0.9999, allocation="uniform")
+    with pytest.raises(SparsityError, match=r"did you mean 0\.9"):
+        call(model, sparsity=90)
+    with pytest.raises(SparsityError, match="missing"):
+        call(model, sparsity=None)
+    with pytest.raises(SparsityError, match="contradicts"):
+        call(model, pattern="2:4")
+    with pytest.raises(UnknownNameError, match="did you mean 'rigl'"):
+        call(model, method="rigel")
+    with pytest.raises(UnknownNameError, match="has no option 'evry'"):
+        call(model, evry=3)
+    with pytest.raises(SparsityError, match="looks at data"):
+        call(model, allocation="owl")
+    with pytest.raises(ModelError, match="matches no layer"):
+        call(model, ignore=["head"])
+    with pytest.raises(ModelError, match="LBFGS"):
+        call(model, torch.optim.LBFGS(model.parameters()))
+    with pytest.raises(ModelError, match="nothing to train sparse"):
+        call(nn.LayerNorm(4))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(model), strict=True))
+
+
+def test_changing_batch_sizes_and_layers_that_a_step_does_not_use() -> None:
+    task = mlp()
+    unused = nn.ModuleDict({"net": task.model, "idle": nn.Linear(8, 8)})
+    optimizer = adam(unused)
+    trainer = rarefy.sparse_training(unused, optimizer, "rigl", sparsity=0.75, total_steps=20, every=2)
+    for step in range(20):
+        x, y = task.batches[step % 4]
+        size = 1 + 3 * step % 17
+        F.cross_entropy(task.model(x[:size]), y[:size]).backward()
+        trainer.step()
+        trainer.zero_grad()
+    assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+
+
+def test_ignored_and_frozen_layers_stay_as_they_are() -> None:
+    task = recurrent()
+    task.model.head.weight.requires_grad_(False)
+    trainer, _ = start(task, "rigl", every=4, ignore=["rnn.weight_hh_l0"])
+    assert list(trainer.masks) == ["rnn.weight_ih_l0"]
+    list(train(task, trainer, 8))
+    assert int((task.model.rnn.weight_hh_l0 == 0).sum()) == 0
+
+
+def test_a_gradient_in_no_layer_that_is_trained_sparse_is_checked_too() -> None:
+    task = mlp()
+    trainer, _ = start(task, "rigl")
+    task.loss(0).backward()
+    task.model[0].bias.grad[0] = float("inf")
+    with pytest.raises(DataError, match=r"0\.bias is not finite"):
+        trainer.step()

@@ -1,0 +1,51 @@
+"""Two processes train one net: their masks and weights stay the same."""
+
+import os
+import socket
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+import rarefy
+from training.loops import Task, adam, mlp
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _work(rank: int, port: int, method: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    task = mlp()
+    model = DistributedDataParallel(task.model)
+    options: dict[str, Any] = {"every": 3}
+    trainer = rarefy.sparse_training(
+        model, adam(model), method, sparsity=0.75, total_steps=20, seed=5 if method == "set" else rank, **options
+    )
+    own = Task(model, task.batches[2 * rank : 2 * rank + 2])  # each rank sees its own data
+    for step in range(20):
+        own.loss(step).backward()
+        trainer.step()
+        trainer.zero_grad()
+    torch.save({"masks": trainer.masks, "model": task.model.state_dict()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", ["rigl", "set", "gmp-zhu-gupta"])
+def test_ranks_agree(method: str, tmp_path: Any) -> None:
+    """Even where their seeds differ: rank 0's masks are everybody's."""
+    mp.spawn(_work, (_free_port(), method, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(mask, second["masks"][name]) for name, mask in first["masks"].items())
+    assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
+    start = mlp().model.state_dict()
+    assert any(not torch.equal(value, start[name]) for name, value in first["model"].items())
