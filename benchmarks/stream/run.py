@@ -2,7 +2,7 @@
 
 The model is written one shard at a time, each method runs in a process of its own, and all is deleted afterwards:
 
-    python benchmarks/stream/run.py --work /a/folder/with/20/GB --methods wanda sparsegpt --out results.json
+    python benchmarks/stream/run.py --work /a/folder/with/20/GB --methods wanda sparsegpt --out table.md
 
 kill: seconds after which the process is killed with SIGKILL, and then started again until it is done.
 """
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -90,17 +91,10 @@ print(json.dumps({"method": method, "parameters": report.parameters, "bytes": re
 """
 
 
-def prune(source: Path, target: Path, method: str, asked: argparse.Namespace) -> dict[str, object]:
+def prune(source: Path, target: Path, method: str, asked: argparse.Namespace) -> dict[str, Any]:
     """One method in a process of its own, killed every `asked.kill` seconds if that is given."""
-    arguments = [
-        str(source),
-        str(target),
-        method,
-        str(asked.rows),
-        str(asked.tokens),
-        str(asked.threads),
-        str(asked.vocabulary),
-    ]
+    numbers = (asked.rows, asked.tokens, asked.threads, asked.vocabulary)
+    arguments = [str(source), str(target), method, *map(str, numbers)]
     while True:
         process = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True)
         try:
@@ -123,6 +117,18 @@ def digest(folder: Path) -> str:
     return state.hexdigest()[:16]
 
 
+HEAD = """| method | parameters | weights on disk | peak memory | wall time | processes | zeros | mean layer error |
+|---|---|---|---|---|---|---|---|"""
+
+
+def line(row: dict[str, Any]) -> str:
+    error = "-" if row["error"] is None else f"{row['error']:.4f}"
+    return (
+        f"| {row['method']} | {row['parameters'] / 1e9:.3f} B | {row['bytes'] / 1e9:.2f} GB | "
+        f"{row['peak_rss_gb']:.2f} GB | {row['seconds'] / 60:.0f} min | {row['runs']} | {row['sparsity']:.2%} of {row['layers']} layers | {error} |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
@@ -134,7 +140,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=SHAPE["vocab_size"])
     parser.add_argument("--kill", type=float, default=None)
     parser.add_argument("--keep", action="store_true", help="Leave the source where it is.")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=None, help="Where the table goes.")
     asked = parser.parse_args()
     source, rows = asked.work / "source", []
     if not source.exists():
@@ -151,7 +157,7 @@ def main() -> None:
         if not asked.keep:
             shutil.rmtree(source)
     if asked.out is not None:
-        asked.out.write_text(json.dumps(rows, indent=1) + "\n")
+        asked.out.write_text("\n".join([HEAD, *map(line, rows)]) + "\n")
 
 
 if __name__ == "__main__":
