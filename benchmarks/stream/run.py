@@ -123,10 +123,17 @@ HEAD = """| method | parameters | weights on disk | peak memory | wall time | pr
 
 def line(row: dict[str, Any]) -> str:
     error = "-" if row["error"] is None else f"{row['error']:.4f}"
-    return (
-        f"| {row['method']} | {row['parameters'] / 1e9:.3f} B | {row['bytes'] / 1e9:.2f} GB | "
-        f"{row['peak_rss_gb']:.2f} GB | {row['seconds'] / 60:.0f} min | {row['runs']} | {row['sparsity']:.2%} of {row['layers']} layers | {error} |"
+    cells = (
+        row["method"],
+        f"{row['parameters'] / 1e9:.3f} B",
+        f"{row['bytes'] / 1e9:.2f} GB",
+        f"{row['peak_rss_gb']:.2f} GB",
+        f"{row['seconds'] / 60:.0f} min",
+        str(row["runs"]),
+        f"{row['sparsity']:.2%} of {row['layers']} layers",
+        error,
     )
+    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
