@@ -1,4 +1,6 @@
-"""Killed at any moment, a streamed pruning goes on to the very bytes that an uninterrupted one gives."""
+"""Killed at any moment, a streamed pruning goes on to the very bytes that an uninterrupted one gives.
+
+Most of the time goes into processes of their own (kill -9, peak memory): each imports torch and transformers."""
 
 import errno
 import os
@@ -69,7 +71,7 @@ class Crash(BaseException):
     """What no handler in the library may swallow."""
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_crash_at_any_write_or_rename(seed, source, whole, tmp_path, monkeypatch) -> None:
     rng, target, crashes = random.Random(seed), tmp_path / "target", 0
     real, left = {name: getattr(os, name) for name in ("replace", "fsync")}, [0]

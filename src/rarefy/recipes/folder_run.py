@@ -14,7 +14,7 @@ from rarefy.calibration.boundaries import Boundaries
 from rarefy.calibration.chain import Probe, candidates, probe
 from rarefy.calibration.resident import Resident
 from rarefy.calibration.streamed import StreamedWalk, Unit, units_of
-from rarefy.core.errors import ModelError
+from rarefy.core.errors import ModelError, SolverError
 from rarefy.core.evidence import Evidence
 from rarefy.core.site import Site
 from rarefy.pruning.work import Work
@@ -110,7 +110,10 @@ class Run:
         """What later layers see is what is stored; the report counts that."""
         with torch.no_grad():
             for name, value in self._stored(site):
-                value.copy_(value.to(self.target.source.dtype(self.bare.stored[name][0])))
+                stored = self.target.source.dtype(self.bare.stored[name][0])
+                value.copy_(value.to(stored))
+                if not value.isfinite().all():
+                    raise SolverError(f"{name}: what was solved does not fit into {stored}; raise the damping")
         report = self.work.reports[site.name]
         self.work.reports[site.name] = replace(report, zeros=int((site.parameter == 0).sum()))
 
