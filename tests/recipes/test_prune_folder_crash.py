@@ -173,7 +173,7 @@ def test_a_disk_that_fills_up_is_one_error_and_no_loss(source, whole, tmp_path, 
 def test_a_disk_that_is_too_small_is_said_at_once(source, tmp_path, monkeypatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1000, 900, 100))
-    with pytest.raises(FileError, match="its disk has 100 free"):
+    with pytest.raises(FileError, match="on a disk that has 100 free"):
         rarefy.prune_folder(source, tmp_path / "target", data=batches(), **ASKED)
 
 

@@ -29,9 +29,7 @@ class Boundaries:
     def read(self, boundary: int, batch: int) -> Tensor:
         path = self._path(boundary, batch)
         if not path.exists():
-            raise FileError(
-                f"{path}: the hidden states that the next block needs are gone; start anew in an empty folder"
-            )
+            raise FileError(f"{path}: the hidden states that the next block needs are gone; begin in an empty folder")
         return read_stored(path)[1][_NAME]
 
     def drop(self, boundary: int) -> None:
