@@ -62,7 +62,7 @@ bench: $(done)/test $(done)/rivals
 	$(bin)/python benchmarks/cost/run.py
 	$(bin)/python benchmarks/latency/run.py
 	$(bin)/python benchmarks/startup/run.py
-	for part in mlp minilm decode resnet18; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
+	for part in mlp minilm decode resnet18 mobilenet; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
 
 docs: $(done)/check
 	$(bin)/mkdocs build --strict

@@ -1,4 +1,4 @@
-"""Convolutions, pooled ones, images across the lanes, and pooling: any window on any image."""
+"""Convolutions in floats and in bytes, pooled ones, images across the lanes, and pooling: any window on any image."""
 
 import random
 
@@ -10,12 +10,14 @@ from oracle import ACTIVATION_SLACK, EPS
 from torch import Tensor
 
 from rarefy import ops
-from rarefy.ops import Pool, Window, conv, conv_across
+from rarefy.ops import Pool, Window, conv, conv8, conv_across
 from rarefy.ops.conv_reference import ACTIVATIONS, activate
+from rarefy.ops.depthwise import depthwise_candidates
+from rarefy.ops.words import largest, words_of
 
 
 def case(rng: random.Random) -> None:
-    rng.choice((_convolution, _convolution, _pooled, _across, _pool))(rng)
+    rng.choice((_convolution, _convolution, _eight, _eight, _pooled, _across, _pool))(rng)
 
 
 def _pair(rng: random.Random, low: int, high: int) -> tuple[int, int]:
@@ -66,6 +68,39 @@ def _convolution(rng: random.Random) -> None:
         if rng.random() < 0.3:  # only that nothing breaks: which pixels NaN reaches, tests/native says
             spoil(rng, x)
             torch.ops.rarefy.packed_conv2d(x, packed.handle, bias, more, act)
+
+
+def _eight(rng: random.Random) -> None:
+    made = _problem(rng)
+    if made is None:
+        return
+    weight, window, x, bias = made
+    threads(rng)
+    names = [k.name for k in conv8.kernels()]
+    packed, scale = None, rng.choice((None, (0.03, rng.randint(0, 255))))
+    with refusals(), outputs():
+        own = depthwise_candidates(weight, window, eight=True)
+        packed = conv8.pack_conv8(weight, window, rng.choice([*names, *own * len(names)]))
+    if packed is None:
+        return
+    act, to = rng.choice(ACTIVATIONS), rng.choice((None, (0.05, rng.randint(0, 255))))
+    with outputs():
+        words = words_of(x, scale)
+        more = normal(rng, *packed.out_shape(x.shape)) if rng.random() < 0.3 else None
+        beside = more if more is None or to is None else words_of(more, (0.04, 99))
+        got = packed.convolve(words, bias, beside, act, to)
+        more = more if to is None or more is None else beside.floats()
+    if to is None:
+        _check(got, words.floats(), packed.to_dense(), window, bias, more, act)
+        return
+    plain = packed.convolve(words, bias, more, act)
+    wanted = (plain.double() / to[0] + to[1]).clamp(0, 255)
+    assert not ((got.codes() - wanted).abs() > 0.501 + 1e-6 * wanted).any()
+    pool = _pool_of(rng)
+    want = _torch_pool(got.codes().float(), pool)
+    if want is not None:
+        with outputs():
+            assert torch.equal(largest(got, pool).codes().float(), want)
 
 
 def _pool_of(rng: random.Random) -> Pool:

@@ -31,6 +31,21 @@ def first_accepted(weights: list, kernel: str):
     return weights[-1]
 
 
+def conv_round(kernels: list, weight, step: int) -> None:
+    """Packs a convolution weight for one of the kernels and convolves."""
+    import torch
+
+    from rarefy.ops import conv8, pack_conv
+    from rarefy.ops.words import words_of
+
+    name, x = kernels[step % len(kernels)].name, torch.randn(1, weight.shape[1], 12, 12)
+    if conv8.is_conv8(name):
+        conv8.pack_conv8(weight, kernel=name).convolve(words_of(x))
+    else:
+        packed = pack_conv(weight, kernel=name)
+        torch.ops.rarefy.packed_conv2d(x, packed.handle, None, None, "relu")
+
+
 def child() -> None:
     import torch
 
@@ -46,6 +61,7 @@ def child() -> None:
     # Two weights of every four stay, in all ways by turns: a pattern that every layout can hold.
     weight, x = torch.rand(512, 480).add(0.5) * all_ways(2, 4).reshape(-1).repeat(20), torch.randn(32, 480)
     stored = [weight, quantize_weight(weight), *(quantize_weight(weight, bits=4, group=g) for g in (16, 32))]
+    filters, convs = torch.randn(64, 32, 3, 3), [*ops.conv.kernels(), *ops.conv8.kernels()]
     pairs = [(kernel.name, first_accepted(stored, kernel.name)) for kernel in ops.kernels()]
     before = 0
     for step in range(ROUNDS):
@@ -54,6 +70,7 @@ def child() -> None:
         name, accepted = pairs[step % len(pairs)]
         packed = ops.pack(accepted, name)
         torch.ops.rarefy.packed_linear(x, packed.handle, None, "gelu", 512)
+        conv_round(convs, filters, step)
         with contextlib.suppress(KeyError):
             ops.pack(weight, name + "-unknown")
     del packed

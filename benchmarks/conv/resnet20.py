@@ -2,6 +2,7 @@
 
     python benchmarks/conv/resnet20.py --data ../shared/data --weights out.pt --epochs 4   # prunes and trains
     python benchmarks/conv/resnet20.py --data ../shared/data --weights out.pt              # times what is in out.pt
+    python benchmarks/conv/resnet20.py --data ../shared/data --eight                       # accuracy in 8 bits, dense
 
 Pruning: magnitudes, one budget for all convolutions but the first; then SGD on the kept weights with the mask fixed.
 """
@@ -70,7 +71,8 @@ def images(folder: Path) -> tuple[Tensor, Tensor]:
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of right answers in evaluation mode."""
-    model.eval()
+    if isinstance(model, ResNet20):  # what is compiled is for evaluation only
+        model.eval()
     with torch.inference_mode():
         return float((torch.cat([model(b).argmax(1) for b in x.split(250)]) == y).float().mean())
 
@@ -99,19 +101,39 @@ def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
                     parameter.mul_(keep)
 
 
+def trained(data: Path) -> ResNet20:
+    """The published dense weights."""
+    model = ResNet20()
+    given = np.load(data / "weights" / "akamaster" / "resnet20-12fca82f.npz")
+    model.load_state_dict({k.removeprefix("module."): torch.tensor(v) for k, v in given.items()}, strict=False)
+    return model.eval()
+
+
+def eight(data: Path) -> None:
+    """What 8 bits cost in accuracy: scales from 500 training images, or of each image's own."""
+    model, (x, y) = trained(data), images(data / "cifar10" / "test_public")
+    batches = list(images(data / "cifar10" / "train20k")[0][:500].split(250))
+    print(f"float32: accuracy {accuracy(model, x, y):.4f} on {len(x)} test images")
+    for name, given in (("scales from data", {"data": batches}), ("scales at the call", {})):
+        fast = rarefy.compile(model, batches[0], weights="int8", activations="int8", **given)
+        used = sorted({row.kernel.split("-")[0] for row in fast.explain().rows})
+        print(f"int8, {name}: accuracy {accuracy(fast, x, y):.4f}; kernels {', '.join(used)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--eight", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(0)
-    model = ResNet20()
+    if options.eight:
+        return eight(options.data)
+    model = trained(options.data)
     if options.epochs:
         x, y = images(options.data / "cifar10" / "test_public")
-        given = np.load(options.data / "weights" / "akamaster" / "resnet20-12fca82f.npz")
-        model.load_state_dict({k.removeprefix("module."): torch.tensor(v) for k, v in given.items()}, strict=False)
         print(f"dense: accuracy {accuracy(model, x, y):.4f} on {len(x)} test images", flush=True)
         rarefy.prune(
             model, "magnitude", sparsity=options.sparsity, ignore=["re:^conv1$", "linear"], allocation="global"

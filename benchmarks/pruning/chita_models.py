@@ -1,6 +1,7 @@
 """The two networks of the published one-shot tables, their checkpoints and their data."""
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,29 @@ _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 @dataclass(frozen=True)
 class Case:
-    """A network as trained, what it was trained on and what it is judged by. ignore: layers that are not pruned."""
+    """A network as trained and its images. ignore: layers that are not pruned.
+
+    train: what gradients are drawn from; held: the last training images, kept out of that, for choosing settings;
+    test: what the table reports. augment: how training images are changed when drawn, as they were in training.
+    """
 
     name: str
     model: nn.Module
     train: tuple[Tensor, Tensor]
+    held: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     ignore: tuple[str, ...]
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+
+    def draw(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """`count` training images, each once before any comes again."""
+        generator = torch.Generator().manual_seed(seed)
+        orders = [
+            torch.randperm(len(self.train[1]), generator=generator) for _ in range(-(-count // len(self.train[1])))
+        ]
+        some = torch.cat(orders)[:count]
+        images = self.train[0][some]
+        return images if self.augment is None else self.augment(images, generator), self.train[1][some]
 
 
 class MLPNet(nn.Module):
@@ -92,10 +109,27 @@ def _cifar(folder: Path) -> tuple[Tensor, Tensor]:
     return (pixels - mean) / std, labels
 
 
+def cropped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crops out of 4 black pixels around, half of them mirrored."""
+    black = -torch.tensor(_MEAN) / torch.tensor(_STD)
+    padded = black[:, None, None].expand(3, 40, 40).repeat(len(images), 1, 1, 1)
+    padded[:, :, 4:36, 4:36] = images
+    corners = torch.randint(0, 9, (len(images), 2), generator=generator).tolist()
+    out = torch.stack([image[:, i : i + 32, j : j + 32] for image, (i, j) in zip(padded, corners, strict=True)])
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    out[mirrored] = out[mirrored].flip(3)
+    return out
+
+
+def _parted(images: Tensor, labels: Tensor, held: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return (images[:-held], labels[:-held]), (images[-held:], labels[-held:])
+
+
 def mlpnet(data: Path) -> Case:
     model = MLPNet()
     model.load_state_dict(_state(data / "weights" / "chita" / "mlpnet_mnist.npz"))
-    return Case("mlpnet", model.eval(), _mnist(data / "mnist", "train"), _mnist(data / "mnist", "t10k"), ())
+    train, held = _parted(*_mnist(data / "mnist", "train"), 5000)
+    return Case("mlpnet", model.eval(), train, held, _mnist(data / "mnist", "t10k"), ())
 
 
 def resnet20(data: Path) -> Case:
@@ -104,8 +138,11 @@ def resnet20(data: Path) -> Case:
     model = ResNet20()
     state = _state(folder / "resnet20_cifar10.npz") | _state(folder / "resnet20_cifar10_bn_recalibrated.npz")
     model.load_state_dict(state)
-    train, test = _cifar(data / "cifar10" / "train20k"), _cifar(data / "cifar10" / "test_public")
-    return Case("resnet20", model.eval(), train, test, ("*downsample*",))
+    train, held = _parted(*_cifar(data / "cifar10" / "train20k"), 2000)
+    held = (cropped(held[0], torch.Generator().manual_seed(99)), held[1])  # it knows them too well as they are
+    return Case(
+        "resnet20", model.eval(), train, held, _cifar(data / "cifar10" / "test_public"), ("*downsample*",), cropped
+    )
 
 
 def accuracy(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:

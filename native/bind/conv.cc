@@ -8,21 +8,24 @@
 #include "ops/conv_across.h"
 #include "ops/conv_pool.h"
 #include "ops/conv_pooled.h"
+#include "ops/conv_tiles.h"
 
 namespace rarefy {
-namespace {
+conv::Problem conv_problem(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                           const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
+                           int activation, std::uintptr_t y) {
+  const auto [batch, height, width] = image;
+  const auto [top, left, out_height, out_width] = place;
+  return {at<float>(x), batch, height, width, top, left, out_height, out_width, at<float>(bias), at<float>(residual),
+          static_cast<conv::Activation>(activation), at<float>(y)};
+}
 
-const conv::Kernel& kernel_named(const std::string& name) {
-  for (const conv::Kernel* kernel : conv::kernels()) {
-    if (name != kernel->name) continue;
-    const Isa allowed = allowed_isa();
-    if (kernel->isa > allowed)
-      throw std::invalid_argument("pack_conv: kernel " + name + " needs " + isa_name(kernel->isa) +
-                                  ", but this process may use " + isa_name(allowed) +
-                                  " at most (the CPU, or RAREFY_ISA); leave the kernel out to have one chosen");
-    return *kernel;
-  }
-  throw std::invalid_argument("pack_conv: no kernel is called '" + name + "'; rarefy.ops.conv.kernels() lists them");
+void require_isa(const char* where, const std::string& kernel, Isa needed) {
+  const Isa allowed = allowed_isa();
+  if (needed > allowed)
+    throw std::invalid_argument(std::string(where) + ": kernel " + kernel + " needs " + isa_name(needed) +
+                                ", but this process may use " + isa_name(allowed) +
+                                " at most (the CPU, or RAREFY_ISA); leave the kernel out to have one chosen");
 }
 
 conv::Window window_of(const PackedConv::Sizes& sizes, const PackedConv::Steps& steps) {
@@ -34,17 +37,28 @@ conv::Window window_of(const PackedConv::Sizes& sizes, const PackedConv::Steps& 
   return {height, width, stride_y, stride_x, dilation_y, dilation_x};
 }
 
-conv::Packed lay_out(const float* weight, const PackedConv::Sizes& sizes, const PackedConv::Steps& steps,
+namespace {
+
+const conv::Kernel& kernel_named(const std::string& name) {
+  for (const conv::Kernel* kernel : conv::kernels())
+    if (name == kernel->tile.name) {
+      require_isa("pack_conv", name, kernel->tile.isa);
+      return *kernel;
+    }
+  throw std::invalid_argument("pack_conv: no kernel is called '" + name + "'; rarefy.ops.conv.kernels() lists them");
+}
+
+conv::Packed lay_out(const std::uint32_t* weight, const PackedConv::Sizes& sizes, const PackedConv::Steps& steps,
                      const std::string& name) {
   const conv::Window window = window_of(sizes, steps);
   const auto [out, in, groups, height, width] = sizes;
-  return conv::pack(weight, out, in, groups, window, kernel_named(name), conv::panel_bytes());
+  return conv::pack(weight, conv::Words::floats, out, in, groups, window, kernel_named(name).tile, conv::panel_bytes());
 }
 
 conv::Packed see(const Mapping& file, std::size_t at, std::size_t bytes, const PackedConv::Sizes& sizes,
                  const PackedConv::Steps& steps, const std::string& name) {
   conv::Packed packed;
-  packed.kernel = &kernel_named(name);
+  packed.kernel = &kernel_named(name).tile;
   BlobReader blob(file.part(at, bytes), bytes, name);
   blob(packed);
   blob.finish();
@@ -74,7 +88,7 @@ conv_pool::Problem pool_problem(const PoolWindow& window, const std::tuple<int, 
 }  // namespace
 
 PackedConv::PackedConv(std::uintptr_t weight, const Sizes& sizes, const Steps& steps, const std::string& kernel)
-    : packed_(lay_out(at<float>(weight), sizes, steps, kernel)) {
+    : packed_(lay_out(at<std::uint32_t>(weight), sizes, steps, kernel)) {
   Packed::count_live(1);
 }
 
@@ -95,21 +109,15 @@ PackedConv::~PackedConv() { Packed::count_live(-1); }
 void PackedConv::convolve(std::uintptr_t x, const std::tuple<int, int, int>& image,
                           const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
                           int activation, std::uintptr_t y, int threads) const {
-  const auto [batch, height, width] = image;
-  const auto [top, left, out_height, out_width] = place;
-  const conv::Problem problem{at<float>(x), batch, height, width, top, left, out_height, out_width, at<float>(bias),
-                              at<float>(residual), static_cast<conv::Activation>(activation), at<float>(y)};
-  conv::convolve(packed_, problem, threads);
+  conv::convolve(packed_, conv_problem(x, image, place, bias, residual, activation, y), threads);
 }
 
 void PackedConv::convolve_pooled(std::uintptr_t x, const std::tuple<int, int, int>& image,
                                  const std::tuple<int, int, int, int>& place, std::uintptr_t bias, int activation,
                                  const PoolWindow& window, const std::tuple<int, int>& pooled, std::uintptr_t y,
                                  int threads) const {
-  const auto [batch, height, width] = image;
   const auto [top, left, out_height, out_width] = place;
-  const conv::Problem problem{at<float>(x), batch, height, width, top, left, out_height, out_width, at<float>(bias),
-                              nullptr, static_cast<conv::Activation>(activation), at<float>(y)};
+  const conv::Problem problem = conv_problem(x, image, place, bias, 0, activation, y);
   conv::convolve_pooled(packed_, problem, pool_problem(window, {out_height, out_width, std::get<0>(pooled), std::get<1>(pooled)}),
                         threads);
 }
@@ -129,13 +137,13 @@ namespace {
 const conv::Kernel& widest() {
   const conv::Kernel* best = nullptr;
   for (const conv::Kernel* kernel : conv::kernels())
-    if (kernel->isa <= allowed_isa() && (best == nullptr || kernel->width > best->width)) best = kernel;
+    if (kernel->tile.isa <= allowed_isa() && (best == nullptr || kernel->tile.width > best->tile.width)) best = kernel;
   return *best;
 }
 
 }  // namespace
 
-int lanes_across() { return widest().width; }
+int lanes_across() { return widest().tile.width; }
 
 void turn_across(std::uintptr_t from, std::int64_t count, std::int64_t size, std::uintptr_t to, bool back, int threads) {
   if (count <= 0 || size <= 0) return;
@@ -145,7 +153,7 @@ void turn_across(std::uintptr_t from, std::int64_t count, std::int64_t size, std
 
 std::vector<ListedConv> conv_listing() {
   std::vector<ListedConv> out;
-  for (const conv::Kernel* k : conv::kernels()) out.emplace_back(k->name, isa_name(k->isa), k->rows, k->pixels, k->together);
+  for (const conv::Kernel* k : conv::kernels()) out.emplace_back(k->tile.name, isa_name(k->tile.isa), k->tile.rows, k->tile.pixels, k->tile.together);
   return out;
 }
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/mapping.h"
-#include "pack/conv.h"
+#include "ops/conv.h"
 
 namespace rarefy {
 
@@ -42,7 +42,7 @@ class PackedConv {
   void convolve_across(std::uintptr_t x, const std::tuple<int, int, int>& image,
                        const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
                        int activation, std::uintptr_t y, int threads) const;
-  void unpack(std::uintptr_t weight) const { conv::unpack(packed_, reinterpret_cast<float*>(weight)); }
+  void unpack(std::uintptr_t weight) const { conv::unpack(packed_, reinterpret_cast<std::uint32_t*>(weight)); }
   std::size_t save(std::uintptr_t to) const;
   std::size_t nnz() const { return packed_.nnz; }
   std::size_t bytes() const { return packed_.bytes(); }
@@ -51,6 +51,14 @@ class PackedConv {
   std::shared_ptr<Mapping> file_;  // what the weight sees
   conv::Packed packed_;
 };
+
+// What both kinds of convolution check. Throw std::invalid_argument.
+conv::Window window_of(const PackedConv::Sizes& sizes, const PackedConv::Steps& steps);
+void require_isa(const char* where, const std::string& kernel, Isa needed);
+
+conv::Problem conv_problem(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                           const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
+                           int activation, std::uintptr_t y);
 
 // name, isa, output channels in a group, vectors of pixels, whether the group shares its inputs
 using ListedConv = std::tuple<std::string, std::string, int, int, bool>;

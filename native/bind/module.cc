@@ -12,6 +12,7 @@
 
 #include "bind/block.h"
 #include "bind/conv.h"
+#include "bind/depthwise.h"
 #include "bind/decoder.h"
 #include "bind/packed.h"
 #include "bind/program.h"
@@ -134,6 +135,8 @@ NB_MODULE(_native, m) {
       .def("unpack", &rarefy::PackedConv::unpack, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("nnz", &rarefy::PackedConv::nnz)
       .def_prop_ro("nbytes", &rarefy::PackedConv::bytes);
+  rarefy::bind_conv8(m);
+  rarefy::bind_depthwise(m);
   m.def("conv_kernels", &rarefy::conv_listing, "(name, isa, rows, pixels, together) of every convolution kernel");
   m.def("turn_across", &rarefy::turn_across, nb::call_guard<nb::gil_scoped_release>());
   m.def("lanes_across", &rarefy::lanes_across);

@@ -20,7 +20,7 @@
 namespace rarefy {
 
 // Changes with the order of what is written; what the fields mean belongs to the build that wrote them.
-inline constexpr std::uint64_t blob_version = 1;
+inline constexpr std::uint64_t blob_version = 2;
 inline constexpr std::size_t blob_line = 64;
 
 // Any change of one word changes it; of several, but for one in 2^64. Not made against those who mean harm.

@@ -17,9 +17,10 @@ struct Problem {
   std::ptrdiff_t out_channel = 0;  // floats between channels of y and residual where they are apart; 0: close together
 };
 
+// weight: packed for one of kernels().
 void convolve(const Packed& weight, const Problem& problem, int threads);
 
-// What a panel may take of the first-level cache of this CPU.
-std::size_t panel_bytes();
+// The kernel that a weight of floats was packed for.
+inline const Kernel& kernel_of(const Packed& weight) { return *reinterpret_cast<const Kernel*>(weight.kernel); }
 
 }  // namespace rarefy::conv

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/aligned.h"
+#include "ops/conv.h"
 #include "ops/parallel.h"
 #include "ops/split.h"
 
@@ -45,8 +46,9 @@ Ahead next_memory(const Packed& w, const Lines& in, const LinesOut& out, int fir
 }
 
 void run_group(const Packed& w, const Across& p, const Tile& tile, int first, int last, float* panel, float* sums) {
-  const Kernel& kernel = *w.kernel;
-  const std::ptrdiff_t lanes = kernel.width, channel = lanes * p.height * p.width, out_channel = lanes * p.out_height * p.out_width;
+  const Kernel& kernel = kernel_of(w);
+  const int pixels = kernel.tile.pixels;
+  const std::ptrdiff_t lanes = kernel.tile.width, channel = lanes * p.height * p.width, out_channel = lanes * p.out_height * p.out_width;
   const Lines in{p.x + static_cast<std::ptrdiff_t>(tile.block) * w.in * w.groups * channel,
                  channel,
                  lanes * p.width,
@@ -60,9 +62,9 @@ void run_group(const Packed& w, const Across& p, const Tile& tile, int first, in
   const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(tile.block) * w.out * out_channel +
                             lanes * (static_cast<std::ptrdiff_t>(tile.y) * p.out_width + tile.x);
   const LinesOut out{p.y + at, p.residual == nullptr ? nullptr : p.residual + at, out_channel,
-                     std::min(kernel.pixels, p.out_width - tile.x), p.bias, p.activation};
-  const std::size_t band_sums = static_cast<std::size_t>(w.padded_rows()) * kernel.pixels * kernel.width;
-  const Accumulate accumulate = kernel.accumulate[w.window.stride_y == 1 ? 0 : w.window.stride_y == 2 ? 1 : 2];
+                     std::min(pixels, p.out_width - tile.x), p.bias, p.activation};
+  const std::size_t band_sums = static_cast<std::size_t>(w.padded_rows()) * pixels * kernel.tile.width;
+  const Accumulate accumulate = kernel.tile.accumulate[w.window.stride_y == 1 ? 0 : w.window.stride_y == 2 ? 1 : 2];
   const int channels = first / w.bands_a_group() * w.in;
   Ahead ahead = next_memory(w, in, out, first, last);
   for (int b = 0; b < w.blocks(); ++b) {
@@ -70,7 +72,7 @@ void run_group(const Packed& w, const Across& p, const Tile& tile, int first, in
     for (int band = first; band < last; ++band) {
       float* const acc = sums + band_sums * (band - first);
       accumulate(w.segment(band, b), panel, acc, w.window.stride_y, b == 0, ahead);
-      if (b + 1 == w.blocks()) kernel.finish_lines(out, w.first_row(band), w.rows_of(band), kernel.pixels, acc);
+      if (b + 1 == w.blocks()) kernel.finish_lines(out, w.first_row(band), w.rows_of(band), pixels, acc);
     }
   }
 }
@@ -90,12 +92,12 @@ constexpr std::ptrdiff_t piece = 4096;  // pixels that are turned at a time
 
 template <class Turn>
 void turn(const Kernel& kernel, std::ptrdiff_t count, std::ptrdiff_t size, int threads, Turn&& f) {
-  const std::ptrdiff_t blocks = (count + kernel.width - 1) / kernel.width, pieces = (size + piece - 1) / piece;
+  const std::ptrdiff_t blocks = (count + kernel.tile.width - 1) / kernel.tile.width, pieces = (size + piece - 1) / piece;
   threads = threads_for(static_cast<double>(count) * size, threads);
   parallel_for(static_cast<std::size_t>(blocks * pieces), threads, [&](std::size_t task) {
     const std::ptrdiff_t block = static_cast<std::ptrdiff_t>(task) / pieces, first = static_cast<std::ptrdiff_t>(task) % pieces * piece;
-    const int valid = static_cast<int>(std::min<std::ptrdiff_t>(kernel.width, count - block * kernel.width));
-    f(block * kernel.width * size + first, (block * size + first) * kernel.width, valid,
+    const int valid = static_cast<int>(std::min<std::ptrdiff_t>(kernel.tile.width, count - block * kernel.tile.width));
+    f(block * kernel.tile.width * size + first, (block * size + first) * kernel.tile.width, valid,
       static_cast<int>(std::min(piece, size - first)));
   });
 }

@@ -32,15 +32,20 @@ void each_token(std::ptrdiff_t tokens, int features, int threads, Function f) {
 
 }  // namespace
 
-void row(const Kernel& kernel, const float* x, int features, std::uint8_t* values, float* scale, std::int32_t* zero) noexcept {
-  float low, high, poison;
-  kernel.range(x, features, &low, &high, &poison);
+Scale scale_of(float low, float high) noexcept {
   // Halves first, and no denormal: neither the width of the range nor the inverse of the step may overflow.
   const float step = low == high ? 1.0f : std::max(high / 255.0f - low / 255.0f, std::numeric_limits<float>::min());
   const float inverse = 1.0f / step;
-  *zero = std::clamp(static_cast<std::int32_t>(std::nearbyintf(std::min(-low * inverse, 255.0f))), 0, 255);
-  *scale = step + poison;  // bytes cannot say that a value was not finite: every result of the row becomes a NaN
-  kernel.round(x, features, inverse, *zero, values);
+  return {step, inverse, std::clamp(static_cast<std::int32_t>(std::nearbyintf(std::min(-low * inverse, 255.0f))), 0, 255)};
+}
+
+void row(const Kernel& kernel, const float* x, int features, std::uint8_t* values, float* scale, std::int32_t* zero) noexcept {
+  float low, high, poison;
+  kernel.range(x, features, &low, &high, &poison);
+  const Scale found = scale_of(low, high);
+  *zero = found.zero;
+  *scale = found.step + poison;  // bytes cannot say that a value was not finite: every result of the row becomes a NaN
+  kernel.round(x, features, found.inverse, *zero, values);
 }
 
 void rows(const float* x, std::ptrdiff_t tokens, int features, std::uint8_t* values, std::ptrdiff_t stride, float* scale,

@@ -9,6 +9,13 @@
 
 namespace rarefy::quantise {
 
+// The step of 255 that span [low, high], its inverse, and which of them is 0. low <= 0 <= high; 0 and 0 give 1.
+struct Scale {
+  float step, inverse;
+  std::int32_t zero;
+};
+Scale scale_of(float low, float high) noexcept;
+
 // Each token's own scale and zero point: its range, widened to hold 0, over 255 steps. A row of zeros has scale 1.
 void rows(const float* x, std::ptrdiff_t tokens, int features, std::uint8_t* values, std::ptrdiff_t stride, float* scale,
           std::int32_t* zero, int threads);

@@ -21,13 +21,19 @@ struct Window {
 
 inline constexpr int band_channels = 64;  // at most; small enough to share out among threads
 
+// What a weight's 32-bit words are: floats, of which zeros and denormals are left out; or four signed bytes, of which a
+// word of zeros is left out; or such whose pairs must not pass 16 bits when they are multiplied with bytes: then the word
+// is stored as two, one with the bytes 0 and 2, one with 1 and 3.
+enum class Words { floats, bytes, apart_bytes };
+
 struct Packed {
   int out = 0, in = 0, groups = 1;  // output channels of all groups; input channels of one
   Window window;
-  const Kernel* kernel = nullptr;
-  int block = 1;  // input channels in a panel
+  const Tile* kernel = nullptr;
+  int block = 1;     // input channels in a panel
+  int multiple = 1;  // of which a band's number of output channels is
   std::size_t nnz = 0;
-  Array<float> values;
+  Array<std::uint32_t> values;
   Array<std::uint16_t> offsets;
   Array<std::uint16_t> heads;
   struct Start {
@@ -37,8 +43,8 @@ struct Packed {
 
   template <class Self, class Archive>
   static void fields(Self& self, Archive& archive) {
-    auto& [out, in, groups, window, kernel, block, nnz, values, offsets, heads, starts] = self;
-    archive(out, in, groups, window, block, nnz, values, offsets, heads, starts);
+    auto& [out, in, groups, window, kernel, block, multiple, nnz, values, offsets, heads, starts] = self;
+    archive(out, in, groups, window, block, multiple, nnz, values, offsets, heads, starts);
   }
 
   int group_out() const { return groups == 0 ? 0 : out / groups; }
@@ -57,11 +63,12 @@ struct Packed {
   std::size_t bytes() const;
 };
 
-// weight: (out, in / groups, height, width) row-major. Zeros and denormals are left out. panel_bytes: what a panel may take.
+// weight: (out, in / groups, height, width) row-major. panel_bytes: what a panel may take.
 // Throws std::invalid_argument where one input channel is more than the offsets can name.
-Packed pack(const float* weight, int out, int in, int groups, const Window&, const Kernel&, std::size_t panel_bytes);
+Packed pack(const std::uint32_t* weight, Words words, int out, int in, int groups, const Window&, const Tile&,
+            std::size_t panel_bytes, int multiple = 1);
 
 // The inverse: writes every entry.
-void unpack(const Packed& packed, float* weight);
+void unpack(const Packed& packed, std::uint32_t* weight);
 
 }  // namespace rarefy::conv

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rarefy.core.errors import RarefyError
+    from rarefy.core.grid import QuantizeSpec
     from rarefy.core.selection import Selection
     from rarefy.core.sparse import SparseTensor
     from rarefy.engine.benchmark import benchmark
     from rarefy.engine.compile import compile
     from rarefy.finetuning.distill import distill
+    from rarefy.recipes.comparison.compare import compare
     from rarefy.recipes.measure import prune
     from rarefy.recipes.prune_folder import prune_folder
     from rarefy.recipes.store import load, save
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
+    "QuantizeSpec": "rarefy.core.grid",
     "RarefyError": "rarefy.core.errors",
     "Selection": "rarefy.core.selection",
     "SparseTensor": "rarefy.core.sparse",
     "benchmark": "rarefy.engine.benchmark",
+    "compare": "rarefy.recipes.comparison.compare",
     "compile": "rarefy.engine.compile",
     "distill": "rarefy.finetuning.distill",
     "lightning_callback": "rarefy.recipes.train_loops",
@@ -38,10 +42,12 @@ _HOME = {
 }
 
 __all__ = [
+    "QuantizeSpec",
     "RarefyError",
     "Selection",
     "SparseTensor",
     "benchmark",
+    "compare",
     "compile",
     "distill",
     "lightning_callback",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from contracts.models import bert, convnet
-from rarefy.calibration import collect_whole
+from rarefy.calibration import collect_whole, samples
 from rarefy.calibration.fisher import fisher_diagonal, per_sample_gradients
 from rarefy.calibration.hessian_diagonal import hessian_diagonal
 from rarefy.calibration.samples import one_sample, sample_count
@@ -74,6 +74,25 @@ def test_gradients_come_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rarefy.calibration.samples._CHUNK_BYTES", 100)
     some = per_sample_gradients(model, sites, x, loss)
     torch.testing.assert_close(some[sites[0].name], whole[sites[0].name])
+
+
+@pytest.mark.parametrize(("width", "mapped"), [(1, True), (4, False)])
+def test_samples_that_are_small_batches(monkeypatch: pytest.MonkeyPatch, width: int, mapped: bool) -> None:
+    """Groups of images along a second axis give the mean gradient of each; convolutions take them one by one."""
+    model, x = (
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)),
+        torch.randn(5, width, 2, 4, 4),
+    )
+    sites, calls = find_sites(model)[0], []
+    of_groups = lambda m, b: loss(m, b.flatten(0, 1))  # noqa: E731
+    original = samples._mapped_gradients
+    monkeypatch.setattr(samples, "_mapped_gradients", lambda *given: calls.append(1) or original(*given))
+    found = per_sample_gradients(model, sites, [x], of_groups)
+    for k in range(5):
+        grads = torch.autograd.grad(loss(model, x[k]), [site.parameter for site in sites])
+        for site, g in zip(sites, grads, strict=True):
+            torch.testing.assert_close(found[site.name][:, :, k], site.as_matrix(g), rtol=1e-4, atol=1e-6)
+    assert bool(calls) == mapped
 
 
 def test_the_mean_over_samples_is_the_gradient_of_the_mean_loss() -> None:

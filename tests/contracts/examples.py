@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rarefy.calibration.collectors import COLLECTORS
+from rarefy.calibration.collectors import COLLECTORS, collected
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import Entry, entries, load_all
@@ -70,8 +70,7 @@ def all_of(role: str, *families: str) -> list[Any]:
 def evidence_of(weight: Tensor, x: Tensor, *, site: str = "layer", seed: int = 0) -> Evidence:
     """Evidence of every kind there is for a weight `(out, in)` and inputs `(tokens, in)`."""
     generator = torch.Generator().manual_seed(seed)
-    values = {need: collect(x[:, None]).float()[0] for need, collect in COLLECTORS.items()}
-    values[Need.INPUT_MEAN] = values[Need.INPUT_MEAN] / len(x)
+    values = {need: collected(need, x[:, None])[0] for need in COLLECTORS}
     values[Need.WANTED_CROSS] = weight.float() @ values[Need.INPUT_GRAM]  # the layer's own dense output is wanted
     values[Need.PER_SAMPLE_GRADIENT] = _cancelling_gradients(weight, x, generator)
     for need in Need:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from contracts.examples import make
 from contracts.models import bert, convnet, perceptron
+from contracts.test_every_method import FOUND
 from rarefy.core.errors import (
     DataError,
     EvidenceError,
@@ -19,7 +21,9 @@ from rarefy.core.errors import (
     UnknownNameError,
     WeightError,
 )
+from rarefy.core.registry import Entry
 from rarefy.pruning import prune
+from rarefy.pruning.resolve import resolve_allocation
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
 
@@ -151,13 +155,54 @@ class Spare(nn.Module):
         return self.last(self.first(x))
 
 
-@pytest.mark.parametrize("method", METHODS_WITH_DATA)
+def looks_at(entry: Entry, *, loss: bool) -> bool:
+    """Whether the method needs inputs of layers, or (loss) gradients of the model."""
+    needs = make(entry).solver.needs | resolve_allocation(None, make(entry)).needs
+    return any(need.of_the_model if loss else need.of_the_inputs for need in needs)
+
+
+INPUTS, GRADIENTS = ([e.id for e in FOUND if looks_at(e, loss=loss)] for loss in (False, True))
+NEITHER = [e.id for e in FOUND if e.id not in INPUTS + GRADIENTS]
+
+
+def mean_square(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    return model(batch).square().mean()
+
+
+@pytest.mark.parametrize("method", INPUTS)
 def test_a_layer_that_the_data_never_reach_is_named(method: str) -> None:
-    refused(DataError, "^spare: no calibration batch reaches this layer", Spare(), method=method, data=[X])
+    why = "^spare: no calibration batch reaches this layer"
+    refused(DataError, why, Spare(), method=method, data=[X], loss=mean_square)
 
 
-def test_without_need_for_data_an_unreached_layer_is_pruned() -> None:
-    assert {site.name for site in prune(Spare(), "magnitude", sparsity=0.5).sites} == {"first", "spare", "last"}
+@pytest.mark.parametrize("method", GRADIENTS)
+def test_a_layer_that_no_gradient_reaches_is_named_or_pruned_first(method: str) -> None:
+    """A layer that the loss does not depend on has no gradient, which is zero: all of it may go, or it is named."""
+    model = Spare()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    said = ""
+    try:
+        prune(model, method, sparsity=0.5, data=[X], loss=mean_square)
+    except DataError as error:
+        said = str(error)
+    if said:
+        assert "spare" in said
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    else:
+        weights = [m.weight for m in (model.first, model.spare, model.last)]
+        assert sum(int((w == 0).sum()) for w in weights) == pytest.approx(0.5 * sum(w.numel() for w in weights), abs=36)
+        assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("method", NEITHER)
+def test_without_need_for_data_an_unreached_layer_is_pruned(method: str) -> None:
+    assert {site.name for site in prune(Spare(), method, sparsity=0.5).sites} == {"first", "spare", "last"}
+
+
+@pytest.mark.parametrize("entry", FOUND, ids=[e.id for e in FOUND])
+def test_every_method_needs_a_layer_to_prune(entry: Entry) -> None:
+    call = {"data": [X], "loss": mean_square, "sparsity": 0.5}
+    refused(ModelError, "no prunable layer.*nothing was changed", nn.Sequential(nn.ReLU()), method=entry.id, **call)
 
 
 def test_a_loss_is_asked_for_where_gradients_are_needed() -> None:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from contracts.models import convnet
-from rarefy.core.errors import ModelError, ShapeError, UnknownNameError
+from contracts.test_every_method import FOUND
+from rarefy.core.errors import ModelError, RarefyError, ShapeError, UnknownNameError
 from rarefy.patterns.nm import NM
 from rarefy.patterns.padded import PaddedNM
 from rarefy.pruning import prune
@@ -14,6 +15,10 @@ from rarefy.pruning import prune
 def odd() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 4))
+
+
+def mean_square(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    return model(batch).square().mean()
 
 
 def test_the_error_asks_to_pad_or_skip() -> None:
@@ -30,10 +35,20 @@ def test_skip_leaves_the_layer_and_says_so() -> None:
     assert (model[0].weight != 0).all()
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "alps", "awp-pgd", "dsnot"])
+NOT_PADDED = {"obs": "the exact surgeon", "spectrum-preserving-pruning": "sampling", "maskllm": "learns N:M"}
+
+
+@pytest.mark.parametrize("method", [entry.id for entry in FOUND])
 def test_pad_keeps_two_of_the_last_group(method: str) -> None:
     model, x = odd(), torch.randn(64, 10)
-    report = prune(model, method, pattern="2:4", undivided="pad", data=[x])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    call = {"pattern": "2:4", "undivided": "pad", "data": [x], "loss": mean_square}
+    if method in NOT_PADDED:
+        with pytest.raises(RarefyError, match=NOT_PADDED[method]):
+            prune(model, method, **call)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        return
+    report = prune(model, method, **call)
     assert len(report.sites) == 3
     assert NM(2, 4).allows(model[2].weight != 0)
     for layer, kept in ((model[0], 6), (model[4], 4)):

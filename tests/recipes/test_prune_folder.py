@@ -137,6 +137,7 @@ REFUSED = {
     "joint": ({"method": "chita", "sparsity": 0.5}, EvidenceError, "chita"),
     "maskllm": ({"method": "maskllm", "pattern": "2:4"}, EvidenceError, "whole model|all layers"),
     "corrected": ({"method": "sparsegpt", "sparsity": 0.5, "corrected": True}, EvidenceError, "dense twin"),
+    "gqsa": ({"method": "gqsa", "sparsity": 0.5}, (EvidenceError, SparsityError), "gqsa: (ends with|rounds to)"),
     "owl": ({"method": "wanda", "sparsity": 0.5, "allocation": "owl"}, EvidenceError, "owl.*before the first layer"),
     "lamp": ({"method": "wanda", "sparsity": 0.5, "allocation": "lamp"}, EvidenceError, "ranks the weights"),
     "search": ({"method": "wanda", "sparsity": 0.5, "allocation": "evolution"}, EvidenceError, "evolution"),

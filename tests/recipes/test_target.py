@@ -161,10 +161,12 @@ def test_a_failure_half_way_puts_every_weight_back(machine: dict[str, int]) -> N
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
-def test_with_a_fixed_pattern_layers_are_chosen_whole_or_not(machine: dict[str, int]) -> None:
+@pytest.mark.parametrize("pattern", ["2:4", "2:4+", "t2:4", "1:2:4"])
+def test_with_a_fixed_pattern_layers_are_chosen_whole_or_not(pattern: str, machine: dict[str, int]) -> None:
     model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(12))).eval()
-    report = rarefy.prune(model, "magnitude", target_speedup=1.25, data=batches(), pattern="2:4")
+    report = rarefy.prune(model, "magnitude", target_speedup=1.25, data=batches(), pattern=pattern)
     assert report.target is not None and report.target["achieved"] == pytest.approx(1.25, rel=0.05)
+    assert report.pattern == pattern
     assert 0 < len(report.sites) < 12
     assert all(s.sparsity == 0.5 for s in report.sites)
     assert set(report.skipped.values()) == {WHOLE}

@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_the_blocks_output_norm() -> None:
     for x in batches:
         hidden = model[0](x).detach()
         (grad,) = torch.autograd.grad(model[1](hidden).norm(), [model[1].up.weight])
-        total += grad.square() / len(batches)
+        total += grad.square() / len(batches) / 16  # tokens of a batch
     torch.testing.assert_close(seen["1.up"][Need.REGIONAL_GRADIENT], total.sqrt())
 
 
@@ -67,9 +67,16 @@ def test_without_a_chain_the_model_is_the_region_and_nothing_is_left_behind() ->
     model, x = nn.Sequential(nn.Linear(8, 4)), torch.randn(5, 8)
     found = scores(RegionalGradient(), model, [x])["0"]
     (grad,) = torch.autograd.grad(model(x).norm(), [model[0].weight])
-    expected = (100.0 * grad.abs() + x.square().mean(0).sqrt()) * model[0].weight.abs()
+    expected = (100.0 * grad.abs() / 5**0.5 + x.square().mean(0).sqrt()) * model[0].weight.abs()
     torch.testing.assert_close(found, expected.detach())
     assert model[0].weight.grad is None
+
+
+def test_how_the_data_are_cut_into_batches_hardly_matters() -> None:
+    """The same row 64 times, as one batch or as many: the same scores."""
+    model, x = blocks()[0], torch.randn(1, 8)
+    one, many = (scores(RegionalGradient(), model, data)["1.up"] for data in ([x.repeat(64, 1)], [x] * 64))
+    torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-6)
 
 
 def test_a_negative_strength_is_refused() -> None:

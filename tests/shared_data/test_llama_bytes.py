@@ -74,3 +74,17 @@ def test_the_order_of_the_literature(measured: dict[str, float]) -> None:
 @pytest.mark.parametrize("method", list(PUBLISHED))
 def test_the_figures_of_the_independent_run(method: str, measured: dict[str, float]) -> None:
     assert measured[method] == pytest.approx(PUBLISHED[method], abs=0.03)
+
+
+def test_rounding_in_the_sweep_beats_rounding_to_nearest(text: tuple[Tensor, Tensor]) -> None:
+    """4 bits, a scale for 16 inputs, nothing pruned: 1.5783 with errors fed forward, 1.5827 without; dense 1.5763."""
+    calibration, unseen = text
+    batches = [{"input_ids": rows} for rows in calibration.split(16)]
+    found = {}
+    for rounding in ("feedback", "nearest"):
+        model, spec = load(), rarefy.QuantizeSpec(4, 16, rounding)
+        asked = {"sparsity": 0.0, "data": batches, "ignore": ["lm_head"], "quantize": spec, "measure": False}
+        rarefy.prune(model, "sparsegpt", **asked)
+        found[rounding] = bits_per_byte(model, unseen)
+    assert found["feedback"] == pytest.approx(1.5783, abs=0.002)
+    assert found["feedback"] + 0.002 < found["nearest"]

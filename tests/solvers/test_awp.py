@@ -11,12 +11,14 @@ from contracts.examples import evidence_of
 from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Need
+from rarefy.core.grid import QuantizeSpec
 from rarefy.core.protocols import Solver
 from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Rowwise
 from rarefy.scores.input_norm import InputNorm
 from rarefy.scores.magnitude import Magnitude
 from rarefy.solvers.awp import ProjectedGradient, largest_eigenvalue
+from rarefy.solvers.quantized import Quantized
 from rarefy.solvers.scored import Scored
 from solvers.oracles import output_error
 from solvers.problems import correlated
@@ -108,3 +110,15 @@ def test_largest_eigenvalue_is_met_from_above() -> None:
 def test_impossible_fields() -> None:
     with pytest.raises(SparsityError, match="iterations"):
         ProjectedGradient(iterations=0)
+
+
+def test_rounding_by_projection_beats_rounding_what_was_found() -> None:
+    """Joint: never worse than its own start, which is the pruned iterate rounded to nearest, and on a grid."""
+    spec, plain = QuantizeSpec(4, 16), QuantizeSpec(4, 16, "nearest")
+    for seed in range(3):
+        weight, x = correlated(out=32, n=64, tokens=400, seed=seed)
+        joint = error_of(ProjectedGradient(quantize=spec), weight, x, Rowwise(), 0.5)
+        assert joint < 0.95 * error_of(Quantized(ProjectedGradient(), plain), weight, x, Rowwise(), 0.5)
+        found = ProjectedGradient(quantize=spec)(weight, Rowwise(), 0.5, evidence_of(weight, x))
+        assert int(found.mask.sum()) == Rowwise().count(32, 64, 0.5) and found.grid is not None
+        assert torch.equal(found.grid.round(found.weight).dequantize(), found.weight)

@@ -125,3 +125,41 @@ def test_sites_share_one_budget() -> None:
 def test_impossible_fields(wrong: dict[str, float]) -> None:
     with pytest.raises(SparsityError, match="needs damping > 0"):
         CHITA(**wrong)
+
+
+def fisher_in_blocks(grads: Tensor, block: int) -> Tensor:
+    """Gradients (p, n * blocks) whose Fisher is that of (p, n) cut down to diagonal blocks of `block` weights."""
+    parts = grads.split(block)
+    apart = torch.zeros(len(grads), grads.shape[1] * len(parts), dtype=grads.dtype)
+    for i, part in enumerate(parts):
+        apart[i * block : i * block + len(part), i * grads.shape[1] : (i + 1) * grads.shape[1]] = part
+    return apart
+
+
+@pytest.mark.parametrize(("block", "first"), [(5, 0.0), (5, 1.0), (60, 0.3), (100, 0.3)])
+def test_blocks_give_what_the_block_diagonal_fisher_gives(block: int, first: float) -> None:
+    """Wide and narrow blocks (more and fewer weights than samples), the last one shorter, or one that holds all."""
+    weight, grads = problem(64, 20, 4)
+    apart = fisher_in_blocks(grads, block)
+    shared = {"first": first, "exchanges": 0, "swaps": 0, "tolerance": 0.0}
+    found = solved(CHITA(damping=DAMPING, block=block, **shared), weight, grads, 16)
+    wanted = solved(CHITA(damping=DAMPING * grads.shape[1] / apart.shape[1], **shared), weight, apart, 16)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
+
+
+def far_from_one_block(solver: JointSolver) -> None:
+    """Weights 0 and 2 have the same gradients, in different blocks of 2: only the whole lets one carry the other."""
+    row = torch.randn(1, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    grads = torch.cat([row, 0 * row, row, 0 * row])
+    found = solved(solver, torch.tensor([2.0, 3.0, 1.0, 0.0], dtype=torch.float64), grads, 2)
+    np.testing.assert_allclose(found[0], 2.0, atol=1e-9)
+
+
+def test_weights_of_two_blocks_do_not_make_up_for_each_other() -> None:
+    plain = CHITA(damping=1e-6, first=0.0, iterations=0, exchanges=0, swaps=0, block=2)
+    assert_beats_impostor(far_from_one_block, plain, CHITA(1e-6, 0.0, 0, 0, 0))
+
+
+def test_blocks_with_exchanges_are_refused() -> None:
+    with pytest.raises(SparsityError, match="exchanges=0"):
+        CHITA(block=10)

@@ -14,6 +14,10 @@ namespace {
 #include "kernels/activation.h"
 #include "kernels/panel.h"
 #include "kernels/conv/strip_avx512.h"
+#include "kernels/conv/strips.h"
+#include "kernels/conv/sums.h"
+#include "kernels/conv/endings.h"
+#include "kernels/conv/lines.h"
 #include "kernels/conv/body.h"
 }  // namespace
 }  // namespace rarefy::avx512

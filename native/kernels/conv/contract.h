@@ -6,6 +6,9 @@
 // while each group of `rows` output channels walks its non-zeros: broadcast the weight, multiply the `pixels` vectors that
 // start at its (channel, tap), add into rows x pixels registers.
 //
+// The image and the panel are of 32-bit words, here called floats; with 8-bit activations (kernels/conv8) a word holds the
+// same pixel of four channels, and so do offsets, counts of input channels and weights.
+//
 // A vector holds 1, 2 or 4 strips (parts), each `width / parts` columns of one image: narrow planes fill the lanes by
 // rows further down or by the next image.
 #pragma once
@@ -31,7 +34,7 @@ struct Segment {
   const std::uint16_t* groups;   // (1 + rows) * count
   std::size_t count;
   const std::uint16_t* offsets;
-  const float* values;
+  const std::uint32_t* values;   // floats' bits, or four signed bytes
 };
 
 // Memory to be asked for while a tile is worked on: `lines` cache lines at each of `runs` places `stride` bytes apart.
@@ -61,8 +64,9 @@ struct Strip {
   const float* x;          // the image
   const Lanes16* inside;   // a kernel column
   int top, left;           // input row and column of tap (0, 0) for the first output; negative in the padding
-  float* y;                // the first output pixel, in channel 0; null: nothing here
-  const float* residual;   // beside y, or null
+  std::ptrdiff_t at;       // the first output pixel, in channel 0; negative: nothing here
+  std::size_t image;
+  float outside;           // what the image is taken to hold beyond its edges
   int rows, columns, last_columns;  // outputs: rows, columns of each, columns of the last one
 };
 
@@ -80,6 +84,8 @@ struct Output {
   std::ptrdiff_t channel, row;  // floats from one to the next, of y and of residual
   const float* bias;            // of output channel 0, or null
   Activation activation;
+  float* y;                     // all images
+  const float* residual;        // beside y, or null
 };
 
 // y = act(acc + bias + residual) for `rows` output channels from `first` on; acc (rows, pixels, width).
@@ -112,15 +118,20 @@ using FinishLines = void (*)(const LinesOut&, int first, int rows, int pixels, c
 using ToAcross = void (*)(const float* images, std::ptrdiff_t size, int valid, int count, float* across) noexcept;
 using FromAcross = void (*)(const float* across, std::ptrdiff_t size, int valid, int count, float* images) noexcept;
 
-struct Kernel {
+// What cuts a convolution into tiles and sums them up, whatever a word holds.
+struct Tile {
   const char* name;
   Isa isa;
   int rows;       // output channels in a group
   int pixels;     // vectors of output pixels in a tile
   bool together;  // the channels of a group share their inputs
-  int width;      // floats of a vector
+  int width;      // words of a vector
   Accumulate accumulate[3];  // for stride 1, 2, any
   LoadPanel load_panel;
+};
+
+struct Kernel {
+  Tile tile;
   Finish finish;
   LoadLines load_lines;
   FinishLines finish_lines;

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rarefy.calibration.accumulator import Accumulators
 from rarefy.calibration.blocks import Visit
-from rarefy.calibration.collectors import Accumulator
 from rarefy.calibration.inputs import input_rows
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.site import Site
@@ -21,7 +21,6 @@ class _Shared:
     key: tuple[int, int]
     x: Any
     rows: Any
-    sums: dict[Need, Tensor]
 
 
 class Collection:
@@ -29,25 +28,25 @@ class Collection:
 
     def __init__(self, sites: Sequence[Site], needs: frozenset[Need], seed: int) -> None:
         self.sites = sites
-        self.accumulators = {site.name: Accumulator(site.name, needs, seed) for site in sites}
+        self.sums = Accumulators([site.name for site in sites], needs, seed)
         self.real: Tensor | None = None
-        self.last = _Shared((0, 0), None, None, {})
+        self.last = _Shared((0, 0), None, None)
 
     def hook(self, site: Site) -> Callable[..., None]:
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
             key = (id(x), x._version)  # the version tells a tensor that was changed in place
             if key != self.last.key or isinstance(module, nn.Conv2d):
-                self.last = _Shared(key, x, input_rows(module, x, self.real), {})
-            self.accumulators[site.name].add(self.last.rows, shared=self.last.sums)
+                self.last = _Shared(key, x, input_rows(module, x, self.real))
+            self.sums.add(site.name, self.last.rows, what=self.last)
 
         return see
 
     def visit(self, visit: Visit, regional: dict[str, Tensor]) -> None:
         """Hands over the evidence of each site, with the gradients of its block where they were asked for."""
-        self.last = _Shared((0, 0), None, None, {})  # its sums are not needed while the sites are solved
+        self.last = _Shared((0, 0), None, None)  # its rows are not needed while the sites are solved
         for site in self.sites:
-            found = self.accumulators.pop(site.name).evidence(site.groups)
+            found = self.sums.take(site.name, site.groups)
             more = {Need.REGIONAL_GRADIENT: regional[site.name]} if site.name in regional else {}
             visit(site, Evidence(site.name, {**found.collected, **more}, found.tokens, found.seed))
 

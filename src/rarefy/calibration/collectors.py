@@ -1,85 +1,73 @@
-"""One collector a need: what is accumulated over the input rows of a site."""
+"""One collector a need: what is summed over the input rows of a site."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from rarefy.core.errors import DataError
-from rarefy.core.evidence import Evidence, Need
+from rarefy.core.evidence import Need
 from rarefy.core.shapes import Float
 
 Rows = Float[Tensor, "tokens groups n"]
-Outputs = Float[Tensor, "tokens groups out"]
+Sum = Tensor  # float64: a token a thousand times as large as the others must not drown what comes after it
+
+_STRIP = 384  # rows of a Gram matrix at once: right of the diagonal only, so little more than half of the product
+_TOKENS = 256  # whose squares are held at once
 
 
-def _square_norm(rows: Rows) -> Float[Tensor, "groups n"]:
-    return rows.square().sum(0)
+def _add_square_norm(total: Float[Sum, "groups n"], rows: Rows) -> None:
+    for part in rows.split(_TOKENS):
+        total += part.square().sum(0)
 
 
-def _gram(rows: Rows) -> Float[Tensor, "groups n n"]:
-    by_group = rows.transpose(0, 1)
-    return by_group.transpose(1, 2) @ by_group
+def _add_gram(total: Float[Sum, "groups n n"], rows: Rows) -> None:
+    """Adds the upper triangle, and in the strips some of the lower; `_mirror` makes it whole."""
+    if rows.shape[1] > 1:
+        by_group = rows.transpose(0, 1)
+        total += by_group.transpose(1, 2) @ by_group
+        return
+    x, n = rows[:, 0], rows.shape[2]
+    for i in range(0, n, _STRIP):
+        total[0, i : i + _STRIP, i:] += x[:, i : i + _STRIP].t() @ x[:, i:]
 
 
-def _sum(rows: Rows) -> Float[Tensor, "groups n"]:
-    return rows.sum(0)
+def _mirror(total: Float[Sum, "groups n n"]) -> None:
+    for i in range(0, total.shape[1], _STRIP):
+        end = i + _STRIP
+        total[:, end:, i:end] = total[:, i:end, end:].transpose(1, 2)
 
 
-def _cross(rows: Rows, wanted: Outputs | None) -> Float[Tensor, "groups out n"]:
-    assert wanted is not None, "only the paired walk collects WANTED_CROSS"
-    return wanted.transpose(0, 1).transpose(1, 2) @ rows.transpose(0, 1)
+def _add(total: Float[Sum, "groups n"], rows: Rows) -> None:
+    total += rows.sum(0)
 
 
-COLLECTORS: dict[Need, Callable[[Rows], Tensor]] = {
-    Need.INPUT_SQNORM: _square_norm,
-    Need.INPUT_GRAM: _gram,
-    Need.INPUT_MEAN: _sum,  # divided by the token count at the end
+COLLECTORS: dict[Need, Callable[[Sum, Rows], None]] = {
+    Need.INPUT_SQNORM: _add_square_norm,
+    Need.INPUT_GRAM: _add_gram,
+    Need.INPUT_MEAN: _add,  # divided by the token count at the end
 }
 
 
-class Accumulator:
-    """Sums of the collectors of one site over all batches, in float32 a batch and float64 across batches
-    where that is cheap (vectors); Gram matrices stay float32."""
+def start(need: Need, groups: int, n: int) -> Sum:
+    """The sum over no rows."""
+    return torch.zeros((groups, n, n) if need is Need.INPUT_GRAM else (groups, n), dtype=torch.float64)
 
-    def __init__(self, site: str, needs: frozenset[Need], seed: int = 0) -> None:
-        self.site, self.seed, self.tokens = site, seed, 0
-        self.needs = [need for need in needs if need.of_the_inputs]
-        self.sums: dict[Need, Tensor] = {}
 
-    def add(self, rows: Rows, wanted: Outputs | None = None, shared: dict[Need, Tensor] | None = None) -> None:
-        """Adds a batch of input rows, and of the outputs wanted for them where the walk is paired.
+def finish(need: Need, total: Sum, tokens: int) -> Tensor:
+    """The evidence, float32, from the sum over all rows, which is used up."""
+    if need is Need.INPUT_GRAM:
+        _mirror(total)
+    return (total / tokens if need is Need.INPUT_MEAN else total).float()
 
-        shared: what was computed from the same rows for another site already; filled here.
-        """
-        shared = {} if shared is None else shared
-        if not shared and not rows.isfinite().all():
-            raise DataError(f"{self.site}: its input holds NaN or infinity; check the data and the layers before it")
-        self.tokens += rows.shape[0]
-        for need in self.needs:
-            if need is Need.WANTED_CROSS:
-                self._sum(need, _cross(rows, wanted))
-            else:
-                if need not in shared:
-                    shared[need] = COLLECTORS[need](rows)
-                self._sum(need, shared[need])
 
-    def _sum(self, need: Need, part: Tensor) -> None:
-        part = part.double() if need in (Need.INPUT_SQNORM, Need.INPUT_MEAN) else part
-        if need in self.sums:
-            self.sums[need] += part
-        else:
-            self.sums[need] = part.clone()
+def collected(need: Need, rows: Rows) -> Tensor:
+    """The evidence of some rows alone, (groups, ...)."""
+    total = start(need, *rows.shape[1:])
+    COLLECTORS[need](total, rows)
+    return finish(need, total, rows.shape[0])
 
-    def evidence(self, groups: int) -> Evidence:
-        """The evidence of the site; the leading axis of groups stays only for grouped convolutions."""
-        if self.needs and self.tokens == 0:
-            raise DataError(
-                f"{self.site}: no calibration batch reaches this layer; "
-                "give data that uses it, or leave it alone with ignore="
-            )
-        values = {k: v.float() for k, v in self.sums.items()}
-        if Need.INPUT_MEAN in values:
-            values[Need.INPUT_MEAN] = (self.sums[Need.INPUT_MEAN] / self.tokens).float()
-        return Evidence(
-            self.site, values if groups > 1 else {k: v[0] for k, v in values.items()}, self.tokens, self.seed
-        )
+
+def check_finite(site: str, rows: Rows) -> None:
+    if not rows.sum().isfinite() and not rows.isfinite().all():
+        raise DataError(f"{site}: its input holds NaN or infinity; check the data and the layers before it")

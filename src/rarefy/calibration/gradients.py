@@ -47,6 +47,13 @@ def require_loss(loss: Loss | None, needs: frozenset[Need]) -> None:
         )
 
 
+def of_the_loss(site: Site, grad: Tensor | None, index: int) -> Tensor:
+    """The gradient of a site's weight; an error that names the layer where the loss does not depend on it."""
+    if grad is None:
+        raise DataError(f"{site.name}: the loss of data[{index}] does not depend on this layer; use ignore=")
+    return grad
+
+
 def _gradients(
     model: nn.Module, sites: Sequence[Site], batch: Batch, index: int, loss: Loss
 ) -> Iterator[tuple[Site, Tensor]]:
@@ -56,9 +63,7 @@ def _gradients(
     if value.requires_grad:
         grads = torch.autograd.grad(value, [site.parameter for site in sites], allow_unused=True)
     for site, grad in zip(sites, grads, strict=True):
-        if grad is None:
-            raise DataError(f"{site.name}: the loss of data[{index}] does not depend on this layer; use ignore=")
-        yield site, site.as_matrix(grad).float()
+        yield site, site.as_matrix(of_the_loss(site, grad, index)).float()
 
 
 def collect_gradients(

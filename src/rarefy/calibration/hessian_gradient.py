@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rarefy.calibration.batches import Batch, evaluation
-from rarefy.calibration.gradients import Loss, collect_gradients, loss_of, trainable
+from rarefy.calibration.gradients import Loss, collect_gradients, loss_of, of_the_loss, trainable
 from rarefy.core.errors import DataError
 from rarefy.core.evidence import Need
 from rarefy.core.site import Site
@@ -27,7 +27,9 @@ def hessian_gradient(
     weights = [site.parameter for site in sites]
     with evaluation(model), trainable(weights), sdpa_kernel(SDPBackend.MATH):  # the fused ones have one backward only
         for i, batch in enumerate(batches):
-            grads = torch.autograd.grad(loss_of(model, batch, i, loss), weights, create_graph=True)
+            value = loss_of(model, batch, i, loss)
+            found = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
+            grads = [of_the_loss(site, grad, i) for site, grad in zip(sites, found, strict=True)]
             along = torch.stack([(g.float() * c).sum() for g, c in zip(grads, fixed, strict=True)]).sum()
             if not along.requires_grad:
                 raise DataError(f"data[{i}]: the gradient of the loss is constant, so there is no Hessian to speak of")

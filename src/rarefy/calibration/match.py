@@ -41,31 +41,33 @@ class BlockMatch:
         real: list[Tensor | None],
     ) -> tuple[float, float]:
         """Fits the block in place. Returns its relative squared output error before and after."""
-        fit = _Fit(block, sites, inputs, wanted, real)
-        if not fit.masters:
-            return 0.0, 0.0
-        with torch.enable_grad():
-            return self._run(fit)
+        fit = Fit(block, sites, inputs, wanted, real)
+        return run_fit(fit, self.passes, self.rate)
 
-    def _run(self, fit: "_Fit") -> tuple[float, float]:
-        sizes = {name: self.rate * float(m.detach().square().mean().sqrt()) for name, m in fit.masters.items()}
+
+def run_fit(fit: "Fit", passes: int, rate: float) -> tuple[float, float]:
+    """Adam with steps that fall to nothing; the block's relative squared output error before and after."""
+    if not fit.masters:
+        return 0.0, 0.0
+    sizes = {name: rate * float(m.detach().square().mean().sqrt()) for name, m in fit.masters.items()}
+    with torch.enable_grad():
         optimizer = torch.optim.Adam([{"params": [m], "lr": sizes[name]} for name, m in fit.masters.items()])
         before = least = fit.total()
         best = fit.copy()
-        for step in range(self.passes):
+        for step in range(passes):
             for group, size in zip(optimizer.param_groups, sizes.values(), strict=True):
-                group["lr"] = size * (1.0 - step / self.passes)
+                group["lr"] = size * (1.0 - step / passes)
             for i in range(len(fit.inputs)):
                 fit.set_gradients(i)
                 optimizer.step()
             now = fit.total()
             if now < least:
                 least, best = now, fit.copy()
-        fit.write(best)
-        return before, least
+    fit.write(best)
+    return before, least
 
 
-class _Fit:
+class Fit:
     """One block being fitted: float32 copies of what moves, which of their entries may, and the error of a batch."""
 
     def __init__(
@@ -82,9 +84,13 @@ class _Fit:
         self.keep = {name: (p != 0) | (p.dim() == 1) for name, p in self.moving.items()}  # all of a bias
         self.scale = sum(float(_rows(w, m).square().sum()) for w, m in zip(wanted, real, strict=True)) or 1.0
 
+    def view(self, name: str, master: Tensor) -> Tensor:
+        """What the block computes with in place of a master, and what is written in the end."""
+        return master
+
     def error(self, index: int) -> Tensor:
         args, kwargs = self.inputs[index]
-        weights = {name: m.to(self.moving[name].dtype) for name, m in self.masters.items()}
+        weights = {name: self.view(name, m).to(self.moving[name].dtype) for name, m in self.masters.items()}
         got = first_tensor(functional_call(self.block, weights, tuple(args), kwargs))
         return (_rows(got, self.real[index]) - _rows(self.wanted[index], self.real[index])).square().sum() / self.scale
 
@@ -104,7 +110,7 @@ class _Fit:
     def write(self, values: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.moving.items():
-                parameter.copy_(values[name])
+                parameter.copy_(self.view(name, values[name]))
 
 
 def _moving(block: nn.Module, sites: Sequence[Site]) -> dict[str, Tensor]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rarefy.calibration.accumulator import Accumulators
 from rarefy.calibration.batches import Batch, token_mask
 from rarefy.calibration.blocks import Inputs, Visit
 from rarefy.calibration.chain import hidden
-from rarefy.calibration.collectors import Accumulator
 from rarefy.calibration.inputs import input_rows, output_rows
 from rarefy.calibration.observe import Spot, everything, look
 from rarefy.calibration.residual import residual_spots
@@ -71,11 +71,11 @@ class PairedBlock:
         spots = [Spot(name, "out") for name in self.names.values()] + list(residual.values())
         runs = _DenseRuns(self.twin, dense, [*dict.fromkeys(spots), _OUTPUT], self.room)
         for group in self._groups(dense[0]):
-            sums = {site.name: Accumulator(site.name, self.needs, self.seed) for site in group}
+            sums = Accumulators([site.name for site in group], self.needs, self.seed)
             for i, batch in enumerate(batches):
                 self._collect(group, residual, sparse[i], i, runs, token_mask(batch), sums)
             for site in group:
-                visit(site, sums.pop(site.name).evidence(site.groups))
+                visit(site, sums.take(site.name, site.groups))
         return [None if kept is None else kept.get(_OUTPUT) for kept in runs.kept]
 
     def advance(self, sparse: Inputs, dense: Inputs, outputs: Sequence[Tensor | None]) -> None:
@@ -116,7 +116,7 @@ class PairedBlock:
         index: int,
         runs: _DenseRuns,
         real: Tensor | None,
-        sums: dict[str, Accumulator],
+        sums: Accumulators,
     ) -> None:
         """One batch: inputs of the group's sites in both models, and what their residual streams differ by."""
         names = {site.name: self.names[site.name] for site in group}
@@ -124,7 +124,7 @@ class PairedBlock:
         streams = [residual[name] for name in names.values() if name in residual]
         mine = look(self.block, [*inputs, *streams], *sparse)
         theirs = runs.at(index, [*(Spot(name, "out") for name in names.values()), *streams])
-        shared: dict[Need, Tensor] = {}
+        same = object()
         for site in group:
             name = names[site.name]
             if Spot(name, "in") not in mine or Spot(name, "out") not in theirs:
@@ -134,4 +134,4 @@ class PairedBlock:
             if stream is not None:
                 wanted = wanted + output_rows(nn.Identity(), theirs[stream] - mine[stream], real)
             rows = input_rows(site.module, mine[Spot(name, "in")], real)
-            sums[site.name].add(rows, wanted, None if isinstance(site.module, nn.Conv2d) else shared)
+            sums.add(site.name, rows, wanted, None if isinstance(site.module, nn.Conv2d) else same)

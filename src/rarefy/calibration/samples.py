@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rarefy.calibration.batches import Batch, evaluation
-from rarefy.calibration.gradients import Loss, loss_of, trainable
+from rarefy.calibration.gradients import Loss, loss_of, of_the_loss, trainable
 from rarefy.core.errors import DataError
 from rarefy.core.site import Site
 
@@ -57,9 +57,10 @@ def sample_gradients(
 
     Evaluation mode. Samples are mapped together (`torch.func`) where the model allows it, else run one by one, which
     gives the same more slowly: a model that looks at values, such as one that skips padding, does not allow it.
+    Samples that are small batches themselves, along a second axis, are run one by one through convolutions.
     """
-    together = True
     with evaluation(model), trainable([site.parameter for site in sites]):
+        together = not _convolves_batches(model, batches, loss)
         for i, batch in enumerate(batches):
             count = sample_count(batch, i)
             width = max(1, _CHUNK_BYTES // (4 * sum(site.parameter.numel() for site in sites)))
@@ -68,6 +69,27 @@ def sample_gradients(
                 found = _mapped_gradients(model, sites, batch, some, loss) if together else None
                 together = found is not None
                 yield found if found is not None else _looped_gradients(model, sites, batch, i, some, loss)
+
+
+def _convolves_batches(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> bool:
+    """Whether a convolution sees several images of one sample: mapped weight gradients took 4.3 times a loop's then.
+
+    Measured on ResNet-20 with 16 samples of 16 images, one thread: 3.8 s against 0.88 s; with 16 images: 0.08 s
+    against 0.14 s. The mapped gradient is a grouped convolution with as many groups as samples.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    seen: list[int] = []
+    if not convolutions or not batches:
+        return False
+    note = lambda _, args: seen.append(len(args[0]) if args else 1)  # noqa: E731
+    hooks = [module.register_forward_pre_hook(note) for module in convolutions]
+    try:
+        with torch.no_grad():
+            loss_of(model, one_sample(batches[0], 0), 0, loss)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(seen, default=1) > 1
 
 
 class _Loss(nn.Module):
@@ -147,9 +169,5 @@ def _looped_gradients(
                 torch.autograd.grad(value, weights, allow_unused=True) if value.requires_grad else [None] * len(sites)
             )
             for site, grad_of_site, kept in zip(sites, grads, found, strict=True):
-                if grad_of_site is None:
-                    raise DataError(
-                        f"{site.name}: the loss of data[{index}] does not depend on this layer; use ignore="
-                    )
-                kept.append(site.as_matrix(grad_of_site).float())
+                kept.append(site.as_matrix(of_the_loss(site, grad_of_site, index)).float())
     return [torch.stack(kept) for kept in found]

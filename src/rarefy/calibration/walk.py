@@ -27,7 +27,7 @@ def collect(
         for i, batch in enumerate(batches):
             collection.real = token_mask(batch)
             run(model, batch, i)
-    return {site.name: collection.accumulators[site.name].evidence(site.groups) for site in sites}
+    return {site.name: collection.sums.take(site.name, site.groups) for site in sites}
 
 
 def walk(

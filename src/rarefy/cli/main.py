@@ -7,6 +7,7 @@ import typer
 
 from rarefy.cli.bench import bench
 from rarefy.cli.cache import cache
+from rarefy.cli.compare import compare
 from rarefy.cli.compress import compress
 from rarefy.cli.demo import demo
 from rarefy.cli.doctor import doctor
@@ -43,7 +44,7 @@ def options(
     """Makes neural networks sparse and makes the sparsity pay."""
 
 
-for command in (demo, compress, prune, bench, report, methods, doctor, cache):
+for command in (demo, compress, prune, compare, bench, report, methods, doctor, cache):
     app.command()(command)
 
 if __name__ == "__main__":

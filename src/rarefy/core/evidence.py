@@ -25,7 +25,7 @@ class Need(Enum):
     SQUARED_GRADIENT = "mean over batches of (dL/dW)^2, (out, n)"
     HESSIAN_GRADIENT = "H g, the Hessian of L times its gradient, means over batches, (out, n)"
     ZEROTH_ORDER = "mean over batches and noises z of |L(W + eps z) - L(W - eps z)| / (2 eps), ()"
-    REGIONAL_GRADIENT = "root mean square over batches of d|f(x)|/dW, f the site's block, (out, n)"
+    REGIONAL_GRADIENT = "root mean square over batches of d|f(x)|/dW / sqrt(tokens), f the site's block, (out, n)"
     PER_SAMPLE_GRADIENT = "dL_i/dW of each sample i alone, (out, n, samples)"
     FISHER_DIAGONAL = "mean over samples of (dL_i/dW)^2, (out, n)"
     HESSIAN_DIAGONAL = "diagonal of the Hessian of the mean loss, (out, n)"

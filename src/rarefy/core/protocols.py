@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from rarefy.core.evidence import Evidence, Need
+from rarefy.core.grid import Grid
 from rarefy.core.selection import Selection
 from rarefy.core.shapes import Float, Mask, RowMask, Scores, Weight
 from rarefy.core.site import Site
@@ -78,12 +79,14 @@ class Solution:
     """What a solver made of one matrix. `result` holds what it has to say (damping, iterations, error).
 
     shift: what has to be added to the layer's bias, (out,), where the solver repairs that too.
+    grid: what the weight was rounded to, where the solver rounds; a kept weight may then be zero.
     """
 
     weight: Weight
     mask: Mask
     result: Mapping[str, Any] = field(default_factory=dict)
     shift: Tensor | None = None
+    grid: Grid | None = None
 
 
 @runtime_checkable

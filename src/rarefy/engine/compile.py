@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
+from rarefy.calibration.batches import as_batches
 from rarefy.core.errors import DataError, EngineError
 from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
@@ -16,6 +17,7 @@ from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.choices import Choices, choices_of
 from rarefy.engine.compiled import Compiled, Variant, threads
 from rarefy.engine.conv_plan import conv_plans_of, images_of
+from rarefy.engine.conv_scales import note_scales
 from rarefy.engine.decoder.compile import try_decoder
 from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.differ import differs
@@ -74,13 +76,16 @@ def compile(
     if not examples:
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
+    batches = None if data is None else as_batches(data, method="compile(activations='int8')", needed=True)
     with _threads(threads):
-        decoder = try_decoder(model, examples, precision, threads, measure, data)
+        decoder = try_decoder(model, examples, precision, threads, measure, batches)
         if isinstance(decoder, CompiledDecoder):
             return decoder
         linears = [site for site in find_sites(model)[0] if not isinstance(site.module, nn.Conv2d)]
-        scales = {} if data is None else input_scales(model, linears, data, precision.stored)
-        return _compile(model, examples, threads, measure, precision, scales, keep_dense, decoder)
+        scales = {} if batches is None else input_scales(model, linears, batches, precision.stored)
+        return _compile(
+            model, examples, threads, measure, precision, scales, keep_dense, decoder, batches=batches or ()
+        )
 
 
 def compile_again(model: nn.Module, choices: Choices, why: str | None, *, keep_dense: bool = False) -> Compiled:
@@ -107,6 +112,7 @@ def _compile(
     keep_dense: bool,
     no_decoder: str | None,
     why: str | None = None,
+    batches: Sequence[Any] = (),
 ) -> Compiled:
     sites, _ = find_sites(model)
     convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
@@ -116,7 +122,7 @@ def _compile(
     plans, rows = plans_of(linears, counts, precision, scales, measure=measure)
     images = [images_of(convs, partial(_call, model, example)) if convs else {} for example in examples]
     seen_images = {site.name: [i[site.name] for i in images if site.name in i] for site in convs}
-    conv_plans, conv_rows = conv_plans_of(convs, seen_images, measure=measure)
+    conv_plans, conv_rows = conv_plans_of(convs, seen_images, precision, measure=measure)
     sparse = bool(plans or conv_plans)
     layers = with_sparse_convs(with_sparse_layers(model, plans), conv_plans) if sparse else model
     key = model_key(model, [*rows, *conv_rows]) if measure else None
@@ -129,6 +135,8 @@ def _compile(
         native = partial(fuse_convs, plans=conv_plans, images=image)
         graph, said = _graph(model, example, plans, seen, native) if sparse else (None, "no layer is faster sparse")
         graphs.append(said)
+        if graph is not None and (note := note_scales(graph, batches)) is not None:
+            notes.append(note)
         candidates: dict[str, Callable[..., Any]] = {"source": model}
         if sparse:
             candidates["layers"] = layers

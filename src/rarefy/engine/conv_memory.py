@@ -3,7 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rarefy.ops.words import words_shape
+
 LINE = 64  # bytes: what the kernels' vectors are aligned to
+
+
+@dataclass(frozen=True)
+class Form:
+    """How images lie in memory. lanes: 1, side by side; more: so many in a vector; words: as bytes, four channels
+    together, with `scale` (scale, zero), or with a scale for each image where it is None."""
+
+    lanes: int = 1
+    words: bool = False
+    scale: tuple[float, int] | None = None
+
+
+FLOATS = Form()
 
 
 @dataclass
@@ -11,15 +26,15 @@ class Value:
     """One array. made, last: numbers of the calls that write it and that read it last; own: it lies in the block."""
 
     shape: tuple[int, ...]  # (images, or blocks of images across lanes; channels, height, width)
-    lanes: int  # 1: images side by side
+    form: Form
     own: bool
     made: int
     last: int
 
     @property
     def nbytes(self) -> int:
-        size = 4 * self.lanes
-        for n in self.shape:
+        size = 1 if self.form.words else 4 * self.form.lanes
+        for n in words_shape(self.shape) if self.form.words else self.shape:
             size *= n
         return -(-size // LINE) * LINE
 

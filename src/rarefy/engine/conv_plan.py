@@ -12,10 +12,14 @@ from rarefy.core.site import Site
 from rarefy.engine.cache import Record, TimingCache
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.fused_conv import FusedConv2d
+from rarefy.engine.precision import Precision
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedConv, Window, conv_candidates, pack_conv, window_of
+from rarefy.ops.conv8 import PackedConv8, conv8_candidates, is_conv8, pack_conv8
 from rarefy.ops.conv_across import convolve_across, to_across
 from rarefy.ops.conv_reference import conv2d
+from rarefy.ops.depthwise import depthwise_candidates
+from rarefy.ops.words import words_of
 
 _MARGIN = (
     0.9  # a kernel that is nearly as fast wins: it also takes in what follows, which torch would compute on its own
@@ -30,9 +34,9 @@ class ConvPlan:
 
     site: Site
     window: Window
-    steps: tuple[tuple[Image, PackedConv | None], ...]
+    steps: tuple[tuple[Image, PackedConv | PackedConv8 | None], ...]
 
-    def at(self, image: Image) -> PackedConv | None:
+    def at(self, image: Image) -> PackedConv | PackedConv8 | None:
         """The choice for the measured image that is nearest in its number of pixels."""
         return min(self.steps, key=lambda step: abs(_pixels(step[0]) - _pixels(image)))[1]
 
@@ -80,12 +84,14 @@ def _why_torch(site: Site) -> str | None:
 class ConvPlanner:
     """Plans convolutions; those of one shape, window, density and image are timed once a machine.
 
-    measure: False times nothing and takes the likely best kernel wherever zeros or the window make a gain likely.
+    precision: with int8 weights and activations, 8-bit kernels are timed too. measure: False times nothing and takes
+    the likely best kernel wherever zeros or the window make a gain likely.
     """
 
-    def __init__(self, *, measure: bool = True) -> None:
+    def __init__(self, precision: Precision = Precision(), *, measure: bool = True) -> None:
         self.rows: list[LayerRow] = []
         self._measure = measure
+        self._eight = (precision.weights, precision.activations) == ("int8", "int8")
 
     def plan(self, site: Site, images: Sequence[Image]) -> ConvPlan | None:
         """The plan of one convolution, or None if it stays with torch at every image."""
@@ -98,12 +104,12 @@ class ConvPlanner:
             reason = why or "not reached by the example inputs"
             self.rows.append(LayerRow(site.name, site.shape, sparsity, 0, "dense", None, None, reason))
             return None
-        packs: dict[str, PackedConv] = {}
-        steps: list[tuple[Image, PackedConv | None]] = []
+        packs: dict[str, PackedConv | PackedConv8] = {}
+        steps: list[tuple[Image, PackedConv | PackedConv8 | None]] = []
         for image in sorted(set(images), key=_pixels):
             kernel = self._choose(site, weight, window, sparsity, image)
             if kernel != "dense" and kernel not in packs:
-                packs[kernel] = pack_conv(weight, window, kernel)
+                packs[kernel] = (pack_conv8 if is_conv8(kernel) else pack_conv)(weight, window, kernel)
             steps.append((image, packs.get(kernel)))
         plan = ConvPlan(site, window, tuple(steps))
         return plan if plan.any_native else None
@@ -113,10 +119,12 @@ class ConvPlanner:
         about = site.name, site.shape, sparsity, image[0] * high * wide
         if not self._measure:
             likely = sparsity > _LIKELY_SPARSITY
-            kernel = conv_candidates(weight, window.groups)[0] if likely else "dense"
+            kernel = candidates_of(weight, window, self._eight)[0] if likely else "dense"
             self.rows.append(LayerRow(*about, kernel, None, None, "not timed", origin="model"))
             return kernel
-        times, origin = known_times("conv", weight, window, image, partial(time_conv, weight, window, image))
+        names = candidates_of(weight, window, self._eight)
+        measure = partial(time_conv, weight, window, image, names)
+        times, origin = known_times("conv", weight, window, image, names, measure)
         native = {name: ms for name, ms in times.items() if name != "dense"}
         best = min(native, key=lambda name: native[name])
         gain = times["dense"] / native[best]
@@ -126,12 +134,24 @@ class ConvPlanner:
         return chosen
 
 
+def candidates_of(weight: Tensor, window: Window, eight: bool) -> list[str]:
+    """Kernels worth timing, likely best first; `eight`: 8-bit ones too."""
+    floats = [*depthwise_candidates(weight, window, eight=False), *conv_candidates(weight, window.groups)]
+    return (conv8_candidates(weight, window) if eight else []) + floats
+
+
 def known_times(
-    kind: str, weight: Tensor, window: Window, image: Image, measure: Callable[[], dict[str, float]]
+    kind: str,
+    weight: Tensor,
+    window: Window,
+    image: Image,
+    tried: Sequence[str],
+    measure: Callable[[], dict[str, float]],
 ) -> tuple[dict[str, float], str]:
     """Milliseconds by kernel, from the cache on disk or measured now, and which of the two."""
-    names = frozenset({"dense", *conv_candidates(weight, window.groups)})
+    names = frozenset({"dense", *tried})
     density = round(50 * float(weight.count_nonzero()) / max(1, weight.numel()))
+    kind = f"{kind}{'8' * any(map(is_conv8, tried))}"
     key = f"{kind} {tuple(weight.shape)} {window} {image} {density}/50 {torch.get_num_threads()} threads"
     cache = TimingCache()
     known = cache.get(key)
@@ -142,18 +162,24 @@ def known_times(
     return times, "measured"
 
 
-def time_conv(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
-    """Median milliseconds of torch's convolution and of each candidate kernel, in interleaved rounds."""
+def time_conv(weight: Tensor, window: Window, image: Image, names: Sequence[str]) -> dict[str, float]:
+    """Median milliseconds of torch's convolution and of each of the kernels, in interleaved rounds.
+
+    8-bit kernels read and write bytes, as they do between each other.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(image[0], weight.shape[1] * window.groups, *image[1:], generator=generator)
     bias = torch.zeros(weight.shape[0])
     calls: dict[str, Callable[[], Any]] = {"dense": partial(conv2d, x, weight, bias, None, "none", window)}
-    for name in conv_candidates(weight, window.groups):
+    for name in names:
         try:
-            packed = pack_conv(weight, window, name)
+            if is_conv8(name):
+                packed8 = pack_conv8(weight, window, name)
+                calls[name] = packed8.prepared(words_of(x, (0.05, 128)), bias, None, "none", (0.05, 128))[0]
+            else:
+                calls[name] = partial(pack_conv(weight, window, name).convolve, x, bias, None, "none")
         except ValueError:  # this kernel's offsets are too short for the window
             continue
-        calls[name] = partial(packed.convolve, x, bias, None, "none")
     with torch.inference_mode():
         rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
     return {name: rounds.median(name) for name in calls}
@@ -168,7 +194,8 @@ class AcrossPlanner:
     def repack(self, conv: FusedConv2d, image: tuple[int, int]) -> FusedConv2d:
         weight, window = conv.packed.to_dense(), conv.packed.window
         seen = (self.batch, *image)
-        times, _ = known_times("conv across", weight, window, seen, partial(time_across, weight, window, seen))
+        names = conv_candidates(weight, window.groups)
+        times, _ = known_times("conv across", weight, window, seen, names, partial(time_across, weight, window, seen))
         again = pack_conv(weight, window, min(times, key=lambda name: times[name]), across=True)
         return FusedConv2d(again, conv.bias, conv.activation)
 
@@ -184,10 +211,14 @@ def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float
 
 
 def conv_plans_of(
-    sites: Sequence[Site], images: Mapping[str, Sequence[Image]], *, measure: bool = True
+    sites: Sequence[Site],
+    images: Mapping[str, Sequence[Image]],
+    precision: Precision = Precision(),
+    *,
+    measure: bool = True,
 ) -> tuple[dict[str, ConvPlan], list[LayerRow]]:
     """Plans of the convolutions among `sites` by site name, and the rows that explain them."""
-    planner = ConvPlanner(measure=measure)
+    planner = ConvPlanner(precision, measure=measure)
     convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
     plans = {site.name: planner.plan(site, images.get(site.name, ())) for site in convs}
     return {name: plan for name, plan in plans.items() if plan is not None}, planner.rows

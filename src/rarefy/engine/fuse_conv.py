@@ -10,8 +10,10 @@ from torch.fx import GraphModule, Node
 
 from rarefy.engine.conv_plan import ConvPlan, Image
 from rarefy.engine.fuse_norm import value_of
-from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool, MaxPool2d
+from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d
 from rarefy.ops import PackedConv, available, pack_conv, pool_of
+from rarefy.ops.conv8 import PackedConv8, pack_conv8
+from rarefy.ops.depthwise import is_depthwise_kernel
 
 _aten = torch.ops.aten
 _ACTIVATIONS = {
@@ -111,9 +113,15 @@ def _chain_of(graph: GraphModule, conv: Node) -> _Chain | None:
     return _Chain(conv, weight, bias)
 
 
-def _replace(graph: GraphModule, chain: _Chain, packed: PackedConv, number: int) -> None:
+def _replace(graph: GraphModule, chain: _Chain, like: PackedConv | PackedConv8, number: int) -> None:
+    """like: the weight without its batch norm, packed for the same kernel."""
     name = f"rarefy_conv_{number}"
-    graph.add_submodule(name, FusedConv2d(packed, chain.bias, chain.activation))
+    if isinstance(like, PackedConv8):
+        packed8 = pack_conv8(chain.weight, like.window, like.kernel)
+        graph.add_submodule(name, FusedConv8(packed8, chain.bias, chain.activation))
+    else:
+        packed = pack_conv(chain.weight, like.window, like.kernel)
+        graph.add_submodule(name, FusedConv2d(packed, chain.bias, chain.activation))
     args = (chain.conv.args[0],) if chain.residual is None else (chain.conv.args[0], chain.residual)
     with graph.graph.inserting_before(chain.last):
         fused = graph.graph.call_module(name, args)
@@ -159,7 +167,7 @@ def fuse_convs(graph: GraphModule, plans: Mapping[str, ConvPlan], images: Mappin
                 _fold(graph, chain, number)
             continue
         chain = _with_activation(_with_residual(chain))
-        _replace(graph, chain, pack_conv(chain.weight, plan.window, packed.kernel), number)
+        _replace(graph, chain, packed, number)
         done.append(plan.site.name)
     if done and available():
         fuse_pools(graph)
@@ -176,7 +184,8 @@ def fuse_pools(graph: GraphModule) -> int:
         pool, source = pool_of(*node.args[1:]), node.args[0]
         conv = graph.get_submodule(source.target) if source.op == "call_module" else None
         name, together = f"rarefy_pool_{number}", False
-        if isinstance(conv, FusedConv2d) and len(source.users) == 1 and len(source.args) == 1:
+        alone = isinstance(conv, FusedConv2d) and len(source.users) == 1 and len(source.args) == 1
+        if isinstance(conv, FusedConv2d) and alone and not is_depthwise_kernel(conv.packed.kernel):
             graph.add_submodule(name, FusedConvPool(conv, pool))
             together = True
         else:

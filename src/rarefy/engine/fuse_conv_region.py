@@ -10,11 +10,13 @@ from rarefy.engine.conv_calls import Step
 from rarefy.engine.conv_plan import AcrossPlanner
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse_norm import value_of
-from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
+from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d
 from rarefy.ops import available
+from rarefy.ops.conv8 import Scale
 from rarefy.ops.conv_across import lanes
 
-_FUSED = (FusedConv2d, FusedConvPool)
+_FUSED = (FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d)
+_TOGETHER = (1, 4)  # images that are tried to go through a run of convolutions at a time
 Repack = Callable[[FusedConv2d, tuple[int, int]], FusedConv2d]  # and the height and width of its input
 
 
@@ -37,7 +39,20 @@ def _image(node: Node) -> tuple[int, int] | None:
     return int(value.shape[2]), int(value.shape[3])
 
 
-def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack | None) -> None:
+def _scales(graph: GraphModule, run: list[Node], number: dict[Node, int]) -> dict[int, Scale]:
+    """Of the values of a run as words, by number: whoever makes a value says it first, then whoever reads it."""
+    scales: dict[int, Scale] = {}
+    for node in run:
+        conv = graph.get_submodule(str(node.target))
+        if isinstance(conv, FusedConv8):
+            places = zip((node, *node.args), (conv.to_scale, conv.x_scale, conv.residual_scale), strict=False)
+            for value, scale in places:
+                if scale is not None:
+                    scales.setdefault(number[value], scale)  # type: ignore[index]
+    return scales
+
+
+def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack | None, together: int) -> None:
     sources = [node for node in run for node in node.all_input_nodes]
     inputs = [node for node in dict.fromkeys(sources) if node not in run]
     number = {node: i for i, node in enumerate([*inputs, *run])}
@@ -53,7 +68,8 @@ def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack 
         if repack is not None and isinstance(conv, FusedConv2d):
             conv = repack(conv, image or (1, 1))
         convs.append(conv)
-    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None)
+    scales = _scales(graph, run, number)
+    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None, scales, together)
     graph.add_submodule(name, region)
     with graph.graph.inserting_after(run[-1]):
         call = graph.graph.call_module(name, tuple(inputs))
@@ -71,17 +87,18 @@ def _take(values: tuple[torch.Tensor, ...], i: int) -> torch.Tensor:
     return values[i]
 
 
-def with_regions(graph: GraphModule, repack: Repack | None = None) -> GraphModule | None:
+def with_regions(graph: GraphModule, repack: Repack | None = None, together: int = 0) -> GraphModule | None:
     """A graph of the same parameters in which runs of two or more fused convolutions are one module; None: none is.
 
-    repack: gives each convolution packed for images across the lanes, in which layout the runs then compute.
+    repack: gives each convolution packed for images across the lanes, in which layout the runs then compute;
+    together: images that go through a run before the next ones do (0: all).
     """
     runs = [run for run in _runs(graph) if len(run) > 1] if available() else []
     if not runs:
         return None
     twin = GraphModule(graph, copy.deepcopy(graph.graph))
     for i, run in enumerate(r for r in _runs(twin) if len(r) > 1):
-        _replace_run(twin, run, f"rarefy_convs_{i}", repack)
+        _replace_run(twin, run, f"rarefy_convs_{i}", repack, together)
     twin.graph.lint()
     twin.recompile()
     return twin
@@ -90,7 +107,11 @@ def with_regions(graph: GraphModule, repack: Repack | None = None) -> GraphModul
 def conv_variants(graph: GraphModule, batch: int, *, measure: bool = True) -> dict[str, GraphModule]:
     """The ways to run a rewritten graph that are worth timing for `batch` images (0: it sees none), by name."""
     variants = {"graph": with_regions(graph) or graph}
-    if measure and available() and 2 * batch >= lanes():
+    for together in _TOGETHER if measure and batch >= 2 * max(_TOGETHER) else ():
+        few = with_regions(graph, None, together)
+        if few is not None:
+            variants[f"graph, {together} images at a time"] = few
+    if measure and available() and 2 * batch >= lanes() and not any(isinstance(m, FusedConv8) for m in graph.modules()):
         across = with_regions(graph, AcrossPlanner(batch).repack)
         if across is not None:
             variants["graph, images across lanes"] = across

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from rarefy.engine.demand import Demand
 from rarefy.ops import PackedConv, Pool
+from rarefy.ops.conv8 import PackedConv8, Scale
+from rarefy.ops.words import words_of
 
 
 class FusedConv2d(nn.Module):
@@ -24,6 +26,28 @@ class FusedConv2d(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         residual = None if residual is None else residual.contiguous()
         return self.packed.convolve(x.contiguous(), self.bias, residual, self.activation)
+
+
+class FusedConv8(nn.Module):
+    """The same with 8-bit weights and inputs; runs of them keep images as words (`engine.conv_region`).
+
+    x_scale, residual_scale, to_scale: of the two inputs and the result as words, where they are known in advance; by
+    itself the module rounds each image by its own range and gives floats.
+    """
+
+    def __init__(self, packed: PackedConv8, bias: Tensor | None, activation: str) -> None:
+        super().__init__()
+        self.packed, self.activation = packed, activation
+        self.bias: Tensor | None
+        self.register_buffer("bias", bias)
+        self.x_scale: Scale | None = None
+        self.residual_scale: Scale | None = None
+        self.to_scale: Scale | None = None
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        out = self.packed.convolve(words_of(x, self.x_scale), self.bias, residual, self.activation)
+        assert isinstance(out, Tensor)  # no scale was asked for
+        return out
 
 
 class FusedConvPool(nn.Module):
@@ -48,11 +72,16 @@ class MaxPool2d(nn.Module):
         return self.pool.largest(x.contiguous())
 
 
-def demand_of(conv: FusedConv2d | FusedConvPool, image: Sequence[int], residual: bool) -> Demand:
+def demand_of(
+    step: FusedConv2d | FusedConv8 | FusedConvPool | MaxPool2d, image: Sequence[int], residual: bool
+) -> Demand:
     """What it has to do for an input (batch, channels, height, width); what the window finds in padding is counted."""
-    packed = conv.packed if isinstance(conv, FusedConv2d) else conv.conv.packed
-    between = packed.out_shape(image)
-    out = between if isinstance(conv, FusedConv2d) else conv.pool.out_shape(between)
-    flops = 2.0 * packed.nnz * between[0] * between[2] * between[3]
-    moved = packed.nbytes + 4.0 * (math.prod(image) + math.prod(out) * (2 if residual else 1))
-    return Demand(packed.kernel, flops, moved)
+    if isinstance(step, MaxPool2d):
+        return Demand(nbytes=4.0 * (math.prod(image) + math.prod(step.pool.out_shape(image))))
+    conv = step.conv if isinstance(step, FusedConvPool) else step
+    between = conv.packed.out_shape(image)
+    out = step.pool.out_shape(between) if isinstance(step, FusedConvPool) else between
+    item = 1.0 if isinstance(step, FusedConv8) else 4.0
+    flops = 2.0 * conv.packed.nnz * between[0] * between[2] * between[3]
+    moved = conv.packed.nbytes + item * (math.prod(image) + math.prod(out) * (2 if residual else 1))
+    return Demand(conv.packed.kernel, flops, moved)

@@ -6,6 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.grid import codes_of
 from rarefy.core.quantized import InputScale, QuantizedWeight, quantize_weight
 from rarefy.core.site import Site
 from rarefy.engine.seen_inputs import Seen, seen_inputs
@@ -120,6 +121,8 @@ def input_scales(
             readers.setdefault(seen[site.name].key, []).append(site)
     chosen: dict[str, InputScale] = {}
     for group in readers.values():
-        scale = choose_scale(seen[group[0].name], [_weight(site) for site in group], stored)
+        shown, weights = seen[group[0].name], [_weight(site) for site in group]
+        kept = any(codes_of(site.module) is not None for site in group)  # factors would take them off their grid
+        scale = _fitted(shown, weights, None) if kept else choose_scale(shown, weights, stored)
         chosen.update({site.name: scale for site in group})
     return chosen

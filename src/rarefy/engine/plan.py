@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rarefy.core.grid import codes_of
 from rarefy.core.quantized import InputScale
 from rarefy.core.site import Site
 from rarefy.engine.cache import TimingCache
@@ -117,24 +118,25 @@ class Planner:
             self.rows += [LayerRow(site.name, site.shape, sparsity, n, "dense", None, None, why) for n in rows]
             return None
         scale = self._scales.get(site.name)
-        stored = self._precision.stored(weight, scale)
+        codes = codes_of(site.module)
+        stored = self._precision.stored(weight, scale, codes)
         packs: dict[str, PackedWeight] = {}
         steps: list[tuple[int, PackedWeight | None]] = []
         for tokens in sorted(set(counts)):
-            kernel = self._choose(site, weight, sparsity, tokens)
+            kernel = self._choose(site, weight, sparsity, tokens, self._precision.rounds_anew(codes))
             if kernel != "dense" and kernel not in packs:
                 packs[kernel] = pack(stored, kernel, input_scale=scale)
             steps.append((tokens, packs.get(kernel)))
         plan = LayerPlan(site, tuple(steps))
         return plan if plan.any_sparse else None
 
-    def _choose(self, site: Site, weight: Tensor, sparsity: float, tokens: int) -> str:
+    def _choose(self, site: Site, weight: Tensor, sparsity: float, tokens: int, note: str) -> str:
         found = self._table.times(weight, _bias(site), tokens, self._types)
         sparse = {name: ms for name, ms in found.ms.items() if name != "dense"}
         best = min(sparse, key=lambda name: sparse[name] * (_MARGIN if is_whole(name) else 1.0), default=None)
         chosen, reason = verdict(found, best)
         sparse_ms = None if best is None else sparse[best]
-        times = found.ms["dense"], sparse_ms, reason, sparse, found.origin
+        times = found.ms["dense"], sparse_ms, reason + (note if chosen != "dense" else ""), sparse, found.origin
         self.rows.append(LayerRow(site.name, site.shape, sparsity, tokens, chosen, *times))
         return chosen
 

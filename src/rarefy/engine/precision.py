@@ -41,8 +41,35 @@ class Precision:
     def quantized(self) -> bool:
         return self.weights in ("int8", "int4")
 
-    def stored(self, weight: Tensor, scale: InputScale | None = None) -> Tensor | QuantizedWeight:
-        """A float32 weight (out, in) as it is handed to `pack` with the scale of its inputs: zeros stay zeros."""
+    def own(self, codes: QuantizedWeight | None) -> QuantizedWeight | None:
+        """The integers that a weight was rounded to before, where kernels of these types hold them as they are.
+
+        A row of 4-bit integers with one scale serves as 8-bit ones too.
+        """
+        if codes is None or not self.quantized:
+            return None
+        if self.weights == "int8":
+            return QuantizedWeight(codes.values, codes.scale, 8) if codes.groups == 1 else None
+        whole = codes.groups == 1 or codes.shape[1] // codes.groups % INT4_GROUP == 0
+        return codes if codes.bits == 4 and whole else None
+
+    def rounds_anew(self, codes: QuantizedWeight | None) -> str:
+        """What is to be said of a weight that was rounded before and has to be rounded a second time; "" of others."""
+        if codes is None or not self.quantized or self.own(codes) is not None:
+            return ""
+        share = "a row" if codes.groups == 1 else f"for {codes.shape[1] // codes.groups} inputs"
+        return f"; its {codes.bits}-bit integers with a scale {share} were rounded anew"
+
+    def stored(
+        self, weight: Tensor, scale: InputScale | None = None, codes: QuantizedWeight | None = None
+    ) -> Tensor | QuantizedWeight:
+        """A float32 weight (out, in) as it is handed to `pack` with the scale of its inputs: zeros stay zeros.
+
+        codes: the integers that it was rounded to before; they are taken as they are where the kernels can hold them.
+        """
+        own = self.own(codes)
+        if own is not None and (scale is None or not scale.factors):
+            return own
         weight = weight if scale is None else scale.folded(weight)
         if self.weights == "int8":
             return quantize_weight(weight, 8)

@@ -15,12 +15,13 @@ from torch.fx._pytree import tree_flatten_spec
 from rarefy.engine.ceiling import ceiling
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.demand import Demand, Step
-from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool, demand_of
+from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, demand_of
 from rarefy.engine.profile_report import Profile, profile_of
 from rarefy.engine.program import Region
 from rarefy.engine.sparse_conv import SparseConv2d
 from rarefy.engine.sparse_linear import SparseLinear
 from rarefy.ops import PackedWeight
+from rarefy.ops.conv8 import PackedConv8
 from rarefy.ops.packed import find
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -95,14 +96,14 @@ class _Timer(Interpreter):
         args, _ = self.fetch_args_kwargs_from_env(n)
         if n.target is _packed_linear:
             return linear_demand(find(int(args[1])), args[0])
-        if isinstance(module, FusedConv2d | FusedConvPool):
+        if isinstance(module, FusedConv2d | FusedConv8 | FusedConvPool):
             return demand_of(module, args[0].shape, len(args) > 1 and args[1] is not None)
         return Demand()
 
 
 def _kind(n: Node, module: nn.Module | None) -> str:
     if module is not None:
-        return "conv" if isinstance(module, FusedConv2d | FusedConvPool) else type(module).__name__
+        return "conv" if isinstance(module, FusedConv2d | FusedConv8 | FusedConvPool) else type(module).__name__
     return "linear" if n.target is _packed_linear else getattr(n.target, "__name__", str(n.target)).split(".")[0]
 
 
@@ -175,5 +176,8 @@ def _module_demand(module: nn.Module, args: tuple[Any, ...]) -> Demand:
         return linear_demand(None, x, (module.out_features, module.in_features))
     if isinstance(module, SparseConv2d) and x.dim() == 4:
         packed = module.plan.at((x.shape[0], x.shape[2], x.shape[3]))
-        return Demand("dense") if packed is None else demand_of(FusedConv2d(packed, None, "none"), x.shape, False)
+        if packed is None:
+            return Demand("dense")
+        kind = FusedConv8 if isinstance(packed, PackedConv8) else FusedConv2d
+        return demand_of(kind(packed, None, "none"), x.shape, False)  # type: ignore[arg-type]
     return Demand()

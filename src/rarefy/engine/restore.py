@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.core.errors import EngineError
+from rarefy.core.grid import codes_of
 from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.choices import Choices
@@ -45,7 +46,7 @@ class _Source:
     scale: InputScale | None = None
 
     def __call__(self) -> Tensor | QuantizedWeight:
-        return self.precision.stored(self.stored.of(self.site), self.scale)
+        return self.precision.stored(self.stored.of(self.site), self.scale, codes_of(self.site.module))
 
 
 def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanation: Explanation) -> Compiled:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.engine.conv_plan import ConvPlan
+from rarefy.ops.conv8 import PackedConv8
+from rarefy.ops.words import words_of
 
 # Some models compute padding of their own from these.
 _READ_BY_MODELS = ("kernel_size", "stride", "padding", "dilation", "groups", "in_channels", "out_channels")
@@ -12,8 +14,8 @@ _READ_BY_MODELS = ("kernel_size", "stride", "padding", "dilation", "groups", "in
 class SparseConv2d(nn.Module):
     """The convolution by the kernel that the plan has for the image; torch's where the plan says so.
 
-    Inference only: gradients flow to x and the bias, the weight is frozen. The dense parameter is shared with the
-    source model, not copied.
+    Inference only: gradients flow to x and the bias (not through 8-bit kernels), the weight is frozen. The dense
+    parameter is shared with the source model, not copied.
     """
 
     def __init__(self, source: nn.Conv2d, plan: ConvPlan) -> None:
@@ -27,6 +29,11 @@ class SparseConv2d(nn.Module):
         if packed is None or x.dtype != torch.float32:
             out: Tensor = self.source(x)
             return out
+        if isinstance(packed, PackedConv8):
+            bias = None if self.source.bias is None else self.source.bias.detach()
+            eight = packed.convolve(words_of(x.detach()), bias)
+            assert isinstance(eight, Tensor)  # no scale was asked for
+            return eight
         result: Tensor = torch.ops.rarefy.packed_conv2d(x, packed.handle, self.source.bias, None, "none")
         return result
 

@@ -1,17 +1,23 @@
 """One safetensors file of dense and sparse tensors: written whole or not at all, read only if it is right."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
+from safetensors.torch import save as serialized
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rarefy.core.errors import DTypeError, FileError
 from rarefy.formats import bitmask, manifest
 from rarefy.formats.atomic import replace_file
+from rarefy.formats.codes import PARTS as CODE_PARTS
+from rarefy.formats.codes import Codes
+from rarefy.formats.codes import pack as pack_codes
+from rarefy.formats.codes import unpack as unpack_codes
 from rarefy.formats.manifest import Manifest
 from rarefy.formats.names import choose_prefix, join, recognise
 from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers
@@ -21,7 +27,7 @@ _DENSE_TYPES = VALUE_TYPES | {
     *(torch.bool, torch.complex64, torch.uint16, torch.uint32, torch.uint64),
     *(torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
 }
-_NAMING_BYTES = 700  # what three more header entries and digests cost; smaller tensors stay dense
+NAMING_BYTES = 700  # what three more header entries and digests cost; smaller tensors stay dense
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Contents:
     fingerprint: of all that it holds, None where the file does not say it.
     """
 
-    tensors: Mapping[str, Tensor | Packed]
+    tensors: Mapping[str, Tensor | Packed | Codes]
     aliases: Mapping[str, str]
     own: bool
     fingerprint: str | None = None
@@ -65,31 +71,54 @@ class Prepared:
     stored: tuple[Stored, ...]
 
 
-def prepare(tensors: Mapping[str, Tensor], aliases: Mapping[str, str] | None = None) -> Prepared:
+def prepare(
+    tensors: Mapping[str, Tensor], aliases: Mapping[str, str] | None = None, codes: Mapping[str, Codes] | None = None
+) -> Prepared:
     """Lays tensors out for a file, each sparse where that is smaller and dense otherwise.
 
-    A tensor stored sparse comes back equal, its -0.0 as +0.0; one stored dense comes back bit for bit.
+    codes: the integers of tensors that lie on a grid, which are stored in their place. A tensor stored sparse or so
+    comes back equal, its -0.0 as +0.0; one stored dense comes back bit for bit.
     Raises DTypeError for a type that the file format does not have.
     """
     parts: dict[str, Tensor] = {}
     sparse: dict[str, str] = {}
+    integers: dict[str, str] = {}
     records = []
     for name, tensor in tensors.items():
         if tensor.dtype not in _DENSE_TYPES:
             raise DTypeError(f"tensor {name!r}: safetensors has no {tensor.dtype}; convert it before saving")
         dense = tensor.detach().cpu().contiguous()
-        packed = _pack_if_smaller(dense)
-        prefix = choose_prefix(name, tensors.keys() | parts.keys()) if packed else None
-        if packed and prefix is not None:
+        encoding, prefix, stored = _laid_out(name, dense, (codes or {}).get(name), tensors.keys() | parts.keys())
+        if encoding == "sparse-bitmask":
             sparse[name] = prefix
-            stored = {join(prefix, part): value for part, value in packed.items()}
-        else:
-            stored = {name: dense}
+        elif encoding != "dense":
+            integers[name] = prefix
         parts |= stored
-        records.append(_record(name, dense, stored, sparse.get(name)))
+        records.append(_record(name, dense, stored, encoding, prefix))
     digests = {name: manifest.digest(name, tensor) for name, tensor in parts.items()}
-    metadata = Manifest(sparse, dict(aliases or {}), digests).to_metadata()
+    metadata = Manifest(sparse, dict(aliases or {}), digests, integers).to_metadata()
     return Prepared(parts, metadata, tuple(records))
+
+
+def _laid_out(
+    name: str, dense: Tensor, codes: Codes | None, taken: Collection[str]
+) -> tuple[str, str, dict[str, Tensor]]:
+    """(encoding, prefix of its parts, the parts by their names) of one tensor."""
+    if codes is not None:
+        prefix = choose_prefix(name, taken, CODE_PARTS)
+        if prefix is not None:
+            found = {join(prefix, part): value for part, value in pack_codes(codes).items()}
+            return f"int{codes.quantized.bits}", prefix, found
+    packed = _pack_if_smaller(dense)
+    prefix = choose_prefix(name, taken) if packed else None
+    if packed and prefix is not None:
+        return "sparse-bitmask", prefix, {join(prefix, part): value for part, value in packed.items()}
+    return "dense", name, {name: dense}
+
+
+def file_bytes(prepared: Prepared) -> int:
+    """How large the file will be, its header with it."""
+    return len(serialized(dict(prepared.parts), metadata=dict(prepared.metadata)))
 
 
 def write(path: Path, prepared: Prepared) -> None:
@@ -108,13 +137,13 @@ def read_file(path: Path, *, mapped: bool = False) -> Contents:
         return Contents(unpack_stored(stored, path), {}, own=False)
     manifest.check(said, stored, path)
     try:
-        tensors = _unpack(stored, said.sparse)
+        tensors = _unpack(stored, said.sparse, said.codes)
         return Contents(tensors, said.aliases, own=True, fingerprint=manifest.fingerprint(metadata))
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
 
 
-def unpack_stored(stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor | Packed]:
+def unpack_stored(stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor | Packed | Codes]:
     """Tensors of a file that says nothing about itself; the sparse ones are recognised by their parts."""
     try:
         return _unpack(stored, recognise(stored.keys()))
@@ -122,35 +151,39 @@ def unpack_stored(stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor 
         raise FileError(f"{path}: {error}") from error
 
 
-def _unpack(stored: Mapping[str, Tensor], sparse: Mapping[str, str]) -> dict[str, Tensor | Packed]:
-    used = {join(prefix, part) for prefix in sparse.values() for part in bitmask.PARTS}
-    tensors: dict[str, Tensor | Packed] = {name: tensor for name, tensor in stored.items() if name not in used}
+def _unpack(
+    stored: Mapping[str, Tensor], sparse: Mapping[str, str], codes: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Tensor | Packed | Codes]:
+    used = set(Manifest(sparse, codes=codes).parts)
+    tensors: dict[str, Tensor | Packed | Codes] = {name: tensor for name, tensor in stored.items() if name not in used}
     for name, prefix in sparse.items():
         tensors[name] = bitmask.unpack({part: stored[join(prefix, part)] for part in bitmask.PARTS}, name)
+    for name, prefix in codes.items():
+        tensors[name] = unpack_codes({part: stored[join(prefix, part)] for part in CODE_PARTS}, name)
     return tensors
 
 
 def _pack_if_smaller(dense: Tensor) -> dict[str, Tensor] | None:
     """The parts of a tensor if they take fewer bytes than the tensor, counted before anything is packed."""
-    if dense.dtype not in VALUE_TYPES or dense.dim() < 2 or dense.nbytes <= _NAMING_BYTES:
+    if dense.dtype not in VALUE_TYPES or dense.dim() < 2 or dense.nbytes <= NAMING_BYTES:
         return None
     rows = dense.shape[0]
     bits = rows * ((dense.numel() // rows + 7) // 8)
     kept = int(dense.ne(0).sum())
-    if kept * dense.element_size() + bits + 8 * (rows + dense.dim()) + _NAMING_BYTES >= dense.nbytes:
+    if kept * dense.element_size() + bits + 8 * (rows + dense.dim()) + NAMING_BYTES >= dense.nbytes:
         return None
     return bitmask.pack(Packed.from_dense(dense))
 
 
-def _record(name: str, dense: Tensor, stored: Mapping[str, Tensor], prefix: str | None) -> Stored:
+def _record(name: str, dense: Tensor, stored: Mapping[str, Tensor], encoding: str, prefix: str) -> Stored:
     zero = dense.eq(0)
-    minus = int((zero & as_integers(dense).ne(0)).sum()) if prefix is not None else 0  # zero, though not all bits are
+    minus = int((zero & as_integers(dense).ne(0)).sum()) if encoding != "dense" else 0  # zero, though not all bits are
     return Stored(
         name=name,
         shape=tuple(dense.shape),
         dtype=str(dense.dtype).removeprefix("torch."),
-        encoding="dense" if prefix is None else "sparse-bitmask",
-        prefix=name if prefix is None else prefix,
+        encoding=encoding,
+        prefix=prefix,
         zeros=int(zero.sum()),
         negative_zeros=minus,
         dense_bytes=dense.nbytes,

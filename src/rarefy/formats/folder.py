@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from rarefy.core.errors import FileError
+from rarefy.formats.codes import Codes
 from rarefy.formats.container import Contents, read_file, unpack_stored
 from rarefy.formats.packed import Packed
 from rarefy.formats.safe import read_stored
@@ -22,8 +23,8 @@ def weights_path(path: Path) -> Path:
     return path if path.suffix == ".safetensors" else path / WEIGHTS
 
 
-def read(path: str | Path) -> dict[str, Tensor | Packed]:
-    """{name: tensor, or Packed with `to_dense()`} of a file or a folder; tied names give the same object."""
+def read(path: str | Path) -> dict[str, Tensor | Packed | Codes]:
+    """{name: tensor, or Packed or Codes with `to_dense()`} of a file or a folder; tied names give the same object."""
     contents = read_contents(Path(path))
     held = dict(contents.tensors)
     return held | {alias: held[name] for alias, name in contents.aliases.items()}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rarefy.core.errors import FileError
 from rarefy.formats.bitmask import PARTS
+from rarefy.formats.codes import PARTS as CODE_PARTS
 from rarefy.formats.names import join
 
 LAYOUT = "1"
@@ -20,16 +21,25 @@ _KEYS = ("rarefy.layout", "rarefy.manifest", "rarefy.digest")
 class Manifest:
     """Layout version 1.
 
-    sparse: {parameter: prefix of its four stored tensors}; aliases: {tied name: parameter that holds it};
+    sparse: {parameter: prefix of its four stored tensors}; codes: the same of those stored as integers;
+    aliases: {tied name: parameter that holds it};
     digests: {stored tensor: sha256 of its name, type, shape and bytes}.
     """
 
     sparse: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of stored tensors that are parts of others."""
+        found = [join(prefix, part) for prefix in self.sparse.values() for part in PARTS]
+        return found + [join(prefix, part) for prefix in self.codes.values() for part in CODE_PARTS]
 
     def to_metadata(self) -> dict[str, str]:
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        said = {key: value for key, value in asdict(self).items() if value or key != "codes"}
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         values = (LAYOUT, text, hashlib.sha256(text.encode()).hexdigest())
         return {"format": "pt", **dict(zip(_KEYS, values, strict=True))}
 
@@ -67,7 +77,7 @@ def _parse(text: str, path: object) -> Manifest:
     try:
         raw = json.loads(text)
         manifest = Manifest(**raw)
-        maps = (manifest.sparse, manifest.aliases, manifest.digests)
+        maps = (manifest.sparse, manifest.aliases, manifest.digests, manifest.codes)
         if all(isinstance(m, dict) and all(isinstance(v, str) for v in m.values()) for m in maps):
             return manifest
     except (ValueError, TypeError, RecursionError):
@@ -90,13 +100,15 @@ def check(manifest: Manifest, stored: Mapping[str, Tensor], path: object) -> Non
 
 
 def _check_names(manifest: Manifest, stored: Mapping[str, Tensor], path: object) -> None:
-    parts = [join(prefix, part) for prefix in manifest.sparse.values() for part in PARTS]
+    parts = manifest.parts
     absent = [part for part in parts if part not in stored]
     plain = stored.keys() - set(parts)
-    held = plain | manifest.sparse.keys()
+    made = manifest.sparse.keys() | manifest.codes.keys()
+    held = plain | made
     wrong = [
         *absent,
-        *(plain & manifest.sparse.keys()),
+        *(plain & made),
+        *(manifest.sparse.keys() & manifest.codes.keys()),
         *(alias for alias, name in manifest.aliases.items() if name not in held or alias in held),
     ]
     if wrong or len(set(parts)) < len(parts):

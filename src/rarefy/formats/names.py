@@ -12,7 +12,7 @@ def join(prefix: str, part: str) -> str:
     return f"{prefix}.{part}" if prefix else part
 
 
-def choose_prefix(name: str, taken: Collection[str]) -> str | None:
+def choose_prefix(name: str, taken: Collection[str], parts: Collection[str] = PARTS) -> str | None:
     """The prefix under which a tensor's parts are stored, None if every choice collides with a name that is taken.
 
     `layer.weight` becomes `layer.compressed` (compressed-tensors from 0.9 on); a name that does not end in `.weight`
@@ -20,7 +20,7 @@ def choose_prefix(name: str, taken: Collection[str]) -> str | None:
     """
     short = [name.removesuffix(".weight")] if name.endswith(".weight") else []
     for prefix in (*short, name):
-        if not any(join(prefix, part) in taken for part in PARTS):
+        if not any(join(prefix, part) in taken for part in parts):
             return prefix
     return None
 

@@ -14,6 +14,7 @@ from rarefy.ops import native
 from rarefy.ops.checks import require_floats
 from rarefy.ops.conv_pool import Pool
 from rarefy.ops.conv_reference import ACTIVATIONS, Window, conv2d
+from rarefy.ops.depthwise import depthwise_candidates, is_depthwise_kernel
 
 _REFERENCE = "reference"
 _PLAIN = Window()
@@ -93,7 +94,7 @@ class PackedConv:
 
     def convolve_pooled(self, x: Tensor, bias: Tensor | None, activation: str, pool: Pool) -> Tensor:
         """pool(act(conv(x) + bias)) for contiguous x (batch, in, height, width). Checked by the caller."""
-        if isinstance(self._layout, Tensor):
+        if isinstance(self._layout, Tensor) or is_depthwise_kernel(self.kernel):
             return pool.largest(self.convolve(x, bias, None, activation))
         batch, _, height, width = x.shape
         between = self.out_shape(x.shape)
@@ -132,7 +133,7 @@ class PackedConv:
 
 def _unpickle(weight: Tensor, window: Window, kernel: str, across: bool) -> PackedConv:
     """Packs for the same kernel where this CPU has it, else for the one chosen here."""
-    names = {known.name for known in kernels()} | {_REFERENCE}
+    names = {known.name for known in kernels()} | {_REFERENCE, *depthwise_candidates(weight, window, eight=False)}
     return pack_conv(weight, window, kernel if kernel in names else None, across=across)
 
 
@@ -167,13 +168,13 @@ def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
     most = max(1, weight.shape[0] // groups)
     usable = [kernel for kernel in usable if kernel.isa == best and kernel.rows <= most]
     apart = [k.name for k in usable if not k.together]
-    together = [k.name for k in usable if k.together and _fill(weight, k.rows) > 0.6]
+    together = [k.name for k in usable if k.together and fill(weight, k.rows) > 0.6]
     dense = float(weight.count_nonzero()) > 0.6 * weight.numel()
     return together if dense and together else apart + together
 
 
-def _fill(weight: Tensor, rows: int) -> float:
-    """The share of non-zeros among what blocks of 1 x `rows` output channels would store."""
+def fill(weight: Tensor, rows: int) -> float:
+    """The share of non-zeros among what blocks of 1 x `rows` output channels of a weight (out, ...) would store."""
     if weight.numel() == 0:
         return 1.0
     blocks = torch.zeros(-(-weight.shape[0] // rows) * rows, weight[0].numel())
@@ -212,14 +213,16 @@ def pack_conv(
         normal = torch.where(weight.abs() < torch.finfo(torch.float32).tiny, 0.0, weight)
         nnz, size = int(normal.count_nonzero()), normal.nbytes
         return PackedConv(next(_numbers), (out, in_, high, wide), window, nnz, size, _REFERENCE, normal)
-    name = kernel or conv_candidates(weight, window.groups)[0]
+    fitting = [] if across else depthwise_candidates(weight, window, eight=False)
+    name = kernel or [*fitting, *conv_candidates(weight, window.groups)][0]
     compiled = [listed[0] for listed in module.conv_kernels()]
-    if name not in compiled:
-        raise unknown_name("pack_conv: kernel", name, compiled)
+    if name not in compiled and (across or not is_depthwise_kernel(name)):
+        raise unknown_name("pack_conv: kernel", name, [*compiled, *fitting])
     if across:
         weight = weight.transpose(2, 3).contiguous()
     shape = (out, in_, high, wide)
-    layout = module.PackedConv(weight.data_ptr(), *_sizes(shape, window, across), name)
+    made = module.PackedDepthwise if is_depthwise_kernel(name) else module.PackedConv
+    layout = made(weight.data_ptr(), *_sizes(shape, window, across), name)
     return PackedConv(next(_numbers), shape, window, layout.nnz, layout.nbytes, name, layout, across)
 
 
@@ -237,7 +240,8 @@ def see_conv(
     them. Raises ValueError as `see`."""
     module = native.module()
     assert module is not None  # the file is mapped by it
-    layout = module.PackedConv(file, at, nbytes, *_sizes(shape, window, across), kernel)
+    seen = module.PackedDepthwise if is_depthwise_kernel(kernel) else module.PackedConv
+    layout = seen(file, at, nbytes, *_sizes(shape, window, across), kernel)
     return PackedConv(next(_numbers), shape, window, layout.nnz, layout.nbytes, kernel, layout, across)
 
 

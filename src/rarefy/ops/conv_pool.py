@@ -42,6 +42,11 @@ class Pool:
     dilation: tuple[int, int] = (1, 1)
     ceil: bool = False
 
+    @property
+    def window(self) -> tuple[int, ...]:
+        """What the native module takes."""
+        return (*self.kernel, *self.stride, *self.padding, *self.dilation)
+
     def out_shape(self, x: Sequence[Any]) -> tuple[Any, ...]:
         """The shape of the result for an input of shape x."""
         steps = (*self.kernel, *self.stride, *self.dilation)

@@ -12,12 +12,13 @@ from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.shapes import UInt8
 from rarefy.ops import native
 from rarefy.ops.conv import PackedConv
+from rarefy.ops.conv8 import PackedConv8
 from rarefy.ops.packed import PackedWeight, adopt
 
 ALIGNMENT = 64  # bytes; where a packed weight may begin in a file
 
 
-def packed_bytes(packed: PackedWeight | PackedConv) -> UInt8[Tensor, "bytes"]:
+def packed_bytes(packed: PackedWeight | PackedConv | PackedConv8) -> UInt8[Tensor, "bytes"]:
     """What `see` and `see_conv` take: of this build's kernels and for this CPU only, with a checksum of its own.
 
     Raises EngineError for a weight that is not packed natively.

@@ -1,15 +1,14 @@
-"""Patterns that leave no choice of the density."""
+"""Patterns that have one density only."""
 
 from rarefy.core.protocols import Pattern
-from rarefy.patterns.nm import NM
-from rarefy.patterns.padded import PaddedNM
-from rarefy.patterns.transposable import Transposable
 
 
 def fixed_density(pattern: Pattern) -> float | None:
-    """The only density that a pattern has (N:M and its kin); None for all others.
+    """The only density that a pattern has (N:M and its kin say it as `density`); None for all others.
 
-    >>> fixed_density(NM(2, 4))
-    0.5
+    >>> from rarefy.patterns.parse import parse_pattern
+    >>> fixed_density(parse_pattern("t1:4")), fixed_density(parse_pattern("fanin"))
+    (0.25, None)
     """
-    return pattern.density if isinstance(pattern, NM | PaddedNM | Transposable) else None
+    density = getattr(pattern, "density", None)
+    return float(density) if isinstance(density, int | float) else None

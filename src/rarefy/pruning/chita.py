@@ -23,9 +23,10 @@ def chita(
     iterations: int = 50,
     exchanges: int = 20,
     swaps: int = 20,
+    block: int | None = None,
 ) -> OneShot:
     """Sparse regression on the gradients of single samples, one budget over all layers; needs data and loss."""
-    solver = CHITA(damping, first, iterations, exchanges, swaps)
+    solver = CHITA(damping, first, iterations, exchanges, swaps, block=block)
     return OneShot(solver, pattern, allocation, ranking=Magnitude())
 
 
@@ -44,7 +45,8 @@ def chita_plus_plus(
     iterations: int = 10,
     exchanges: int = 0,
     swaps: int = 0,
+    block: int | None = None,
 ) -> OneShot:
     """CHITA down a ladder of sparsities, with new gradients on its own part of the data at each rung."""
-    solver = CHITA(damping, first, iterations, exchanges, swaps)
+    solver = CHITA(damping, first, iterations, exchanges, swaps, block=block)
     return OneShot(solver, pattern, allocation, ranking=Magnitude(), rounds=rounds, ladder="halving", dealt=True)

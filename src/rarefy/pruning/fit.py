@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rarefy.core.errors import ModelError, ShapeError, unknown_name
+from rarefy.core.grid import QuantizeSpec
 from rarefy.core.protocols import Pattern
 from rarefy.core.site import Site
 from rarefy.patterns.nm import NM
@@ -12,13 +13,19 @@ _CHOICES = ("error", "skip", "pad")
 
 
 def fit_patterns(
-    sites: Sequence[Site], pattern: Pattern, undivided: str, *, look: bool = True
+    sites: Sequence[Site],
+    pattern: Pattern,
+    undivided: str,
+    quantize: QuantizeSpec | None = None,
+    *,
+    look: bool = True,
 ) -> tuple[dict[str, Pattern], dict[str, str]]:
     """{site: its pattern} and {site left alone: why}; every weight is checked to be finite.
 
     look: False goes by the shapes alone, for weights that are not loaded yet.
     undivided: what becomes of a layer that the pattern's tile does not divide: "error" names it, "skip" leaves it as
     it is, "pad" (N:M only) lets its last group be short.
+    quantize: its groups have to divide the layers too.
     """
     if undivided not in _CHOICES:
         raise unknown_name("undivided", undivided, _CHOICES)
@@ -30,6 +37,13 @@ def fit_patterns(
         if look:
             site.read()
         why = _misfit(site, pattern)
+        rough = None if quantize is None else quantize.why_not(site.shape[1])
+        if rough is not None and undivided != "skip":
+            raise ShapeError(
+                f"{site.name}: {rough}; choose another group=, group=None, leave the layer alone with "
+                f'ignore=[{site.name!r}], or undivided="skip"'
+            )
+        why = why or rough
         if why is None:
             chosen[site.name] = pattern
         elif undivided == "pad" and isinstance(pattern, NM):

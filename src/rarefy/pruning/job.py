@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rarefy.calibration.match import BlockMatch
 from rarefy.core.protocols import Pattern
 from rarefy.core.site import Site
-from rarefy.pruning.one_shot import OneShot
+from rarefy.pruning.one_shot import BlockFit, OneShot
 
 Progress = Callable[[str, int, int], None]  # (site, how many are done, how many there are)
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -17,7 +16,8 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 @dataclass(frozen=True)
 class Job:
-    """What a call works on. patterns: each site's own; match: the fit of whole blocks after their layers."""
+    """What a call works on. patterns: each site's own; match: the fit of whole blocks after their layers;
+    fit: whether zeros that are there already must fit the pattern."""
 
     model: nn.Module
     sites: Sequence[Site]
@@ -27,4 +27,5 @@ class Job:
     seed: int
     one_shot: OneShot
     progress: Progress | None = None
-    match: BlockMatch | None = None
+    match: BlockFit | None = None
+    fit: bool = False

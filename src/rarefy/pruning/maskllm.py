@@ -1,8 +1,7 @@
 """MaskLLM: N:M masks learned by gradient descent through a Gumbel softmax, the weights frozen."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from rarefy.allocations.uniform import Uniform
 from rarefy.calibration import collect, runner
 from rarefy.calibration.batches import evaluation
 from rarefy.calibration.gradients import loss_of
+from rarefy.calibration.swapped import swapped_weights
 from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.evidence import Evidence
 from rarefy.core.protocols import Allocation, Pattern, Score
@@ -107,14 +107,17 @@ class GumbelMasks:
         learned = [logits[site.name].requires_grad_(True) for site in sites]
         optimizer = torch.optim.AdamW(learned, lr=self.rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1)
         generator = torch.Generator().manual_seed(seed)
-        with evaluation(model), torch.enable_grad(), _swapped(sites) as swap:
+        dense = {site.name: site.read() for site in sites}
+        with evaluation(model), torch.enable_grad(), swapped_weights(sites) as swap:
             for step in range(self.steps):
                 share = step / self.steps
                 temperature, scale = (a + (b - a) * share for a, b in (self.temperatures, self.scales))
                 kept = torch.zeros(())
                 for site, p in zip(sites, learned, strict=True):
                     soft = _soft(p, patterns[site.name], scale, temperature, generator).view(site.shape)
-                    kept = kept + swap(site, soft)
+                    masked = dense[site.name] * soft
+                    swap(site, masked)
+                    kept = kept + masked.square().sum()
                 value = loss_of(model, batches[step % len(batches)], step % len(batches), loss)
                 if not value.requires_grad:
                     raise DataError("maskllm: the loss depends on none of the layers; check loss= and ignore=")
@@ -144,35 +147,6 @@ def _soft(logits: Tensor, pattern: Pattern, scale: float, temperature: float, ge
 def _hardest(logits: Tensor, pattern: Pattern, shape: tuple[int, int]) -> Mask:
     assert isinstance(pattern, NM)
     return all_ways(pattern.n, pattern.m)[logits.argmax(1)].view(shape)
-
-
-@contextmanager
-def _swapped(sites: Sequence[Site]) -> Iterator[Callable[[Site, Tensor], Tensor]]:
-    """While open, a function that gives a site's modules their frozen weight times a mask; restored after.
-
-    It returns the sum of the squares that are kept.
-    """
-    modules = {id(module): module for site in sites for module in site.modules}
-    saved = {key: dict(module._parameters) for key, module in modules.items()}
-    dense = {site.name: site.read() for site in sites}
-
-    def swap(site: Site, mask: Tensor) -> Tensor:
-        masked = dense[site.name] * mask
-        old = saved[id(site.module)]["weight"]
-        assert old is not None
-        shaped = (masked.t() if site.transposed else masked.reshape(old.shape)).to(old.dtype)
-        for module in site.modules:
-            module._parameters.pop("weight", None)
-            module.__dict__["weight"] = shaped
-        return masked.square().sum()
-
-    try:
-        yield swap
-    finally:
-        for key, module in modules.items():
-            module.__dict__.pop("weight", None)
-            module._parameters.clear()
-            module._parameters.update(saved[key])
 
 
 @method(

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration import as_batches
+from rarefy.core.errors import unknown_name
+from rarefy.core.grid import QuantizeSpec, attach_grid, grid_of
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
+from rarefy.patterns.fixed import fixed_density
 from rarefy.pruning.fit import fit_patterns
 from rarefy.pruning.job import Job, Progress
 from rarefy.pruning.ladder import rung
@@ -18,13 +21,13 @@ from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.repair import with_repair
 from rarefy.pruning.report import PruneReport
 from rarefy.pruning.resolve import (
-    fixed_density,
     name_of,
     resolve_density,
     resolve_method,
     resolve_pattern,
     resolve_spread,
 )
+from rarefy.pruning.rounding import with_rounding
 from rarefy.pruning.work import Work
 
 
@@ -40,6 +43,8 @@ def prune(
     ignore: Sequence[str] = (),
     undivided: str = "error",
     repair: str | None = None,
+    quantize: QuantizeSpec | None = None,
+    zeros: str = "keep",
     seed: int = 0,
     progress: Progress | None = None,
     **options: Any,
@@ -56,27 +61,39 @@ def prune(
     undivided: of a layer that the pattern's tile does not divide: "error" | "skip" | "pad" (N:M only).
     repair: what is done after any method: "weights", "bias" (least squares), "block" (gradient descent on the output
     of each block, masks fixed), or several joined by "+".
+    quantize: also rounds the kept weights to integers with scales (`QuantizeSpec(bits=4, group=128)`), in the method's
+    own sweep where it has one; `rarefy.compile` and `rarefy.save` then use these integers.
+    zeros: weights that are zero already stay zero and count towards the sparsity, whatever the method. Where they do
+    not fit the pattern, "keep" leaves them as holes in it and the report says so, "fit" is an error.
     seed: of anything random. progress: called after each layer.
 
-    Zeros that are there already stay and count. On any error the model is put back as it was.
+    On any error the model is put back as it was.
     """
     started = time.perf_counter()
+    if zeros not in ("keep", "fit"):
+        raise unknown_name("zeros", zeros, ("keep", "fit"))
     name, one_shot = resolve_method(method, options)
     support = resolve_pattern(pattern, one_shot.pattern)
     spread = resolve_spread(allocation, one_shot, support)
     density = resolve_density(sparsity, support, spread)
-    one_shot, match = with_repair(one_shot, repair)
+    one_shot, match = with_repair(one_shot, repair, quantize)
+    one_shot = with_rounding(one_shot, quantize)
     tried = isinstance(spread, Search)
     needs = one_shot.solver.needs | (frozenset() if isinstance(spread, Search) else spread.needs)
-    batches = as_batches(data, method=name, needed=bool(needs) or tried or match is not None)
+    batches = as_batches(
+        data, method=name, needed=bool(needs) or tried or match is not None or one_shot.finish is not None
+    )
     sites, ignored = find_sites(model, ignore)
-    patterns, misfits = fit_patterns(sites, support, undivided)
+    patterns, misfits = fit_patterns(sites, support, undivided, one_shot.quantize)
     sites = [site for site in sites if site.name in patterns]
-    rounds = 1 if fixed_density(support) else one_shot.rounds
+    rounds = 1 if fixed_density(support) is not None else one_shot.rounds
     with _all_or_nothing(sites):
-        work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match))
+        finish = one_shot.finish.begin(model, sites, batches, loss) if one_shot.finish is not None else None
+        work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match, zeros == "fit"))
         for step in range(1, rounds + 1):
             work.round(spread, rung(density, step, rounds, one_shot.ladder), step, rounds)
+        if finish is not None:
+            work.finished(finish())
     skipped = dict.fromkeys(ignored, "ignored as asked") | misfits
     reports = tuple(work.reports.values())
     return PruneReport(name, name_of(support), name_of(spread), reports, skipped, time.perf_counter() - started)
@@ -84,7 +101,8 @@ def prune(
 
 @contextmanager
 def _all_or_nothing(sites: Sequence[Site]) -> Iterator[None]:
-    """Puts every weight and bias back if anything goes wrong inside."""
+    """Puts every weight and bias back, and the grids they lay on, if anything goes wrong inside."""
+    grids = [grid_of(site.module) for site in sites]
     tensors = [tensor for site in sites for tensor in (site.parameter, *site.biases)]
     before = [tensor.detach().clone() for tensor in tensors]
     try:
@@ -93,4 +111,6 @@ def _all_or_nothing(sites: Sequence[Site]) -> Iterator[None]:
         with torch.no_grad():
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
+        for site, grid in zip(sites, grids, strict=True):
+            attach_grid(site, grid)
         raise

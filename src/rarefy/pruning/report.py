@@ -25,6 +25,13 @@ class SiteReport:
     def sparsity(self) -> float:
         return self.zeros / self.size
 
+    @property
+    def stored_bytes(self) -> int:
+        """Of the weight in a file."""
+        rows, width = self.shape
+        sparse = 4 * (self.size - self.zeros) + rows * ((width + 7) // 8 + 8)
+        return int(self.result.get("bytes", sparse))
+
 
 @dataclass(frozen=True)
 class PruneReport:
@@ -32,7 +39,8 @@ class PruneReport:
 
     timing: measured milliseconds of the pruned layers, dense against sparse on this machine (filled in by the
     public `rarefy.prune`, see `recipes.measure`). target: of a call with `target_speedup`, what was asked and what the
-    compiled model measured (`recipes.target`).
+    compiled model measured (`recipes.target`). budget: of a call with `size_budget`, the bytes asked for and those of
+    the file, and what each layer got (`recipes.size_budget`).
     """
 
     method: str
@@ -43,6 +51,7 @@ class PruneReport:
     seconds: float
     timing: Mapping[str, Any] | None = None
     target: Mapping[str, Any] | None = None
+    budget: Mapping[str, Any] | None = None
 
     @property
     def sparsity(self) -> float:
@@ -56,8 +65,9 @@ class PruneReport:
 
     @property
     def sparse_bytes(self) -> int:
-        """Bytes of the pruned layers stored as bitmask, values and row offsets (what `save` writes in float32)."""
-        return sum(4 * (s.size - s.zeros) + s.shape[0] * ((s.shape[1] + 7) // 8 + 8) for s in self.sites)
+        """Bytes of the pruned layers as `save` writes them: bitmask, float32 values and row offsets, or integers and
+        scales where the layer was rounded."""
+        return sum(s.stored_bytes for s in self.sites)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, totals included."""
@@ -82,6 +92,8 @@ class PruneReport:
                 f"whole model: {self.target['dense_ms']:.2f} ms dense, {self.target['compiled_ms']:.2f} ms compiled "
                 f"({self.target['achieved']:.2f}x, {self.target['asked']:g}x was asked), measured here"
             )
+        if self.budget:
+            rows.append(f"whole file: {self.budget['bytes']} bytes, {self.budget['asked']:.0f} were allowed")
         return "\n".join(rows)
 
 

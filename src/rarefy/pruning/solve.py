@@ -2,10 +2,11 @@
 
 import torch
 
-from rarefy.core.errors import SolverError
+from rarefy.core.errors import SolverError, SparsityError
 from rarefy.core.evidence import Evidence, Need
+from rarefy.core.grid import Grid
 from rarefy.core.protocols import Pattern, Solution, Solver
-from rarefy.core.shapes import Weight
+from rarefy.core.shapes import Mask, Weight
 
 
 def solve(
@@ -21,7 +22,9 @@ def solve(
     masks = torch.cat([part.mask for part in parts])
     shifts = [part.shift for part in parts if part.shift is not None]
     shift = torch.cat(shifts) if len(shifts) == len(parts) else None
-    return Solution(torch.cat([part.weight for part in parts]), masks, parts[0].result, shift)
+    grids = [part.grid for part in parts if part.grid is not None]
+    grid = Grid(torch.cat([g.scale for g in grids]), grids[0].bits) if len(grids) == len(parts) else None
+    return Solution(torch.cat([part.weight for part in parts]), masks, parts[0].result, shift, grid)
 
 
 def _solved(solver: Solver, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution:
@@ -41,6 +44,18 @@ def _solved(solver: Solver, weight: Weight, pattern: Pattern, density: float, ev
     if not gone.any() and not pattern.allows(solution.mask):
         raise SolverError(f"{site}: the solver left the pattern {pattern}; use pattern.select")
     return solution
+
+
+def tell_broken(site: str, mask: Mask, pattern: Pattern, groups: int, fit: bool) -> dict[str, str]:
+    """What the report says of a pattern that zeros from before have holes in; an error if they are to fit it."""
+    if all(pattern.allows(part) for part in mask.chunk(groups)):
+        return {}
+    if fit:
+        raise SparsityError(
+            f"{site}: has zeros already that do not fit {pattern}; give zeros='keep' to have them as holes in it, "
+            "prune with an unstructured pattern, or start from the dense model"
+        )
+    return {"holes": f"zeros from before inside what {pattern} keeps"}
 
 
 def output_error(before: Weight, after: Weight, evidence: Evidence, groups: int) -> float | None:

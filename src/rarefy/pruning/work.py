@@ -11,15 +11,17 @@ from rarefy.allocations.uniform import Uniform
 from rarefy.calibration import collect, collect_whole, runner, walk
 from rarefy.calibration.blocks import Inputs, Visit
 from rarefy.core.evidence import Evidence, Need
+from rarefy.core.grid import attach_grid, codes_of
 from rarefy.core.joint import JointSolver
 from rarefy.core.protocols import Allocation, Search
 from rarefy.core.site import Site
 from rarefy.core.topk import exact_count
+from rarefy.formats.codes import stored_bytes
 from rarefy.pruning.job import Job
 from rarefy.pruning.joint import one_budget, solve_together, supports_of
 from rarefy.pruning.ladder import dealt
 from rarefy.pruning.report import SiteReport
-from rarefy.pruning.solve import output_error, solve
+from rarefy.pruning.solve import output_error, solve, tell_broken
 from rarefy.pruning.trial import Trial
 
 
@@ -101,8 +103,9 @@ class Work:
         solutions = solve_together(solver, job.sites, supports, evidence)
         seconds = time.perf_counter() - started
         for site, solution in zip(job.sites, solutions, strict=True):
+            broken = tell_broken(site.name, solution.mask, job.patterns[site.name], site.groups, job.fit)
             site.write(solution.weight, solution.mask)
-            self._report(site, densities[site.name], None, seconds, dict(solution.result))
+            self._report(site, densities[site.name], None, seconds, {**solution.result, **broken})
 
     def _joined(self, evidence: Evidence, more: Mapping[Need, Tensor]) -> Evidence:
         return Evidence(evidence.site, {**evidence.collected, **more}, evidence.tokens, self.job.seed)
@@ -112,8 +115,14 @@ class Work:
         weight = site.read()
         self.already.setdefault(site.name, int((weight == 0).sum()))
         solution = solve(job.one_shot.solver, weight, job.patterns[site.name], density, evidence, site.groups)
+        broken = tell_broken(site.name, solution.mask, job.patterns[site.name], site.groups, job.fit)
         site.write(solution.weight, solution.mask)
-        result = dict(solution.result)
+        attach_grid(site, solution.grid)
+        result = {**solution.result, **broken}
+        if solution.grid is not None:
+            zeroed = int((solution.mask & (solution.weight == 0)).sum())
+            stored = stored_bytes(solution.grid.round(solution.weight))
+            result |= {"bits": solution.grid.bits, "rounded_to_zero": zeroed, "bytes": stored}
         if solution.shift is not None and not site.shift(solution.shift):
             result["bias"] = "none to repair"
         error = output_error(weight, solution.weight, evidence, site.groups)
@@ -142,4 +151,18 @@ class Work:
         for site in sites:
             known = self.reports[site.name]
             result = {**known.result, "block_error": after, "block_error_unrepaired": before}
-            self.reports[site.name] = replace(known, result=result, zeros=int((site.parameter == 0).sum()))
+            self.reports[site.name] = self._looked_at_again(site, result)
+
+    def finished(self, said: Mapping[str, float]) -> None:
+        """Takes in what the last stage says, of the whole model, and what it left of each layer."""
+        for site in self.job.sites:
+            self.reports[site.name] = self._looked_at_again(site, {**self.reports[site.name].result, **said})
+
+    def _looked_at_again(self, site: Site, result: dict[str, Any]) -> SiteReport:
+        """The report of a layer whose weights have moved since."""
+        known, zeros = self.reports[site.name], int((site.parameter == 0).sum())
+        codes = codes_of(site.module)
+        if codes is not None:
+            gone = known.result["rounded_to_zero"] + zeros - known.zeros
+            result |= {"rounded_to_zero": gone, "bytes": stored_bytes(codes)}
+        return replace(known, result=result, zeros=zeros)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rarefy.calibration.match import BlockMatch
 from rarefy.core.errors import EvidenceError, ModelError, SparsityError
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.joint import JointSolver
@@ -12,6 +11,7 @@ from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site
 from rarefy.core.topk import exact_count
 from rarefy.pruning import OneShot
+from rarefy.pruning.one_shot import BlockFit
 from rarefy.pruning.repair import with_repair
 from rarefy.pruning.resolve import name_of, resolve_density, resolve_method, resolve_pattern, resolve_spread
 
@@ -26,7 +26,7 @@ class Asked:
 
     name: str
     one_shot: OneShot
-    match: BlockMatch | None
+    match: BlockFit | None
     pattern: Pattern
     spread: Allocation
     density: float
@@ -80,6 +80,10 @@ def _refuse_whole_model(name: str, one_shot: OneShot) -> None:
         )
     if isinstance(one_shot.solver, JointSolver) or one_shot.learner is not None:
         raise EvidenceError(f"{name}: decides over all layers together, but only a block is in memory; {_INSTEAD}")
+    if one_shot.finish is not None:
+        raise EvidenceError(f"{name}: ends with a look at the whole model, and only a block is in memory; {_INSTEAD}")
+    if one_shot.quantize is not None:
+        raise SparsityError(f"{name}: rounds to integers, but weights keep the types of the source; {_INSTEAD}")
     if one_shot.rounds > 1:
         raise SparsityError(f"{name}: rounds={one_shot.rounds} walk the model so often; give rounds=1 here")
 

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from rarefy.calibration.batches import as_batches, inference, runner
 from rarefy.core.errors import SparsityError
+from rarefy.core.grid import QuantizeSpec
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.plan import Planner, tokens_of
 from rarefy.pruning import OneShot, PruneReport
 from rarefy.pruning import prune as prune_only
+from rarefy.recipes.size_budget import prune_to_size
 from rarefy.recipes.target import prune_to_speed
 
 _TOKENS_WITHOUT_DATA = 128
@@ -25,6 +27,7 @@ def prune(
     *,
     sparsity: float | None = None,
     target_speedup: float | None = None,
+    size_budget: float | None = None,
     example_inputs: Any = None,
     pattern: str | Pattern | None = None,
     allocation: str | Allocation | Search | None = None,
@@ -33,6 +36,8 @@ def prune(
     ignore: Sequence[str] = (),
     undivided: str = "error",
     repair: str | None = None,
+    quantize: QuantizeSpec | None = None,
+    zeros: str = "keep",
     seed: int = 0,
     measure: bool = True,
     weights: str = "fp32",
@@ -46,13 +51,26 @@ def prune(
 
     target_speedup: instead of a sparsity, how many times faster than dense torch the compiled model has to be at
     `example_inputs` (by default the first batch of `data`), compiled with the types `weights` and `activations`: see
-    `rarefy.recipes.target`.
+    `rarefy.recipes.target`. size_budget: instead of both, the bytes that the file of `rarefy.save` may take: bits and
+    zeros of each layer are chosen together, see `rarefy.recipes.size_budget`.
     """
+    if size_budget is not None:
+        others = (sparsity, target_speedup, allocation, repair, quantize)
+        if any(other is not None for other in others) or undivided != "error":
+            raise SparsityError(
+                "prune: size_budget chooses bits and zeros itself; leave out sparsity=, target_speedup=, allocation=, "
+                "quantize=, repair= and undivided="
+            )
+        return prune_to_size(
+            model, method, size_budget, pattern=pattern, data=data, loss=loss, ignore=ignore, seed=seed, **options
+        )
     if target_speedup is not None:
         if sparsity is not None:
             raise SparsityError("prune: sparsity and target_speedup exclude each other; give the one that matters")
-        if repair is not None or undivided != "error" or isinstance(allocation, Search):
-            raise SparsityError("prune: target_speedup takes no repair=, no undivided= and no search; leave them out")
+        if (repair, quantize, undivided, zeros) != (None, None, "error", "keep") or isinstance(allocation, Search):
+            raise SparsityError(
+                "prune: target_speedup takes none of repair=, quantize=, undivided=, zeros= and no search; drop them"
+            )
         return prune_to_speed(
             model,
             method,
@@ -85,6 +103,8 @@ def prune(
         ignore=ignore,
         undivided=undivided,
         repair=repair,
+        quantize=quantize,
+        zeros=zeros,
         seed=seed,
         **options,
     )

@@ -11,6 +11,7 @@ from rarefy.engine.restore import restored
 from rarefy.formats.container import Contents, prepare, write
 from rarefy.formats.folder import read_contents, weights_path
 from rarefy.recipes.store_carry import carry_companions
+from rarefy.recipes.store_codes import attach_grids, codes_by_name
 from rarefy.recipes.store_engine import forget_engine, read_engine, write_engine
 from rarefy.recipes.store_hf import build, is_hugging_face, write_config
 from rarefy.recipes.store_packed import packed_only, stored_weights, without
@@ -21,17 +22,18 @@ from rarefy.recipes.store_state import collect, fill
 def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None) -> SaveReport:
     """Writes a model to a folder, or its weights alone to a path that ends in `.safetensors`.
 
-    Tensors are stored sparse where that is smaller. Of a Hugging Face model the config is written too, and the
-    small companion files (tokenizer, pooling, ...) of the folder `carry` are copied. Of a compiled model the model
-    that was compiled is saved. Every file is replaced as a whole, the weights last: if the disk is full or the
-    process is killed, the old weights are still there.
+    Tensors are stored sparse where that is smaller, weights that were rounded while they were pruned as their integers
+    and scales. Of a Hugging Face model the config is written too, and the small companion files (tokenizer, pooling,
+    ...) of the folder `carry` are copied. Of a compiled model the model that was compiled is saved. Every file is
+    replaced as a whole, the weights last: if the disk is full or the process is killed, the old weights are still
+    there.
 
     Raises ModelError (something that cannot be stored without pickling) or FileError (it could not be written).
     """
     path, source = Path(path), _source(model)
     tensors, aliases = collect(source)
     weights = weights_path(path)
-    prepared = prepare(tensors, aliases)
+    prepared = prepare(tensors, aliases, codes_by_name(source, tensors))
     extra: list[str] = []
     if weights.parent == path:
         forget_engine(path)
@@ -82,13 +84,16 @@ def _plain(path: Path, contents: Contents, model: nn.Module | None) -> nn.Module
     """The model as it was given to `compile`, or to `save`."""
     if model is not None:
         fill(model, contents, path)
+        attach_grids(model, contents)
         return model
     if not (path / "config.json").exists():
         raise FileError(
             f"load: {path} holds weights but no config.json that says which Hugging Face class they belong to, and "
             "rarefy imports no class by a name in a file; build the module and give it as load(path, model=module)"
         )
-    return build(path, contents)
+    built = build(path, contents)
+    attach_grids(built, contents)
+    return built
 
 
 def _source(model: object) -> nn.Module:

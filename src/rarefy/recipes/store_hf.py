@@ -57,7 +57,8 @@ def sparsity_block(stored: Sequence[Stored]) -> dict[str, Any] | None:
     """What makes compressed-tensors up to 0.14 read the folder, and every other loader refuse it.
 
     Without it a loader that knows nothing of sparse tensors would leave the pruned layers at random values and only
-    warn. rarefy itself looks at the tensors and ignores this block. None if nothing is stored sparse.
+    warn. rarefy itself looks at the tensors and ignores this block. None if nothing is stored sparse. Integers have a
+    format that only rarefy reads, and are named as such.
     """
     sparse = [t for t in stored if t.encoding != "dense"]
     if not sparse:
@@ -67,7 +68,7 @@ def sparsity_block(stored: Sequence[Stored]) -> dict[str, Any] | None:
         "quant_method": "compressed-tensors",
         "version": "0.14.0.1",
         "sparsity_config": {
-            "format": "sparse-bitmask",
+            "format": "sparse-bitmask" if all(t.encoding == "sparse-bitmask" for t in sparse) else "rarefy-codes",
             "targets": [t.prefix for t in sparse],
             "ignore": [],
             "global_sparsity": zeros / size,

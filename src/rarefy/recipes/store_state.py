@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import FileError, ModelError
 from rarefy.formats.container import Contents
-from rarefy.formats.packed import Packed
 
 
 def collect(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -46,7 +45,7 @@ def _require_storable(name: str, tensor: object) -> None:
 
 def dense(contents: Contents) -> dict[str, Tensor]:
     """Every name of the file with its dense tensor; tied names share one."""
-    held = {name: t.to_dense() if isinstance(t, Packed) else t for name, t in contents.tensors.items()}
+    held = {name: t if isinstance(t, Tensor) else t.to_dense() for name, t in contents.tensors.items()}
     return held | {alias: held[name] for alias, name in contents.aliases.items()}
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Allocation, Pattern
 from rarefy.core.site import Site
-from rarefy.patterns.nm import NM
+from rarefy.patterns.fixed import fixed_density
 from rarefy.pruning import OneShot
 from rarefy.pruning.resolve import resolve_allocation
 from rarefy.recipes.target_losses import SOLVED, Losses
@@ -40,13 +40,15 @@ class Job:
 
 def solved_densities(pattern: Pattern) -> tuple[float, ...]:
     """Where the method's error is found out: the pattern's own density, or some over the range."""
-    return (pattern.density,) if isinstance(pattern, NM) else SOLVED
+    fixed = fixed_density(pattern)
+    return SOLVED if fixed is None else (fixed,)
 
 
 def densities_of(pattern: Pattern) -> list[float]:
     """What a layer may become, sparsest first, whole last."""
-    if isinstance(pattern, NM):
-        return [pattern.density, 1.0]
+    fixed = fixed_density(pattern)
+    if fixed is not None:
+        return [fixed, 1.0]
     return [LEAST_DENSITY ** (1.0 - i / (_OPTIONS - 1)) for i in range(_OPTIONS)]
 
 
@@ -58,14 +60,15 @@ def layers_ms(job: Job, times: LayerTimes, densities: Mapping[str, float]) -> fl
 def least_loss(job: Job, times: LayerTimes, losses: Losses, seed: int = 0) -> LeastLoss:
     """The knapsack over (site, density), and zeros spread evenly where the model prefers that."""
     options = {site.name: [(d, times(site, d)) for d in densities_of(job.pattern)] for site in job.sites}
-    rivals = [] if isinstance(job.pattern, NM) else [spread(job, name, times) for name in ("uniform", "erk")]
+    free = fixed_density(job.pattern) is None
+    rivals = [spread(job, name, times) for name in ("uniform", "erk")] if free else []
     return LeastLoss(job.model, job.sites, options, losses, rivals, seed)
 
 
 def spread(job: Job, allocation: str | Allocation, times: LayerTimes) -> Allocate:
     """The largest overall density whose layers, spread by an allocation, are within the budget."""
     spread = resolve_allocation(allocation, job.one_shot)
-    if isinstance(job.pattern, NM) or spread.needs:
+    if fixed_density(job.pattern) is not None or spread.needs:
         raise SparsityError(
             f"target_speedup: allocation {type(spread).__name__} cannot be spread by time; leave it out, or name one "
             "that needs no data, like 'uniform' or 'erk', with a pattern of any density"

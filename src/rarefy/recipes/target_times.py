@@ -22,7 +22,7 @@ from rarefy.engine.plan import time_layer, why_dense
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import TimeTable
 from rarefy.engine.timing import interleaved
-from rarefy.patterns.nm import NM
+from rarefy.patterns.fixed import fixed_density
 from rarefy.pruning import PruneReport
 from rarefy.pruning import prune as prune_only
 
@@ -58,7 +58,8 @@ class LayerTimes:
         bias = site.module.bias is not None
         key = (site.shape, bias, self._tokens[site.name])
         if key not in self._curves:
-            measured = (self._pattern.density,) if isinstance(self._pattern, NM) else TIMED
+            only = fixed_density(self._pattern)
+            measured = TIMED if only is None else (only,)
             found = [self._ms(site, density, bias) for density in sorted(measured)]
             dense = min(dense for dense, _ in found)  # one layer's dense time, measured with each: the least disturbed
             whole = dense if self._precision.exact else min(self._ms(site, 1.0, bias))
@@ -146,7 +147,7 @@ def pruned_as(
     whole = [site.name for site in sites if densities[site.name] >= 1.0]
     kept = sum(densities[s.name] * s.shape[0] * s.shape[1] for s in sites if s.name not in whole)
     size = sum(s.shape[0] * s.shape[1] for s in sites if s.name not in whole)
-    fixed = isinstance(pattern, NM)
+    fixed = fixed_density(pattern) is not None
     return prune_only(
         model,
         method,

@@ -16,8 +16,8 @@ class RegionalGradient:
 
     The region is the block, its loss the norm of its output: a backward pass through one block at a time.
     strength: the paper's alpha, 100 there.
-    Differs: a gradient a batch, not a sample (give batches of one sample for the same); ||X_j|| is divided by the
-    root of the number of tokens, so that neither term grows with the data.
+    Differs: a gradient a batch, not a sample (give batches of one sample for the same); both terms are divided by the
+    root of the tokens that they are taken over, so that neither grows with the data.
     """
 
     strength: float = 100.0

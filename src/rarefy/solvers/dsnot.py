@@ -60,7 +60,7 @@ class DSnoT:
             if len(rows) == 0:
                 break
             swaps += state.exchange(rows)
-        mask = state.mask()
+        mask = state.mask() & (weight != 0)
         after = float(state.error.abs().sum())
         result = {**first.result, "swaps": swaps, "mean_error_before": before, "mean_error_after": after}
         return Solution(values * mask, mask, result)

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from rarefy.core.joint import Supports
-from rarefy.solvers.quadratic import Quadratic
+from rarefy.solvers.quadratic import Regression
 
 _LONGER = 6  # how often a step is doubled in search of a lower value
 
 
-def descend(quadratic: Quadratic, weight: Tensor, supports: Supports, iterations: int, tolerance: float) -> Tensor:
+def descend(quadratic: Regression, weight: Tensor, supports: Supports, iterations: int, tolerance: float) -> Tensor:
     """w <- P(w - tau grad Q(w)) while Q falls by more than `tolerance` of itself: the last w, on an allowed support.
 
     P keeps the allowed entries of largest square. Q along the projected path is quadratic while the support stays and
@@ -33,19 +33,18 @@ def descend(quadratic: Quadratic, weight: Tensor, supports: Supports, iterations
     return weight
 
 
-def _exact_step(quadratic: Quadratic, gradient: Tensor, mask: Tensor) -> float:
+def _exact_step(quadratic: Regression, gradient: Tensor, mask: Tensor) -> float:
     """The tau that minimises Q on the support as it is: |g_S|^2 / (|G_S^T g_S|^2 + ridge |g_S|^2)."""
     inside = torch.where(mask, gradient, torch.zeros((), dtype=gradient.dtype))
     norm = float(inside.double().square().sum())
     if norm == 0.0:  # at the optimum of the support: the scale of the diagonal instead, to let others in
         inside = gradient
         norm = max(float(inside.double().square().sum()), 1e-300)
-    image = quadratic.rows.on_samples(inside)
-    return norm / max(float(image @ image) + quadratic.ridge * norm, 1e-300)
+    return norm / max(quadratic.curvature(inside), 1e-300)
 
 
 def _along(
-    quadratic: Quadratic, weight: Tensor, gradient: Tensor, step: float, supports: Supports, value: float
+    quadratic: Regression, weight: Tensor, gradient: Tensor, step: float, supports: Supports, value: float
 ) -> tuple[float, Tensor, Tensor] | None:
     """The best of the points at growing tau, None if none is below `value`."""
     best = None

@@ -88,6 +88,9 @@ def _prune(
     state = _start(bands, inverse, c)
     tiles = state.gone.shape[1]
     goal = torch.maximum(tiles - counts, state.gone.sum(1))
+    if spared is not None:  # a group that has lost more than it may already leaves the others what they may lose
+        m, n = spared
+        goal = state.gone.reshape(len(state.gone), -1, m).sum(2).clamp_min(m - n).sum(1)
     for step in range(int(goal.max()) if len(goal) else 0):
         active = goal > step
         cost = state.saliency()

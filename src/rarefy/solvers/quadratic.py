@@ -1,11 +1,30 @@
 """The loss around the weights that a model has, as a sparse regression on the gradients of single samples."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rarefy.solvers.fisher_rows import FisherRows, damped_cholesky
+
+
+@runtime_checkable
+class Regression(Protocol):
+    """A quadratic around the weights by what a search for a support asks of it; `Quadratic` says what each gives."""
+
+    @abstractmethod
+    def residual(self, weight: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def value(self, weight: Tensor, residual: Tensor | None = None) -> float: ...
+
+    @abstractmethod
+    def gradient(self, weight: Tensor, residual: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def curvature(self, direction: Tensor) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,11 @@ class Quadratic:
     def gradient(self, weight: Tensor, residual: Tensor) -> Tensor:
         """G r + ridge (w - c): (p,) in the weights' type."""
         return self.rows.on_weights(residual).to(weight.dtype) + self.ridge * (weight - self.center)
+
+    def curvature(self, direction: Tensor) -> float:
+        """d^T H d = |G^T d|^2 + ridge |d|^2."""
+        image = self.rows.on_samples(direction)
+        return float(image @ image) + self.ridge * float(direction.double().square().sum())
 
     def best_on(self, mask: Tensor, gram: Tensor | None = None) -> Tensor:
         """argmin of Q over the weights on `mask` (p,), through an n x n system.

@@ -8,6 +8,7 @@ from rarefy.core.joint import SiteSupport, Supports
 from rarefy.patterns.block import Block
 from rarefy.patterns.fanin import FanIn
 from rarefy.patterns.nm import NM
+from rarefy.patterns.padded import PaddedNM
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 
 
@@ -35,8 +36,9 @@ def _of_site(site: SiteSupport) -> tuple[Tensor, Tensor]:
         return index, (row // (rows // site.groups)).repeat_interleave(n)
     if isinstance(pattern, Rowwise | FanIn):
         return index, row.repeat_interleave(n)
-    if isinstance(pattern, NM):
-        return index, (index // pattern.m).reshape(-1)
+    if isinstance(pattern, NM | PaddedNM):
+        groups = -(-n // pattern.m)
+        return index, (row[:, None] * groups + torch.arange(n) // pattern.m).reshape(-1)
     if isinstance(pattern, Block):
         r, c = pattern.granularity
         tiles = torch.arange((rows // r) * (n // c)).reshape(rows // r, n // c)

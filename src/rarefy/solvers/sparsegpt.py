@@ -16,13 +16,13 @@ from rarefy.solvers.column_budget import ColumnBudget
 from rarefy.solvers.damping import damped_inverse
 
 
-def _blocks(n: int, width: int, pattern: Pattern) -> list[tuple[int, int]]:
+def column_blocks(n: int, width: int, pattern: Pattern) -> list[tuple[int, int]]:
     """Column ranges of about `width`, each a whole number of the pattern's tiles."""
     step = max(1, width // pattern.granularity[1]) * pattern.granularity[1]
     return [(i, min(n, i + step)) for i in range(0, n, step)]
 
 
-def _chosen(
+def chosen_columns(
     pattern: Pattern, columns: Float[Tensor, "width rows"], pivots: Float[Tensor, "width"], density: float, dead: Tensor
 ) -> Bool[Tensor, "width rows"]:
     """Which weights of some columns stay, by the OBS saliency w^2 / [U_jj]^2."""
@@ -62,7 +62,7 @@ class SparseGPT:
         w = weight.t().contiguous()  # (n, rows): a column of W is a contiguous row here
         mask = torch.empty_like(w, dtype=torch.bool)
         budget = ColumnBudget(weight, pattern, density)
-        for start, end in _blocks(n, self.columns, pattern):
+        for start, end in column_blocks(n, self.columns, pattern):
             share = budget.share(start, end)
             mask[start:end] = self._sweep(w, upper, gone, inverse.dead, pattern, share, start, end)
         kept = mask.t().contiguous()
@@ -89,7 +89,7 @@ class SparseGPT:
             if j % span == 0:
                 part = slice(j, j + span)
                 live = block[part].masked_fill(gone[start:end][part], 0.0)
-                keep[part] = _chosen(pattern, live, pivots[part], density, dead[start:end][part])
+                keep[part] = chosen_columns(pattern, live, pivots[part], density, dead[start:end][part])
             errors[j] = block[j].masked_fill(keep[j], 0.0) / pivots[j]
             block[j + 1 :].addr_(u[j, j + 1 :], errors[j], alpha=-1.0)
         w[end:].addmm_(upper[start:end, end:].t(), errors, alpha=-1.0)

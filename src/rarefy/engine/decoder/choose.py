@@ -80,7 +80,7 @@ class Chooser:
             return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
         sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
         scale, names = self.scales.get(merged.name), self._names(merged, weight, sparsity)
-        source, wanted = self.precision.stored(weight, scale), dict.fromkeys(names.values())
+        source, wanted = self.precision.stored(weight, scale, merged.codes()), dict.fromkeys(names.values())
         packs = {name: pack(source, name, input_scale=scale) for name in wanted if name != "dense"}
         return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
 
@@ -127,6 +127,8 @@ class Chooser:
             )
         else:
             reason = "dense is as fast or faster"
+        if name != "dense":
+            reason += self.precision.rounds_anew(merged.codes())
         label = merged.name if len(merged.parts) == 1 else f"{merged.name} and {len(merged.parts) - 1} more"
         shape = (weight.shape[0], weight.shape[1])
         row = LayerRow(label, shape, sparsity, count, name, dense, packed.get(best), reason, packed, found.origin)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.grid import codes_of
+from rarefy.core.quantized import QuantizedWeight
 from rarefy.ops.decoder import Norm, Sizes
 
 
@@ -27,6 +29,15 @@ class Merged:
         """(out, in) float32, contiguous; a copy where there are several parts."""
         rows = [_rows(part) for part in self.parts]
         return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
+
+    def codes(self) -> QuantizedWeight | None:
+        """The integers that all parts were rounded to, row by row; None where one was not, or to others."""
+        parts = [codes_of(part) for part in self.parts]
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts) or len({(part.bits, part.groups) for part in found}) > 1:
+            return None
+        values, scales = (torch.cat(rows) for rows in zip(*((p.values, p.scale) for p in found), strict=True))
+        return QuantizedWeight(values, scales, found[0].bits)
 
     @property
     def out_features(self) -> int:

@@ -72,5 +72,6 @@ class OpenVinoInt8:
         converted = _convert(model, batch)
         with quiet():
             dataset = nncf.Dataset(seen, lambda b: [t.numpy() for t in tensors_of(b).values()])
-            quantised = nncf.quantize(converted, dataset, subset_size=len(seen), model_type=nncf.ModelType.TRANSFORMER)
+            kind = None if any(isinstance(m, nn.Conv2d) for m in model.modules()) else nncf.ModelType.TRANSFORMER
+            quantised = nncf.quantize(converted, dataset, subset_size=len(seen), model_type=kind)
         return _compiled(quantised)

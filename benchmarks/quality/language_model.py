@@ -1,0 +1,103 @@
+"""Perplexity of a trained Llama-shaped model of bytes against sparsity, every method on the same text.
+
+    python benchmarks/quality/language_model.py --data ../shared/data --out FOLDER [--seeds 3] [--collect]
+
+The model and the text are those of the data folder's table: 64 calibration windows of 256 bytes, drawn by the seed from
+the first 95 % of SciFact's titles and abstracts, and the first 80 windows of the rest to measure on. All linear layers
+of the 6 blocks. Cells are kept in FOLDER, so the same command goes on where it was stopped; the table and the plot are
+written beside this file when --write is given.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+import rarefy
+from rarefy.cli.compare import numbers, words
+from rarefy.cli.progress import RichStages
+from rarefy.recipes.comparison import Comparison
+from rarefy.recipes.evaluations.language import Perplexity, batches_of, next_token_loss, windows
+
+HERE = Path(__file__).parent
+WINDOW, CALIBRATION, UNSEEN = 256, 64, 80
+METHODS = {
+    "random": "random",
+    "magnitude, by layer": "magnitude",
+    "magnitude, by row": "magnitude+pattern=rowwise",
+    "snip (one budget)": "snip",
+    "fisher (one budget)": "fisher",
+    "wanda": "wanda",
+    "ria": "ria",
+    "wanda-plus-plus": "wanda-plus-plus",
+    "dsnot from magnitude": "dsnot+start=magnitude",
+    "dsnot from wanda": "dsnot",
+    "wanda, least squares after": "wanda+repair=weights",
+    "awp-pgd": "awp-pgd",
+    "sparsegpt": "sparsegpt+columns=64",
+    "alps": "alps",
+    "wanda@owl": "wanda@owl",
+    "sparsegpt@owl": "sparsegpt@owl+columns=64",
+    "maskllm, 200 steps": "maskllm+steps=200+rate=0.05",
+}
+SPARSITIES = "0.3,0.5,0.6,0.7,0.8"
+PATTERNS = "unstructured,2:4,4:8"
+
+
+def text_of(data: Path) -> tuple[Tensor, Tensor]:
+    """(what may be calibrated on, what is measured on), bytes."""
+    lines = [json.loads(line) for line in (data / "scifact" / "corpus.jsonl").read_text("utf-8").splitlines()]
+    raw = bytearray("\n".join(f"{row['title']}\n{row['text']}" for row in lines).encode())
+    cut = int(len(raw) * 0.95)
+    return tuple(torch.frombuffer(part, dtype=torch.uint8).long() for part in (raw[:cut], raw[cut:]))  # type: ignore[return-value]
+
+
+def run(asked: argparse.Namespace) -> Comparison:
+    seen, unseen = text_of(asked.data)
+    chosen = {label: METHODS[label] for label in METHODS if not asked.methods or label in asked.methods.split(";")}
+    return rarefy.compare(
+        rarefy.load(asked.data / "weights" / "llama-4m-bytes"),
+        chosen,
+        sparsity=numbers(asked.sparsity),
+        pattern=words(asked.pattern),
+        data=lambda seed: batches_of(windows(seen, WINDOW, asked.calibration, seed)),
+        evaluate=Perplexity(unseen[: asked.unseen * WINDOW].view(-1, WINDOW)),
+        loss=next_token_loss,
+        seeds=asked.seeds,
+        ignore=["lm_head"],
+        out=asked.out,
+        workers=asked.workers,
+        collect=asked.collect,
+        stages=RichStages(Console()),
+        name="llama-4m-bytes",
+        said=f"{asked.calibration} calibration windows and {asked.unseen} unseen windows of {WINDOW} bytes of SciFact",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--methods", default="", help="labels by semicolons; default: all")
+    parser.add_argument("--calibration", type=int, default=CALIBRATION, help="windows a seed")
+    parser.add_argument("--unseen", type=int, default=UNSEEN, help="windows to measure on")
+    parser.add_argument("--sparsity", default=SPARSITIES)
+    parser.add_argument("--pattern", default=PATTERNS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--collect", action="store_true", help="tables from the cells that are there")
+    parser.add_argument("--write", action="store_true", help="copy the table and the plot beside this file")
+    asked = parser.parse_args()
+    print(run(asked))
+    if asked.write:
+        for suffix in ("csv", "svg"):
+            shutil.copy(asked.out / f"compare.{suffix}", HERE / f"language_model.{suffix}")
+        shutil.copy(asked.out / "compare.md", HERE / "language_model_tables.md")
+
+
+if __name__ == "__main__":
+    main()
