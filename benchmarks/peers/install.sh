@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An environment for one peer: benchmarks/peers/install.sh deepsparse|llama [FOLDER]
+# An environment for one peer: benchmarks/peers/install.sh deepsparse|llama|sparseprop [FOLDER]
 #
 # FOLDER (default .venv-peers, or $RAREFY_PEERS) receives FOLDER/<peer>. PYTHON names the interpreter (deepsparse needs
 # 3.8 to 3.11). llama.cpp is built from source, about ten minutes on two cores; LLAMA_CMAKE_ARGS replaces its options,
@@ -18,6 +18,10 @@ case $peer in
   llama*)
     export CMAKE_ARGS=${LLAMA_CMAKE_ARGS:--DGGML_NATIVE=ON} CMAKE_BUILD_PARALLEL_LEVEL=${JOBS:-1}
     gently "${pip[@]}" --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf numpy ;;
-  *) echo "install.sh: no peer is called '$peer'; there are deepsparse and llama" >&2; exit 2 ;;
+  sparseprop)  # its setup asks for pybind11 of the python3 that is found first, and compiles for this machine
+    gently "${pip[@]}" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch numpy scipy pybind11 setuptools wheel
+    source="https://github.com/IST-DASLab/sparseprop/archive/df97d8e15b372b59103dceb0df71e1013bbf12a7.tar.gz"
+    PATH="$(cd "$folder/$peer/bin" && pwd):$PATH" gently "${pip[@]}" --no-build-isolation --no-deps "$source" ;;
+  *) echo "install.sh: no peer is called '$peer'; there are deepsparse, llama and sparseprop" >&2; exit 2 ;;
 esac
 echo "install.sh: $peer is in $folder/$peer; benchmarks find it by RAREFY_PEERS=$folder (the default is .venv-peers)"

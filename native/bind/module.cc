@@ -16,6 +16,7 @@
 #include "bind/decoder.h"
 #include "bind/packed.h"
 #include "bind/program.h"
+#include "bind/train.h"
 #include "core/features.h"
 #include "ops/csr.h"
 #include "ops/parallel.h"
@@ -149,4 +150,5 @@ NB_MODULE(_native, m) {
   m.def("attention", &rarefy::attend, nb::call_guard<nb::gil_scoped_release>());
   rarefy::bind_program(m);
   rarefy::bind_decoder(m);
+  rarefy::bind_train(m);
 }

@@ -1,9 +1,17 @@
 // Checked operations on a weight in compressed rows, forward and backward.
 #pragma once
 
-#include "kernels/csr/contract.h"
+#include <cstddef>
+#include <cstdint>
 
 namespace rarefy::csr {
+
+struct Matrix {
+  int rows, width;
+  const std::int64_t* offsets;  // (rows + 1)
+  const std::int32_t* columns;
+  const float* values;
+};
 
 // Throws std::invalid_argument unless the offsets start at 0, never fall, end at `entries`, and every column is in
 // [0, width). Every call below is made on a matrix that has passed.

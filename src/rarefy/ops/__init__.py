@@ -15,13 +15,16 @@ from rarefy.ops.conv_reference import Window, window_of
 from rarefy.ops.mapped import map_file, packed_bytes, see
 from rarefy.ops.native import KernelInfo, available, build, features, kernels, why_not
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight, candidates, pack
+from rarefy.ops.train import Layer, TrainIndex
 
 __all__ = [
     "ACTIVATIONS",
     "KernelInfo",
+    "Layer",
     "PackedConv",
     "PackedWeight",
     "Pool",
+    "TrainIndex",
     "Window",
     "available",
     "build",

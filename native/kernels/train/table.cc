@@ -1,7 +1,7 @@
 #include "core/where.h"
-#include "kernels/csr/contract.h"
+#include "kernels/train/contract.h"
 
-namespace rarefy::csr {
+namespace rarefy::train {
 
 extern const Kernel kernel_scalar;
 RAREFY_WHERE_avx2(extern const Kernel kernel_avx2;)
@@ -15,4 +15,4 @@ const Kernel& kernel(Isa isa) noexcept {
   }
 }
 
-}  // namespace rarefy::csr
+}  // namespace rarefy::train

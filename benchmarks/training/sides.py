@@ -1,0 +1,41 @@
+"""Calls of a training step, timed in turn; the engine's harness with gradients on."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "engine"), str(HERE.parent / "peers")]
+
+from harness import Sides, Target, Timed, local, machine, options, table, timed  # noqa: E402
+
+__all__ = ["Sides", "Target", "Timed", "local", "machine", "options", "page", "table", "timed", "training"]
+
+
+def training(call: Callable[[], Any]) -> Callable[[float, int], list[float]]:
+    """A turn of calls in this process, gradients on; one before the counted ones warms the caches."""
+
+    def turn(seconds: float, most: int) -> list[float]:
+        taken: list[float] = []
+        call()
+        while not taken or (sum(taken) < seconds and len(taken) < most):
+            begin = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - begin)
+        return taken
+
+    return turn
+
+
+def page(name: str, title: str, body: str, targets: Sequence[Target], missing: dict[str, str], asked: Any) -> None:
+    """Prints the page and writes <name>.md beside this file."""
+    flags = "".join(f" --{flag}" for flag in ("quick", "vnni") if getattr(asked, flag))
+    left = "\n".join(f"- not there: {side}: {why}" for side, why in missing.items())
+    aims = "\n".join(map(str, targets))
+    head = f"# {title}\n\n`python benchmarks/training/{name}.py{flags}`; {machine()}"
+    text = f"{head}\n\n{body}\n\n## Targets\n\n{aims}\n{left}"
+    print(text)
+    if not asked.no_write:
+        (HERE / (name.replace("_", "-") + "-vnni" * asked.vnni + ".md")).write_text(text.rstrip() + "\n")
