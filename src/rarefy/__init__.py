@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rarefy.finetuning.distill import distill
     from rarefy.recipes.comparison.compare import compare
     from rarefy.recipes.measure import prune
+    from rarefy.recipes.prune_folder import prune_folder
     from rarefy.recipes.store import load, save
     from rarefy.recipes.train import sparse_training
     from rarefy.recipes.train_loops import lightning_callback, transformers_callback
@@ -34,6 +35,7 @@ _HOME = {
     "lightning_callback": "rarefy.recipes.train_loops",
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
+    "prune_folder": "rarefy.recipes.prune_folder",
     "save": "rarefy.recipes.store",
     "sparse_training": "rarefy.recipes.train",
     "transformers_callback": "rarefy.recipes.train_loops",
@@ -51,6 +53,7 @@ __all__ = [
     "lightning_callback",
     "load",
     "prune",
+    "prune_folder",
     "save",
     "sparse_training",
     "transformers_callback",

@@ -11,9 +11,9 @@ from rarefy.core.evidence import Evidence, Need
 from rarefy.core.site import Site
 
 Visit = Callable[[Site, Evidence], None]
-Inputs = list[tuple[list[Any], dict[str, Any]]]  # positional and keyword arguments of a block, one entry a batch
+Inputs = Sequence[tuple[list[Any], dict[str, Any]]]  # positional and keyword arguments of a block, one entry a batch
 # (block, its sites, its inputs, the outputs wanted of it, masks of real tokens), once its sites have been visited
-AfterBlock = Callable[[nn.Module, Sequence[Site], Inputs, list[Tensor], list[Tensor | None]], None]
+AfterBlock = Callable[[nn.Module, Sequence[Site], Inputs, Sequence[Tensor], list[Tensor | None]], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def block_inputs(walk: Walk, block: nn.Module) -> tuple[Inputs, list[int]]:
 
     The rest of the model is not run.
     """
-    seen: Inputs = []
+    seen: list[tuple[list[Any], dict[str, Any]]] = []
     entered: list[int] = []
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

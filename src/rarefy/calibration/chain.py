@@ -27,10 +27,14 @@ class _Call:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one forward pass showed: sites in the order of their first call, and the chain if there is one."""
+    """What one forward pass showed: sites in the order of their first call, and the chain if there is one.
+
+    parts: how many things a block of the chain returns in a tuple, the hidden states first; 0 for a tensor alone.
+    """
 
     order: tuple[str, ...]
     chain: tuple[nn.Module, ...] = field(default=())
+    parts: int = 0
 
 
 def hidden(output: Any) -> Any:
@@ -70,10 +74,21 @@ def _sites_inside(modules: Sequence[nn.Module], sites: Sequence[Site]) -> int:
     return sum(all(id(m) in inside for m in site.modules) for site in sites)
 
 
+def _containers(model: nn.Module, sites: Sequence[Site]) -> list[nn.ModuleList | nn.Sequential]:
+    found = [m for m in model.modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) >= 2]
+    return [c for c in found if _sites_inside(list(c), sites) >= 2]
+
+
+def candidates(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
+    """The modules that may turn out to be the blocks of a chain, none of them inside another."""
+    children = list({id(c): c for container in _containers(model, sites) for c in container}.values())
+    inner = {id(m) for child in children for m in child.modules() if m is not child}
+    return [child for child in children if id(child) not in inner]
+
+
 def probe(model: nn.Module, sites: Sequence[Site], batch: Batch, run: Run) -> Probe:
     """Runs one batch and records the order of the sites and the chain that holds most of them."""
-    containers = [m for m in model.modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) >= 2]
-    containers = [c for c in containers if _sites_inside(list(c), sites) >= 2]
+    containers = _containers(model, sites)
     order: list[str] = []
     calls: list[_Call] = []
     with ExitStack() as stack:
@@ -90,4 +105,7 @@ def probe(model: nn.Module, sites: Sequence[Site], batch: Batch, run: Run) -> Pr
         run(model, batch, 0)
     chains = [c for c in containers if _is_chain(list(c), calls)]
     best = max(chains, key=lambda c: _sites_inside(list(c), sites), default=None)
-    return Probe(tuple(dict.fromkeys(order)), tuple(best) if best is not None else ())
+    if best is None:
+        return Probe(tuple(dict.fromkeys(order)))
+    given = next(call.output for call in calls if call.module is best[-1])
+    return Probe(tuple(dict.fromkeys(order)), tuple(best), len(given) if isinstance(given, tuple | list) else 0)

@@ -34,7 +34,12 @@ class GridMatch:
             raise SparsityError(f"{self}: needs passes >= 1, a rate above 0 and unit >= 1")
 
     def __call__(
-        self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
+        self,
+        block: nn.Module,
+        sites: Sequence[Site],
+        inputs: Inputs,
+        wanted: Sequence[Tensor],
+        real: list[Tensor | None],
     ) -> tuple[float, float]:
         """Fits the block in place. Returns its relative squared output error before and after."""
         return run_fit(_GridFit(block, sites, inputs, wanted, real, self.unit), self.passes, self.rate)
@@ -46,7 +51,7 @@ class _GridFit(Fit):
         block: nn.Module,
         sites: Sequence[Site],
         inputs: Inputs,
-        wanted: list[Tensor],
+        wanted: Sequence[Tensor],
         real: list[Tensor | None],
         unit: int,
     ) -> None:

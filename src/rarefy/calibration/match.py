@@ -33,7 +33,12 @@ class BlockMatch:
             raise SparsityError(f"{self}: needs passes >= 1 and a rate above 0")
 
     def __call__(
-        self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
+        self,
+        block: nn.Module,
+        sites: Sequence[Site],
+        inputs: Inputs,
+        wanted: Sequence[Tensor],
+        real: list[Tensor | None],
     ) -> tuple[float, float]:
         """Fits the block in place. Returns its relative squared output error before and after."""
         fit = Fit(block, sites, inputs, wanted, real)
@@ -66,7 +71,12 @@ class Fit:
     """One block being fitted: float32 copies of what moves, which of their entries may, and the error of a batch."""
 
     def __init__(
-        self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
+        self,
+        block: nn.Module,
+        sites: Sequence[Site],
+        inputs: Inputs,
+        wanted: Sequence[Tensor],
+        real: list[Tensor | None],
     ) -> None:
         self.block, self.inputs, self.wanted, self.real = block, inputs, wanted, real
         self.moving = {name: p for name, p in _moving(block, sites).items() if bool((p != 0).any())}

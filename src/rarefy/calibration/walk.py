@@ -1,67 +1,17 @@
 """One calibration pass: evidence of one block at a time, later blocks seeing the already sparse earlier ones."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from rarefy.calibration.accumulator import Accumulators
 from rarefy.calibration.batches import Batch, Run, blamed, call_model, inference, token_mask
 from rarefy.calibration.blocks import AfterBlock, Inputs, Visit, Walk, block_inputs, sites_inside
 from rarefy.calibration.chain import Probe, hidden, probe
-from rarefy.calibration.inputs import input_rows
+from rarefy.calibration.collection import collecting
 from rarefy.calibration.paired_walk import walk_paired
 from rarefy.calibration.regional import first_tensor, regional_gradients
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.site import Site
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What was made of the last input seen: layers that read one tensor share it. Holding `x` keeps its id taken."""
-
-    key: tuple[int, int]
-    x: Any
-    rows: Any
-
-
-class _Collection:
-    def __init__(self, sites: Sequence[Site], needs: frozenset[Need], seed: int) -> None:
-        self.sites = sites
-        self.sums = Accumulators([site.name for site in sites], needs, seed)
-        self.real: Tensor | None = None  # which tokens of the current batch are no padding
-        self.last = _Shared((0, 0), None, None)
-
-    def hook(self, site: Site) -> Callable[..., None]:
-        def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
-            key = (id(x), x._version)  # the version tells a tensor that was changed in place
-            if key != self.last.key or isinstance(module, nn.Conv2d):
-                self.last = _Shared(key, x, input_rows(module, x, self.real))
-            self.sums.add(site.name, self.last.rows, what=self.last)
-
-        return see
-
-    def visit(self, visit: Visit, regional: dict[str, Tensor]) -> None:
-        """Hands over the evidence of each site, with the gradients of its block where they were asked for."""
-        for site in self.sites:
-            found = self.sums.take(site.name, site.groups)
-            more = {Need.REGIONAL_GRADIENT: regional[site.name]} if site.name in regional else {}
-            visit(site, Evidence(site.name, {**found.collected, **more}, found.tokens, found.seed))
-
-
-@contextmanager
-def _collecting(sites: Sequence[Site], needs: frozenset[Need], seed: int) -> Iterator[_Collection]:
-    """Hooks on the sites that fill accumulators while the context is open."""
-    collection = _Collection(sites, needs, seed)
-    with ExitStack() as stack:
-        for site in sites:
-            for module in site.modules:
-                hook = module.register_forward_pre_hook(collection.hook(site), with_kwargs=True)
-                stack.callback(hook.remove)
-        yield collection
 
 
 def collect(
@@ -73,7 +23,7 @@ def collect(
     run: Run = call_model,
 ) -> dict[str, Evidence]:
     """Evidence of all sites of the model as it is, in one pass over the data."""
-    with inference(model), _collecting(sites, needs, seed) as collection:
+    with inference(model), collecting(sites, needs, seed) as collection:
         for i, batch in enumerate(batches):
             collection.real = token_mask(batch)
             run(model, batch, i)
@@ -140,7 +90,7 @@ def _regional(asked: Walk, block: nn.Module, sites: Sequence[Site], inputs: Inpu
 
 def _whole_pass(asked: Walk, site: Site) -> None:
     """Evidence by running the whole model: for a site outside a chain of blocks."""
-    with _collecting([site], asked.needs, asked.seed) as collection:
+    with collecting([site], asked.needs, asked.seed) as collection:
         for i, batch in enumerate(asked.batches):
             collection.real = token_mask(batch)
             asked.run(asked.model, batch, i)
@@ -154,7 +104,7 @@ def _blocks(asked: Walk, chain: Sequence[nn.Module], inside: Sequence[Sequence[S
     for block, sites in zip(chain, inside, strict=True):
         wanted = _outputs(block, inputs, entered) if sites and asked.after is not None else []
         if sites:
-            with _collecting(sites, asked.needs, asked.seed) as collection:
+            with collecting(sites, asked.needs, asked.seed) as collection:
                 for (args, kwargs), i in zip(inputs, entered, strict=True):
                     collection.real = token_mask(asked.batches[i])
                     with blamed(f"data[{i}]", block, args):

@@ -12,6 +12,7 @@ from rarefy.cli.compress import compress
 from rarefy.cli.demo import demo
 from rarefy.cli.doctor import doctor
 from rarefy.cli.methods import methods
+from rarefy.cli.prune import prune
 from rarefy.cli.report import report
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ def options(
     """Makes neural networks sparse and makes the sparsity pay."""
 
 
-for command in (demo, compress, compare, bench, report, methods, doctor, cache):
+for command in (demo, compress, prune, compare, bench, report, methods, doctor, cache):
     app.command()(command)
 
 if __name__ == "__main__":

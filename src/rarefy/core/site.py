@@ -68,6 +68,8 @@ class Site:
 
     def read(self) -> Weight:
         """A float32 (or float64) copy, `(out, in)`; a convolution's `in` is `in / groups * kh * kw`."""
+        if self.parameter.is_meta:
+            raise ModelError(f"{self.name}: its weight is on the meta device and has no values; load it first")
         weight = self.as_matrix(self.parameter.detach())
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True).contiguous()
         if not wide.isfinite().all():

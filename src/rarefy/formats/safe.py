@@ -21,7 +21,7 @@ def read_stored(path: Path, *, mapped: bool = False) -> tuple[dict[str, str] | N
     copy. A file that is replaced (as `rarefy.save` does) keeps its old content here, but one that another program
     rewrites in place changes under its readers. On Windows, where a mapped file cannot be replaced, they are copies.
     """
-    _check_header(path)
+    check_header(path)
     copied = not mapped or os.name == "nt"
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -35,7 +35,7 @@ def _take(file: Any, name: str, copied: bool) -> Tensor:
     return tensor.clone() if copied else tensor
 
 
-def _check_header(path: Path) -> None:
+def check_header(path: Path) -> None:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -13,10 +13,16 @@ _CHOICES = ("error", "skip", "pad")
 
 
 def fit_patterns(
-    sites: Sequence[Site], pattern: Pattern, undivided: str, quantize: QuantizeSpec | None = None
+    sites: Sequence[Site],
+    pattern: Pattern,
+    undivided: str,
+    quantize: QuantizeSpec | None = None,
+    *,
+    look: bool = True,
 ) -> tuple[dict[str, Pattern], dict[str, str]]:
     """{site: its pattern} and {site left alone: why}; every weight is checked to be finite.
 
+    look: False goes by the shapes alone, for weights that are not loaded yet.
     undivided: what becomes of a layer that the pattern's tile does not divide: "error" names it, "skip" leaves it as
     it is, "pad" (N:M only) lets its last group be short.
     quantize: its groups have to divide the layers too.
@@ -28,7 +34,8 @@ def fit_patterns(
     chosen: dict[str, Pattern] = {}
     skipped: dict[str, str] = {}
     for site in sites:
-        site.read()
+        if look:
+            site.read()
         why = _misfit(site, pattern)
         rough = None if quantize is None else quantize.why_not(site.shape[1])
         if rough is not None and undivided != "skip":

@@ -22,7 +22,12 @@ class BlockFit(Protocol):
     """Fits a block in place to the outputs wanted of it; its relative squared error before and after."""
 
     def __call__(
-        self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
+        self,
+        block: nn.Module,
+        sites: Sequence[Site],
+        inputs: Inputs,
+        wanted: Sequence[Tensor],
+        real: list[Tensor | None],
     ) -> tuple[float, float]: ...
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rarefy.allocations.uniform import Uniform
 from rarefy.calibration import collect, collect_whole, runner, walk
-from rarefy.calibration.blocks import Inputs
+from rarefy.calibration.blocks import Inputs, Visit
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.grid import attach_grid, codes_of
 from rarefy.core.joint import JointSolver
@@ -31,8 +31,9 @@ class Work:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.reports: dict[str, SiteReport] = {}
-        self.already = {site.name: int((site.parameter == 0).sum()) for site in job.sites}
-        self.alive = {site.name: site.read() != 0 for site in job.sites}
+        self.already: dict[str, int] = {}  # zeros that were there before the call
+        joint = isinstance(job.one_shot.solver, JointSolver)
+        self.alive = {site.name: site.read() != 0 for site in job.sites} if joint else {}
         self.batches = job.batches  # those of the round
         self.done = 0
         self._whole: dict[str, dict[Need, Tensor]] = {}  # evidence of the whole model as it is now
@@ -69,29 +70,36 @@ class Work:
 
     def run(self, densities: Mapping[str, float]) -> None:
         """Solves every site in the order of computation; `densities` has looked at the model before."""
-        job, needs, whole = self.job, self.job.one_shot.solver.needs, self._whole
+        job, needs, whole, visit = self.job, self.job.one_shot.solver.needs, self._whole, self.visitor(densities)
         if job.one_shot.learner is not None:
             assert job.loss is not None, "collect_whole asks for the loss that CHOSEN_MASK takes"
             masks = job.one_shot.learner(job.model, job.sites, job.patterns, self.batches, job.loss, job.seed)
             for name, mask in masks.items():
                 whole[name][Need.CHOSEN_MASK] = mask.float()
 
-        def visit(site: Site, evidence: Evidence) -> None:
-            self._solve(site, densities[site.name], self._joined(evidence, whole[site.name]))
-
         walked = frozenset(need for need in needs if not need.of_the_model)
         if walked or job.match is not None:
-            after = self._after if job.match is not None else None
+            after = self.after if job.match is not None else None
             walk(job.model, job.sites, self.batches, walked, visit, job.seed, runner(job.loss), after)
         else:
             for site in job.sites:
                 visit(site, Evidence(site.name, seed=job.seed))
+
+    def visitor(self, densities: Mapping[str, float]) -> Visit:
+        """What solves one site, reports it and writes it, once its evidence is there."""
+
+        def visit(site: Site, evidence: Evidence) -> None:
+            self._solve(site, densities[site.name], self._joined(evidence, self._whole.get(site.name, {})))
+
+        return visit
 
     def _together(self, solver: JointSolver, densities: Mapping[str, float], total: float | None) -> None:
         """Solves all sites in one call; the seconds and what the solver says are of all of them."""
         started, job = time.perf_counter(), self.job
         supports = supports_of(job.sites, job.patterns, densities, self.alive, total)
         evidence = [self._joined(Evidence(site.name, seed=job.seed), self._whole[site.name]) for site in job.sites]
+        for site in job.sites:
+            self.already.setdefault(site.name, int((site.parameter == 0).sum()))
         solutions = solve_together(solver, job.sites, supports, evidence)
         seconds = time.perf_counter() - started
         for site, solution in zip(job.sites, solutions, strict=True):
@@ -105,6 +113,7 @@ class Work:
     def _solve(self, site: Site, density: float, evidence: Evidence) -> None:
         started, job = time.perf_counter(), self.job
         weight = site.read()
+        self.already.setdefault(site.name, int((weight == 0).sum()))
         solution = solve(job.one_shot.solver, weight, job.patterns[site.name], density, evidence, site.groups)
         broken = tell_broken(site.name, solution.mask, job.patterns[site.name], site.groups, job.fit)
         site.write(solution.weight, solution.mask)
@@ -128,9 +137,15 @@ class Work:
         if self.job.progress is not None:
             self.job.progress(site.name, self.done, len(self.job.sites) * self.job.one_shot.rounds)
 
-    def _after(
-        self, block: nn.Module, sites: Sequence[Site], inputs: Inputs, wanted: list[Tensor], real: list[Tensor | None]
+    def after(
+        self,
+        block: nn.Module,
+        sites: Sequence[Site],
+        inputs: Inputs,
+        wanted: Sequence[Tensor],
+        real: list[Tensor | None],
     ) -> None:
+        """Fits a block whose sites were solved to the outputs wanted of it."""
         assert self.job.match is not None
         before, after = self.job.match(block, sites, inputs, wanted, real)
         for site in sites:

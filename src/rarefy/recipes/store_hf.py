@@ -19,7 +19,7 @@ from rarefy.formats.folder import read_json
 from rarefy.formats.packed import as_integers
 from rarefy.recipes.store_state import dense, shapes
 
-_NEVER = frozenset(
+NEVER = frozenset(
     {
         *("auto_map", "custom_pipelines"),  # name code to run
         *("quantization_config", "compression_config"),  # the tensors say how they are stored
@@ -39,9 +39,9 @@ def is_hugging_face(model: nn.Module) -> bool:
 def write_config(model: nn.Module, folder: Path, stored: Sequence[Stored]) -> list[str]:
     """config.json with the class and type of the model, generation_config.json if it generates; their names."""
     config: Any = model.config
-    plain = _without(json.loads(config.to_json_string()), _NEVER)
+    plain = without(json.loads(config.to_json_string()), NEVER)
     plain["architectures"] = [type(model).__name__]
-    plain[_type_key()] = next((t.dtype for t in stored if t.dtype in _FLOATS), "float32")
+    plain[type_key()] = next((t.dtype for t in stored if t.dtype in _FLOATS), "float32")
     if said := sparsity_block(stored):
         plain["quantization_config"] = said
     written = {"config.json": plain}
@@ -88,15 +88,15 @@ def build(folder: Path, contents: Contents) -> nn.Module:
         import transformers
     except ImportError as error:
         raise FileError(f"load: {folder} is a Hugging Face model; install transformers to load it") from error
-    raw = _without(read_json(folder / "config.json"), _NEVER)
+    raw = without(read_json(folder / "config.json"), NEVER)
     state = dense(contents)
     quiet = transformers.logging
     shown = quiet.is_progress_bar_enabled()
     try:
         quiet.disable_progress_bar()
         with _bounded(contents, folder):
-            config = _config(raw, folder)
-            cls = _class(raw, config, folder)
+            config = config_of(raw, folder)
+            cls = class_of(raw, config, folder)
             model, info = cls.from_pretrained(
                 None, config=config, state_dict=state, output_loading_info=True, **_as_type(state)
             )
@@ -112,7 +112,7 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     return model
 
 
-def _config(raw: dict[str, Any], folder: Path) -> Any:
+def config_of(raw: dict[str, Any], folder: Path) -> Any:
     from transformers import CONFIG_MAPPING
 
     kind = raw.get("model_type")
@@ -124,7 +124,7 @@ def _config(raw: dict[str, Any], folder: Path) -> Any:
     return CONFIG_MAPPING[kind].from_dict(raw)
 
 
-def _class(raw: dict[str, Any], config: Any, folder: Path) -> Any:
+def class_of(raw: dict[str, Any], config: Any, folder: Path) -> Any:
     """The class named by `architectures`, looked up in transformers' tables for this kind of config."""
     from transformers.models.auto import modeling_auto
 
@@ -144,10 +144,10 @@ def _class(raw: dict[str, Any], config: Any, folder: Path) -> Any:
 
 
 def _as_type(state: Mapping[str, Tensor]) -> dict[str, torch.dtype]:
-    return {_type_key(): next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)}
+    return {type_key(): next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)}
 
 
-def _type_key() -> str:
+def type_key() -> str:
     """What transformers calls the type of a model; it was renamed in 4.56."""
     import transformers
 
@@ -212,8 +212,8 @@ def _finish(model: Any, folder: Path, raw: Mapping[str, Any]) -> None:
     model.eval()
 
 
-def _without(value: Any, names: frozenset[str]) -> Any:
+def without(value: Any, names: frozenset[str]) -> Any:
     """A JSON value without the keys `names`, at any depth."""
     if isinstance(value, dict):
-        return {key: _without(item, names) for key, item in value.items() if key not in names}
-    return [_without(item, names) for item in value] if isinstance(value, list) else value
+        return {key: without(item, names) for key, item in value.items() if key not in names}
+    return [without(item, names) for item in value] if isinstance(value, list) else value
