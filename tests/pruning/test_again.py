@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from contracts.models import Case, perceptron
-from contracts.test_every_method import FOUND, loss
+from contracts.test_every_method import EXACT, loss
 from rarefy.core.errors import SparsityError, UnknownNameError
 from rarefy.core.protocols import Pattern
 from rarefy.patterns.block import Block
@@ -18,7 +18,7 @@ from rarefy.patterns.padded import PaddedNM
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.pruning import prune
 
-EVERY = [entry.id for entry in FOUND]
+EVERY = [entry.id for entry in EXACT]
 METHODS = [name for name in EVERY if name != "maskllm"]  # N:M only
 FEW: dict[str, dict[str, Any]] = {"maskllm": {"steps": 5}, "synflow": {"rounds": 4}}  # enough here
 FITTING = (NM(2, 4), Rowwise(), PaddedNM(2, 4))  # whatever was zero before, at most so many are kept

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from contracts.examples import evidence_of
-from contracts.test_every_method import FOUND
+from contracts.test_every_method import EXACT
 from rarefy.core.protocols import Score
 from rarefy.pruning import prune
 from rarefy.scores.input_norm import InputNorm
 from rarefy.scores.magnitude import Magnitude
 from rarefy.scores.snip import Snip
 
-METHODS = [entry.id for entry in FOUND]
+METHODS = [entry.id for entry in EXACT]
 MORE = {"maskllm": {"steps": 5}, "synflow": {"rounds": 4}}  # enough here
 SOLVERS = ["awp-pgd", "alps", "dsnot", "sparsegpt", "obs", "reconstruction"]
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from contracts.models import convnet
-from contracts.test_every_method import FOUND
+from contracts.test_every_method import EXACT
 from rarefy.core.errors import ModelError, RarefyError, ShapeError, UnknownNameError
 from rarefy.patterns.nm import NM
 from rarefy.patterns.padded import PaddedNM
@@ -38,7 +38,7 @@ def test_skip_leaves_the_layer_and_says_so() -> None:
 NOT_PADDED = {"obs": "the exact surgeon", "spectrum-preserving-pruning": "sampling", "maskllm": "learns N:M"}
 
 
-@pytest.mark.parametrize("method", [entry.id for entry in FOUND])
+@pytest.mark.parametrize("method", [entry.id for entry in EXACT])
 def test_pad_keeps_two_of_the_last_group(method: str) -> None:
     model, x = odd(), torch.randn(64, 10)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -19,7 +19,9 @@ TESTS = [f"tests/{FOLDER[kind]}/test_my_{kind}.py" for kind in KINDS]
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """src, tests of the contracts, and the configuration, copied."""
-    leave = shutil.ignore_patterns("__pycache__", "*.so", "engine", "recipes", "cli", "ops", "formats", "finetuning")
+    leave = shutil.ignore_patterns(
+        "__pycache__", "*.so", "engine", "recipes", "cli", "finetuning", "training", "analysis"
+    )
     shutil.copytree(ROOT / "src" / "rarefy", tmp_path / "src" / "rarefy", ignore=leave)
     (tmp_path / "src" / "rarefy" / "__init__.py").write_text("")
     for part in ("contracts", "solvers"):

@@ -162,7 +162,9 @@ class Work:
         """The report of a layer whose weights have moved since."""
         known, zeros = self.reports[site.name], int((site.parameter == 0).sum())
         codes = codes_of(site.module)
+        if "rounded_to_zero" in known.result:
+            asked = known.zeros - known.result["rounded_to_zero"]
+            result |= {"rounded_to_zero": zeros - asked}
         if codes is not None:
-            gone = known.result["rounded_to_zero"] + zeros - known.zeros
-            result |= {"rounded_to_zero": gone, "bytes": stored_bytes(codes)}
+            result |= {"bytes": stored_bytes(codes)}
         return replace(known, result=result, zeros=zeros)
