@@ -121,6 +121,10 @@ class Work:
         result = {**solution.result, **broken}
         if solution.grid is not None:
             zeroed = int((solution.mask & (solution.weight == 0)).sum())
+            if (
+                site.name in self.reports
+            ):  # a layer that two blocks share is solved again, its zeros being there by then
+                zeroed += self.reports[site.name].result.get("rounded_to_zero", 0)
             stored = stored_bytes(solution.grid.round(solution.weight))
             result |= {"bits": solution.grid.bits, "rounded_to_zero": zeroed, "bytes": stored}
         if solution.shift is not None and not site.shift(solution.shift):
