@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import rarefy
+from rarefy.core import errors
 from rarefy.core.errors import DataError
 
 _CODE = ("core", "patterns", "scores", "allocations", "solvers", "calibration", "pruning", "recipes/evaluations")
@@ -31,7 +31,7 @@ def digest(thing: object) -> str:
 def code_digest() -> str:
     """Of the source files that decide what a pruned model is, and of torch's version."""
     sha = hashlib.sha256(torch.__version__.encode())
-    root = Path(next(iter(rarefy.__path__)))
+    root = Path(errors.__file__).parents[1]  # `rarefy.__path__` may begin with a folder that holds the binary only
     for folder in _CODE:
         for path in sorted((root / folder).rglob("*.py")):
             sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
