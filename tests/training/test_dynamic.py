@@ -136,7 +136,7 @@ def test_sparse_momentum_needs_momentum_and_free_entries() -> None:
     )
     with pytest.raises(ModelError, match="keeps none; use SGD with momentum"):
         list(train(task, trainer, 2))
-    with pytest.raises(SparsityError, match="moves single weights"):
+    with pytest.raises(SparsityError, match="chooses how many weights each layer keeps, which FanIn"):
         start(mlp(), "sparse-momentum", pattern="fanin", sparsity=0.5)
 
 

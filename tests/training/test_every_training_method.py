@@ -83,3 +83,10 @@ def test_the_state_of_another_run_is_refused(entry: Entry) -> None:
     saved["identity"]["method"] = "another"
     with pytest.raises(ModelError, match="method differs"):
         trainer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("entry", METHODS)
+def test_what_is_kept_at_the_start_counts_as_explored(entry: Entry) -> None:
+    trainer, _ = start(mlp(), entry)
+    report = trainer.report()
+    assert report.explored == pytest.approx(1.0 - report.sparsity)

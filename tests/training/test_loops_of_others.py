@@ -267,6 +267,8 @@ def test_bad_arguments_say_what_to_do() -> None:
         call(model, ignore=["head"])
     with pytest.raises(ModelError, match="LBFGS"):
         call(model, torch.optim.LBFGS(model.parameters()))
+    with pytest.raises(ModelError, match=r"is no torch\.optim\.Optimizer and holds none; give"):
+        call(model, object())
     with pytest.raises(ModelError, match="nothing to train sparse"):
         call(nn.LayerNorm(4))
     assert all(torch.equal(a, b) for a, b in zip(before, weights_of(model), strict=True))

@@ -33,7 +33,7 @@ def fit_log_law(
             loss.backward()
             return loss
 
-        last = float(search.step(objective).detach())  # the loss of the first evaluation
+        search.step(objective)
         with torch.no_grad():
             gap = predict(values).log() - wanted
             last = float(torch.nn.functional.huber_loss(gap, torch.zeros_like(gap), delta=delta))

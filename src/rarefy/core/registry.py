@@ -78,7 +78,9 @@ def load_all() -> None:
     root = importlib.import_module(__name__.split(".")[0])
     for package in pkgutil.iter_modules(root.__path__):
         if package.ispkg and package.name != "cli":
-            importlib.import_module(f"rarefy.{package.name}")
+            found = importlib.import_module(f"rarefy.{package.name}")
+            for name in getattr(found, "REGISTERS", ()):  # of a floor that is not imported as a whole
+                importlib.import_module(f"{found.__name__}.{name}")
 
 
 def entries(role: str | None = None) -> list[Entry]:

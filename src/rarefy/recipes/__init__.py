@@ -1,5 +1,3 @@
 """Floor 6: named assemblies of the floors below. What users call."""
 
-from rarefy.recipes import sparse_pretraining  # registered: found when the floor is loaded
-
-__all__ = ["sparse_pretraining"]
+REGISTERS = ("sparse_pretraining",)  # the files that hold names; the others are imported when they are called

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.errors import SparsityError
-from rarefy.core.evidence import Evidence
 from rarefy.core.protocols import Allocation, Pattern, Score
 from rarefy.core.registry import method
 from rarefy.core.topk import exact_count
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.scores.magnitude import Magnitude
 from rarefy.training.clock import Clock
+from rarefy.training.cut import cut
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart, dense_mask
@@ -43,11 +43,11 @@ class Alternate:
         now, then = self.sparse(run, run.step), self.sparse(run, run.step + 1)
         if now == then and run.step > 0:
             return
+        if then:
+            cut(run, self.score)
+            return
         for state in run.states:
-            if then:
-                score = self.score(state.value().float(), Evidence(state.name))
-                run.set_mask(state, state.pattern.select(score, state.density))
-            elif not bool(state.mask.all()):
+            if not bool(state.mask.all()):
                 run.set_mask(state, dense_mask(state.weight.shape))
 
 

@@ -69,6 +69,8 @@ def begin(
             if state is None:
                 method.start(run)
                 require_kept(run)
+                for of_weight in run.states:
+                    of_weight.explored = of_weight.mask.clone()
     except BaseException:
         for of_weight, value in zip(run.states, before, strict=True):
             of_weight.put(value)

@@ -1,6 +1,5 @@
 """Trainings that are repeated under tighter masks: what their cycles share."""
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -8,13 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rarefy.calibration.batches import evaluation
 from rarefy.core.density import density_of
 from rarefy.core.errors import SparsityError
 from rarefy.core.shapes import Mask
-from rarefy.core.topk import exact_count, keep_top
 from rarefy.training.begin import begin
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
+from rarefy.training.together import together
 from rarefy.training.trainer import SparseTrainer
 from rarefy.training.weights import find_weights
 
@@ -100,10 +100,8 @@ def full_masks(model: nn.Module, ignore: Sequence[str]) -> dict[str, Mask]:
 def tighter(model: nn.Module, masks: Mapping[str, Mask], density: float, ignore: Sequence[str]) -> dict[str, Mask]:
     """The masks of the largest weights of the whole model at a density, among those that are kept now."""
     weights, _ = find_weights(model, ignore)
-    scores = [w.read().abs().masked_fill(~masks[w.name], -1.0).reshape(-1) for w in weights]
-    ranked = torch.cat(scores)
-    kept = keep_top(ranked[None], exact_count(ranked.numel(), density))[0].split([s.numel() for s in scores])
-    return {w.name: part.reshape(w.shape) & masks[w.name] for w, part in zip(weights, kept, strict=True)}
+    scores = [w.read().abs().masked_fill(~masks[w.name], -1.0) for w in weights]
+    return {w.name: kept & masks[w.name] for w, kept in zip(weights, together(scores, density), strict=True)}
 
 
 def apply(model: nn.Module, masks: Mapping[str, Mask], ignore: Sequence[str]) -> None:
@@ -145,21 +143,15 @@ def refresh_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return
-    modes, momenta = {m: m.training for m in model.modules()}, [m.momentum for m in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
-        norm.train()
-    try:
-        for batch in batches:
-            model(*batch) if isinstance(batch, tuple | list) else model(batch)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def copy_of(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model)
+    momenta = [norm.momentum for norm in norms]
+    with evaluation(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+            norm.train()
+        try:
+            for batch in batches:
+                model(*batch) if isinstance(batch, tuple | list) else model(batch)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum

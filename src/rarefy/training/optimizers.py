@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rarefy.core.errors import ModelError
+
 _OLD = 1e-4  # a moment is old enough when beta^age is below it: the correction is 1 to this much
 
 
@@ -21,7 +23,10 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
     while not isinstance(optimizer, torch.optim.Optimizer) or type(optimizer).__module__.startswith("accelerate"):
         inside = getattr(optimizer, "optimizer", None)
         if inside is None:
-            raise TypeError(f"optimizer: {type(optimizer).__name__} is no torch.optim.Optimizer and holds none")
+            raise ModelError(
+                f"optimizer: {type(optimizer).__name__} is no torch.optim.Optimizer and holds none; give the optimizer "
+                "that trains the model"
+            )
         optimizer = inside
     return optimizer
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rarefy.core.errors import SparsityError
-from rarefy.core.evidence import Evidence
 from rarefy.core.protocols import Score
 from rarefy.scores.magnitude import Magnitude
+from rarefy.training.cut import cut
 from rarefy.training.run import Run
 
 
@@ -28,6 +28,4 @@ class Refresh:
     def after(self, run: Run) -> None:
         if (run.step + 1) % self.every:
             return
-        for state in run.states:
-            score = self.score(state.value().float(), Evidence(state.name))
-            run.set_mask(state, state.pattern.select(score, state.density))
+        cut(run, self.score)

@@ -1,5 +1,6 @@
 """Sparse model soups: members that share a mask are averaged without losing it."""
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from rarefy.training.cycles import (
     Train,
     apply,
     average,
-    copy_of,
     full_masks,
     levels,
     nothing,
@@ -64,7 +64,7 @@ def sparse_model_soup(
         apply(model, masks, ignore)
         rewound, states, steps = snapshot(model), [], 0
         for member in range(members):
-            one = copy_of(model)
+            one = copy.deepcopy(model)
             number = seed + index * members + member
             cycle = Cycle(index, member, number, density, 0, masks, one, nothing, tuple(ignore))
             steps = run_cycle(train, cycle)

@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 
 from rarefy.allocations.uniform import Uniform
-from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import method
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.clock import Clock
 from rarefy.training.drop_grow import DropSmallest
+from rarefy.training.free_pattern import FreePattern
 from rarefy.training.growth import GrowMoment
 from rarefy.training.masked import Masked
 from rarefy.training.method import SparseMethod
@@ -80,20 +80,6 @@ def deal(total: int, shares: Sequence[float], room: Sequence[int]) -> list[int]:
     return got
 
 
-@dataclass(frozen=True)
-class RandomUnstructured:
-    """A random mask in each weight, where the pattern lets densities move between layers."""
-
-    def __call__(self, run: Run) -> None:
-        for state in run.states:
-            if not isinstance(state.pattern, Layerwise):
-                raise SparsityError(
-                    f"sparse-momentum: moves single weights between layers, which {state.pattern} does not allow; use "
-                    'pattern="unstructured"'
-                )
-        RandomStart()(run)
-
-
 @method(
     "sparse-momentum",
     source="Dettmers and Zettlemoyer 2019, arXiv:1907.04840, algorithm 1",
@@ -114,4 +100,11 @@ def sparse_momentum(
     SGD with momentum or an Adam (whose m / sqrt(v) is used).
     """
     topology = MoveByMomentum(Clock(every, 0.0, end), fraction, schedule)
-    return SparseMethod(RandomUnstructured(), topology, Masked(True), pattern=pattern, allocation=allocation)
+    return SparseMethod(
+        RandomStart(),
+        topology,
+        Masked(True),
+        pattern=pattern,
+        allocation=allocation,
+        prepare=FreePattern("sparse-momentum"),
+    )

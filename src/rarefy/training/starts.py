@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from rarefy.core.errors import SparsityError
+from rarefy.scores.magnitude import Magnitude
+from rarefy.training.cut import cut
 from rarefy.training.run import Run
 
 
@@ -30,8 +32,7 @@ class MagnitudeStart:
     """The largest weights of each matrix, at the allocation's density."""
 
     def __call__(self, run: Run) -> None:
-        for state in run.states:
-            run.set_mask(state, state.pattern.select(state.value().float().abs(), state.density))
+        cut(run, Magnitude())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """SWAMP: averages of several averaged trainings choose what iterative magnitude pruning keeps."""
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from rarefy.training.cycles import (
     Train,
     apply,
     average,
-    copy_of,
     full_masks,
     levels,
     refresh_batch_norm,
@@ -77,7 +77,7 @@ def swamp(
             rewound = snapshot(model)
         states, steps = [], 0
         for member in range(particles if index else 1):
-            one = copy_of(model)
+            one = copy.deepcopy(model)
             mean = _Mean(one, average_from or 0)
 
             def look(step: int, one: nn.Module = one, mean: _Mean = mean, dense: bool = index == 0) -> None:

@@ -9,14 +9,17 @@ from torch import Tensor
 
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.density import density_of
-from rarefy.core.errors import DataError, SparsityError
+from rarefy.core.errors import DataError
 from rarefy.core.protocols import Allocation, Pattern
 from rarefy.core.registry import method
 from rarefy.core.shapes import Float, Int, Weight
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.patterns.unstructured import Layerwise
+from rarefy.training.free_pattern import FreePattern
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
+from rarefy.training.starts import DenseStart
+from rarefy.training.together import best_of_all
 
 
 def edge_scores(edges: Int[Tensor, "2 edges"], nodes: int) -> Float[Tensor, " edges"]:
@@ -62,12 +65,10 @@ class ProjectGlobally:
         return False
 
     def after(self, run: Run) -> None:
-        sizes = [state.mask.numel() for state in run.states]
-        flat = torch.cat([state.value().abs().float().reshape(-1) for state in run.states])
-        zeros = math.ceil((1.0 - run.density) * flat.numel() - 1e-9)
-        kept = keep_top(flat[None], flat.numel() - zeros)[0].split(sizes)
-        for state, part in zip(run.states, kept, strict=True):
-            mask = part.reshape(state.mask.shape)
+        scores = [state.value().abs() for state in run.states]
+        size = sum(score.numel() for score in scores)
+        zeros = math.ceil((1.0 - run.density) * size - 1e-9)
+        for state, mask in zip(run.states, best_of_all(scores, size - zeros), strict=True):
             state.density = int(mask.sum()) / mask.numel()
             run.set_mask(state, mask, state.value().clone())
 
@@ -93,19 +94,10 @@ class WholeStep:
         return weight
 
 
-@dataclass(frozen=True)
-class AnyLayer:
-    """Training begins dense; the pattern has to leave every entry free."""
-
-    def __call__(self, run: Run) -> None:
-        for state in run.states:
-            if not isinstance(state.pattern, Layerwise):
-                raise SparsityError(
-                    f'teddy: ranks all weights together, not by {state.pattern}; use pattern="unstructured"'
-                )
-
-
 @method("teddy", source="Seo et al. 2024, arXiv:2402.01261, sections 4.1 and 4.2", protocols=("score", "pattern"))
 def teddy(*, pattern: Pattern = Layerwise(), allocation: Allocation = Uniform()) -> SparseMethod:
     """Projects all weights on the l0 ball after every step; `keep_edges` thins the graph first."""
-    return SparseMethod(AnyLayer(), ProjectGlobally(), WholeStep(), pattern=pattern, allocation=allocation)
+    free = FreePattern("teddy")
+    return SparseMethod(
+        DenseStart(), ProjectGlobally(), WholeStep(), pattern=pattern, allocation=allocation, prepare=free
+    )

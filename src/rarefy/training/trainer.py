@@ -166,11 +166,11 @@ class SparseTrainer:
                 f"step {self.run.step}: no trained weight has a gradient; call loss.backward() before trainer.step(), "
                 "and zero_grad() only after it"
             )
-        names = {id(p): name for name, p in self.run.model.named_parameters()}
         for group in self.run.optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                    name = names.get(id(parameter), "a parameter")
+                    known = self.run.model.named_parameters()
+                    name = next((name for name, p in known if p is parameter), "a parameter")
                     raise DataError(
                         f"step {self.run.step}: the gradient of {name} is not finite; "
                         "nothing was changed; lower the learning rate, clip, or skip this batch (zero_grad())"

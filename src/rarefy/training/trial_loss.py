@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rarefy.calibration.batches import evaluation
 from rarefy.core.errors import DataError
 from rarefy.training.run import Run
 
@@ -18,14 +19,8 @@ def require_data(run: Run, where: str) -> None:
 def loss_now(run: Run) -> float:
     """Mean loss over the user's batches in evaluation mode."""
     assert run.loss is not None
-    was = [module.training for module in run.model.modules()]
-    run.model.eval()
-    try:
-        with torch.no_grad():
-            return sum(float(run.loss(run.model, batch)) for batch in run.batches) / len(run.batches)
-    finally:
-        for module, mode in zip(run.model.modules(), was, strict=True):
-            module.training = mode
+    with evaluation(run.model), torch.no_grad():
+        return sum(float(run.loss(run.model, batch)) for batch in run.batches) / len(run.batches)
 
 
 def loss_with(run: Run, masks: Sequence[Tensor]) -> float:
