@@ -10,20 +10,16 @@ written beside this file when --write is given.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from asked import arguments, chosen, present, settings
 from torch import Tensor
 
 import rarefy
-from rarefy.cli.compare import numbers, words
-from rarefy.cli.progress import RichStages
 from rarefy.recipes.comparison import Comparison
 from rarefy.recipes.evaluations.language import Perplexity, batches_of, next_token_loss, windows
 
-HERE = Path(__file__).parent
 WINDOW, CALIBRATION, UNSEEN = 256, 64, 80
 METHODS = {
     "random": "random",
@@ -58,45 +54,24 @@ def text_of(data: Path) -> tuple[Tensor, Tensor]:
 
 def run(asked: argparse.Namespace) -> Comparison:
     seen, unseen = text_of(asked.data)
-    chosen = {label: METHODS[label] for label in METHODS if not asked.methods or label in asked.methods.split(";")}
     return rarefy.compare(
         rarefy.load(asked.data / "weights" / "llama-4m-bytes"),
-        chosen,
-        sparsity=numbers(asked.sparsity),
-        pattern=words(asked.pattern),
+        chosen(METHODS, asked),
         data=lambda seed: batches_of(windows(seen, WINDOW, asked.calibration, seed)),
         evaluate=Perplexity(unseen[: asked.unseen * WINDOW].view(-1, WINDOW)),
         loss=next_token_loss,
-        seeds=asked.seeds,
         ignore=["lm_head"],
-        out=asked.out,
-        workers=asked.workers,
-        collect=asked.collect,
-        stages=RichStages(Console()),
         name="llama-4m-bytes",
         said=f"{asked.calibration} calibration windows and {asked.unseen} unseen windows of {WINDOW} bytes of SciFact",
+        **settings(asked),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--methods", default="", help="labels by semicolons; default: all")
+    parser = arguments(__doc__, sparsity=SPARSITIES, pattern=PATTERNS, seeds=3)
     parser.add_argument("--calibration", type=int, default=CALIBRATION, help="windows a seed")
     parser.add_argument("--unseen", type=int, default=UNSEEN, help="windows to measure on")
-    parser.add_argument("--sparsity", default=SPARSITIES)
-    parser.add_argument("--pattern", default=PATTERNS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--collect", action="store_true", help="tables from the cells that are there")
-    parser.add_argument("--write", action="store_true", help="copy the table and the plot beside this file")
-    asked = parser.parse_args()
-    print(run(asked))
-    if asked.write:
-        for suffix in ("csv", "svg"):
-            shutil.copy(asked.out / f"compare.{suffix}", HERE / f"language_model.{suffix}")
-        shutil.copy(asked.out / "compare.md", HERE / "language_model_tables.md")
+    present(run, parser.parse_args(), "language_model")
 
 
 if __name__ == "__main__":

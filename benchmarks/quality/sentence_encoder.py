@@ -9,14 +9,10 @@ only. Cells are kept in FOLDER: the same command goes on where it was stopped.
 """
 
 import argparse
-import shutil
-from pathlib import Path
 
-from rich.console import Console
+from asked import arguments, chosen, present, settings
 
 import rarefy
-from rarefy.cli.compare import numbers, words
-from rarefy.cli.progress import RichStages
 from rarefy.recipes.comparison import Comparison
 from rarefy.recipes.comparison.subject import sentence_subject
 from rarefy.recipes.demo import model_folder
@@ -24,7 +20,6 @@ from rarefy.recipes.encoder import load_text_model
 from rarefy.recipes.evaluations.retrieval import read_beir, read_pairs
 from rarefy.recipes.text import topic_passages
 
-HERE = Path(__file__).parent
 SPARSITIES = "0.5,0.6,0.7,0.8"
 PATTERNS = "unstructured,2:4"
 METHODS = {
@@ -52,41 +47,20 @@ def run(asked: argparse.Namespace) -> Comparison:
         pairs=read_pairs(asked.data / "stsb" / "stsb-en-dev.csv")[:300],
         collection=read_beir(asked.data / "scifact", limit=120, queries=60),
     )
-    chosen = {label: METHODS[label] for label in METHODS if not asked.methods or label in asked.methods.split(";")}
     return rarefy.compare(
         subject.model,
-        chosen,
-        sparsity=numbers(asked.sparsity),
-        pattern=words(asked.pattern),
-        seeds=asked.seeds,
+        chosen(METHODS, asked),
         ignore=["pooler"],
-        out=asked.out,
-        workers=asked.workers,
-        collect=asked.collect,
-        stages=RichStages(Console()),
         name="all-MiniLM-L6-v2",
         said=f"{subject.said} of Python's help topics; 300 pairs of STS-B, 64 unseen passages, 120 SciFact abstracts",
+        **settings(asked),
         **subject.arguments(),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--methods", default="", help="labels by semicolons; default: all")
-    parser.add_argument("--sparsity", default=SPARSITIES)
-    parser.add_argument("--pattern", default=PATTERNS)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--collect", action="store_true", help="tables from the cells that are there")
-    parser.add_argument("--write", action="store_true", help="copy the table and the plot beside this file")
-    asked = parser.parse_args()
-    print(run(asked))
-    if asked.write:
-        for suffix in ("csv", "svg"):
-            shutil.copy(asked.out / f"compare.{suffix}", HERE / f"sentence_encoder.{suffix}")
-        shutil.copy(asked.out / "compare.md", HERE / "sentence_encoder_tables.md")
+    parser = arguments(__doc__, sparsity=SPARSITIES, pattern=PATTERNS, seeds=2)
+    present(run, parser.parse_args(), "sentence_encoder")
 
 
 if __name__ == "__main__":
