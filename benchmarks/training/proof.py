@@ -1,0 +1,116 @@
+"""Sparse-training methods on real data at equal steps: three nets, four sparsities, three seeds.
+
+    python benchmarks/training/proof.py --data ../shared/data --out FOLDER [--tasks fashion,cifar] [--collect]
+
+One JSON file a training in FOLDER, so the same command goes on where it was stopped. --collect writes proof.md and
+proof.svg beside this file from what is there. Every method sees the same batches, in the same order, for a seed.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from proof_tasks import TASKS, Task
+
+import rarefy
+
+EVERY = 25
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "static random, uniform": ("static", {"allocation": "uniform"}),
+    "static random, ERK": ("static", {"allocation": "erk"}),
+    "SNIP": ("snip", {"data": 8}),
+    "SynFlow": ("synflow", {}),
+    "SET": ("set", {"every": EVERY}),
+    "deep rewiring": ("deep-rewiring", {}),
+    "sparse momentum": ("sparse-momentum", {"every": EVERY}),
+    "DST-EE": ("dst-ee", {"every": EVERY}),
+    "RigL": ("rigl", {"every": EVERY}),
+    "SRigL": ("srigl", {"every": EVERY}),
+    "Top-KAST": ("top-kast", {"every": EVERY}),
+    "powerpropagation": ("powerpropagation", {"every": EVERY}),
+    "AC/DC": ("acdc", {"every": 2 * EVERY}),
+    "gradual magnitude": ("gmp-zhu-gupta", {"every": EVERY}),
+}
+SPARSITIES, SEEDS = (0.8, 0.9, 0.95, 0.98), (0, 1, 2)
+DENSE = "dense"
+
+
+def train(task: Task, label: str, sparsity: float, seed: int) -> dict[str, float]:
+    """One training: what is measured at the end, and the zeros that are there."""
+    torch.manual_seed(seed)
+    model = task.model()
+    optimizer = task.optimizer(model)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, task.steps)
+    order = torch.Generator().manual_seed(1000 + seed)
+    step = optimizer.step
+    if label != DENSE:
+        method, options = METHODS[label]
+        options = dict(options)
+        if "data" in options:
+            options["data"] = [task.draw(order) for _ in range(options["data"])]
+            options["loss"] = task.loss
+        elif method == "synflow":
+            options["data"] = [task.draw(order)[:1]]
+        common: dict[str, Any] = {"sparsity": sparsity, "total_steps": task.steps, "seed": seed, "ignore": task.ignore}
+        trainer = rarefy.sparse_training(model, optimizer, method, **common, **options)
+        step = trainer.step
+    begin, last = time.process_time(), 0.0
+    for _ in range(task.steps):
+        loss = task.loss(model, task.draw(order))
+        loss.backward()
+        step()
+        optimizer.zero_grad()
+        decay.step()
+        last = float(loss.detach())
+    seconds = time.process_time() - begin
+    zeros = 0.0
+    if label != DENSE:
+        weights = [state.weight.parameter for state in trainer.run.states]
+        zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    return {"value": task.measure(model), "loss": last, "zeros": zeros, "seconds": seconds}
+
+
+def cells(names: list[str], labels: list[str], sparsities: list[float], seeds: list[int]) -> list[tuple[Any, ...]]:
+    """Seeds outermost, so that a run that is stopped has whole tables of fewer seeds."""
+    sparse = [(n, m, s, k) for k in seeds for n in names for s in sparsities for m in labels]
+    return [(n, DENSE, 0.0, k) for k in seeds for n in names] + sparse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--methods", default=";".join(METHODS))
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--collect", action="store_true")
+    asked = parser.parse_args()
+    names, labels = asked.tasks.split(","), asked.methods.split(";")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Task] = {}
+    for name, label, sparsity, seed in cells(names, labels, list(SPARSITIES), [int(s) for s in asked.seeds.split(",")]):
+        file = asked.out / f"{name}-{label.replace('/', '').replace(' ', '_')}-{sparsity}-{seed}.json"
+        if file.exists() or asked.collect:
+            continue
+        task = made[name] = made.get(name) or TASKS[name](asked.data)
+        found = train(task, label, sparsity, seed)
+        whole = {"task": name, "method": label, "sparsity": sparsity, "seed": seed, **found}
+        file.write_text(json.dumps(whole))
+        print(f"{name} {label} {sparsity:.0%} seed {seed}: {found['value']:.2f}, {found['seconds']:.1f} s", flush=True)
+    if asked.collect:
+        from proof_page import write
+
+        write([json.loads(f.read_text()) for f in sorted(asked.out.glob("*.json"))], list(METHODS), list(SPARSITIES))
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
