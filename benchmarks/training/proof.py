@@ -30,10 +30,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "DST-EE": ("dst-ee", {"every": EVERY}),
     "RigL": ("rigl", {"every": EVERY}),
     "SRigL": ("srigl", {"every": EVERY}),
-    "Top-KAST": ("top-kast", {"every": EVERY}),
-    "powerpropagation": ("powerpropagation", {"every": EVERY}),
-    "AC/DC": ("acdc", {"every": 2 * EVERY}),
-    "gradual magnitude": ("gmp-zhu-gupta", {"every": EVERY}),
+    "Top-KAST, ERK": ("top-kast", {"every": EVERY, "allocation": "erk"}),
+    "powerpropagation, ERK": ("powerpropagation", {"every": EVERY, "allocation": "erk"}),
+    "AC/DC, ERK": ("acdc", {"every": 2 * EVERY, "allocation": "erk"}),
+    "gradual magnitude, uniform": ("gmp-zhu-gupta", {"every": EVERY}),
+    "gradual magnitude, ERK": ("gmp-zhu-gupta", {"every": EVERY, "allocation": "erk"}),
 }
 SPARSITIES, SEEDS = (0.8, 0.9, 0.95, 0.98), (0, 1, 2)
 DENSE = "dense"
