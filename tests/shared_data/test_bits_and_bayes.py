@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import rarefy
+from contracts.impostor import assert_beats_impostor
 from rarefy.training.bit_payload import capacity, store, stored
 from rarefy.training.bitwise_training import bit_report, bitwise_training
+from rarefy.training.turbo_vbi import runs
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FOUND = (DATA / "mnist" / "train-images-idx3-ubyte.gz").is_file()
@@ -64,3 +68,30 @@ def test_more_weights_are_zero_than_random_bits_have(digits: tuple[Tensor, ...])
     model, first = bits_on(digits, 5e-2, bits=4)
     assert bit_report(model).zeros > 1.4 * max(first, 2.0**-3)
     assert accuracy(model, *digits[2:]) > 88.0
+
+
+def test_chains_leave_fewer_runs_than_magnitude_does(digits: tuple[Tensor, ...]) -> None:
+    """90 % of the first layer pruned while it trains."""
+    x, y = digits[:2]
+
+    def pruned(name: str, **options: Any) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+        optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+        options = {"sparsity": 0.9, "total_steps": 200, "ignore": ["2"], **options}
+        trainer = rarefy.sparse_training(model, optimizer, name, **options)
+        order = torch.Generator().manual_seed(0)
+        for _ in range(200):
+            at = torch.randint(len(x), (100,), generator=order)
+            F.cross_entropy(model(x[at]), y[at]).backward()
+            trainer.step()
+            trainer.zero_grad()
+        return trainer.masks["0"]
+
+    magnitude = pruned("gmp-zhu-gupta", every=20, end=0.75)
+
+    def has_few_runs(mask: Tensor) -> None:
+        assert int(mask.sum()) == int(magnitude.sum())
+        assert runs(mask) < 0.75 * runs(magnitude)
+
+    assert_beats_impostor(has_few_runs, pruned("turbo-vbi-structured-bayes", examples=5000, strength=0.1), magnitude)
