@@ -147,7 +147,7 @@ def layers_of(model: nn.Module) -> dict[str, tuple[nn.Module, Bits]]:
     found = {}
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            bits = module.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+            bits = module.parametrizations["weight"][0]
             if isinstance(bits, Bits):
                 found[name] = module, bits
     if not found:
@@ -155,9 +155,14 @@ def layers_of(model: nn.Module) -> dict[str, tuple[nn.Module, Bits]]:
     return found
 
 
+def latent_of(module: nn.Module) -> Tensor:
+    """The numbers behind the trained bits, (trained, *shape)."""
+    return module.get_parameter("parametrizations.weight.original")
+
+
 def integers(module: nn.Module, bits: Bits) -> Tensor:
     """w / alpha of a layer, int32, in the weight's shape."""
-    return bits.integers(module.parametrizations["weight"].original)  # type: ignore[index, union-attr, arg-type]
+    return bits.integers(latent_of(module))
 
 
 def bit_report(model: nn.Module) -> BitReport:
@@ -165,9 +170,8 @@ def bit_report(model: nn.Module) -> BitReport:
     found = layers_of(model)
     values = [integers(module, bits) for module, bits in found.values()]
     size, zeros = sum(v.numel() for v in values), sum(int((v == 0).sum()) for v in values)
-    first = next(iter(found.values()))
-    latent = first[0].parametrizations["weight"].original  # type: ignore[index, union-attr]
-    n = len(first[1].rest) + len(latent)  # type: ignore[arg-type]
+    module, bits = next(iter(found.values()))
+    n = len(bits.rest) + len(latent_of(module))
     free = sum(bits.rest.numel() for _, bits in found.values())
     return BitReport(tuple(found), zeros / size, 2.0 ** (1 - n), free)
 

@@ -37,7 +37,7 @@ class _Product(torch.autograd.Function):
         return F.linear(x, composed(b, a, values, index, scale))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, b, a, values, index = ctx.saved_tensors
         scale, rows = ctx.scale, dy.reshape(-1, dy.shape[-1]).to(b.dtype)

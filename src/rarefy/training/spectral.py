@@ -22,7 +22,7 @@ class _Product(torch.autograd.Function):
         return z[..., :r] @ u.t() + z[..., r:] @ waiting_u.t()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, s, u, v, waiting_u, waiting_v = ctx.saved_tensors
         rows, inputs = dy.reshape(-1, dy.shape[-1]).to(s.dtype), x.reshape(-1, x.shape[-1]).to(s.dtype)
