@@ -84,13 +84,14 @@ def ssvi(
     first: float = 0.3,
     lr: float = 0.01,
 ) -> SparseMethod:
-    """Trains Gaussians N(mu, s^2) for a fixed number of weights: those that are mostly noise go, large gradients come.
+    """Trains Gaussians N(mu, s^2) for a fixed number of weights: those that are mostly noise are exchanged.
 
-    The model's parameters hold one draw between steps; `rarefy.training.posterior` averages over draws and gives the
-    means. criterion: see `signal.signal`. fraction, every, end, schedule: of the exchange, as for `rigl`. examples: of
-    the training set, by which the KL is divided; strength: its factor (1 = the plain evidence bound); warm: share of
+    They make place for weights of large gradients, which begin with mean 0 and the mean s of those that stayed. The
+    model's parameters hold one draw between steps; `rarefy.training.posterior` averages over draws and gives the means.
+    criterion: see `signal.signal`. fraction, every, end, schedule: of the exchange, as for `rigl`. examples: of the
+    training set, by which the KL is divided; strength: its factor (1 = the plain evidence bound); warm: share of
     total_steps over which it rises. prior_sd: of the prior; first: the first s as a share of the weights' own standard
-    deviation; lr: of s, by Adam. New weights have mean 0 and the mean s of those that stayed.
+    deviation; lr: of s, by Adam.
     Differs: one draw a step for the whole batch (and for all batches whose gradients are accumulated); additions look
     at the gradient of one step.
     """
