@@ -81,9 +81,10 @@ class Run:
         value = torch.where(fresh, 0.0 if grown is None else self.agreed(grown).to(state.value().dtype), state.value())
         state.put(value * mask)
         if not self.keeps_memory:
-            self._forget(state, dropped | fresh, fresh)
+            self.forget(state, dropped | fresh, fresh)
 
-    def _forget(self, state: WeightState, changed: Mask, fresh: Mask) -> None:
+    def forget(self, state: WeightState, changed: Mask, fresh: Mask) -> None:
+        """Lets the optimizer forget the changed entries; the fresh ones among them begin as in a new optimizer."""
         parameter = state.weight.parameter
         optimizers.forget(self.optimizer, parameter, state.weight.as_parameter(changed))
         flat = state.weight.as_parameter(changed).reshape(-1)
