@@ -74,11 +74,13 @@ def test_examples_that_are_never_wrong_leave() -> None:
     assert_beats_impostor(check, True, False)
 
 
-def test_what_left_in_a_training_was_never_wrong() -> None:
+def test_what_left_in_a_training_was_wrong_least_often() -> None:
     report = learn(replace(SETTINGS, removal=0.1))
     assert [len(gone) for gone in report.removed] == [round(0.1 * len(x)) for x, _ in tasks()]
     for gone, mistakes in zip(report.removed, report.mistakes, strict=True):
-        assert len(gone.unique()) == len(gone) and bool((mistakes[gone] == 0).all()) and int(mistakes.sum()) > 0
+        others = torch.ones(len(mistakes), dtype=torch.bool).index_fill(0, gone, False)
+        assert len(gone.unique()) == len(gone)
+        assert int(mistakes[gone].max()) <= int(mistakes[others].min()) < int(mistakes.max())
 
 
 def test_multiplications_fall_as_predicted() -> None:

@@ -49,7 +49,7 @@ class ContinualScores:
         return sum(self.accuracy[-1][j] - self.accuracy[j][j] for j in range(earlier)) / earlier if earlier else 0.0
 
     def forward(self, alone: Sequence[float]) -> float:
-        """Forward transfer: mean over tasks but the first of accuracy when just learned minus that of learning it alone.
+        """Forward transfer: mean over later tasks of accuracy when just learned minus that of learning it alone.
 
         Differs: Lopez-Paz and Ranzato (eq. 4) look at a task before it is learned, which a head of its own does not
         allow.

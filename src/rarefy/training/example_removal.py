@@ -38,7 +38,7 @@ class ExampleRemoval:
         self.wrong[index[mistaken]] += 1
 
     def remove(self) -> Tensor:
-        """Ends a stage: the examples with the fewest mistakes leave, of equals the earlier ones; gives their indices."""
+        """Ends a stage: the examples with the fewest mistakes leave, of equals the later ones; gives their indices."""
         if self.stage >= self.stages:
             return self.active[:0]
         self.stage += 1

@@ -108,7 +108,7 @@ def sparcl(
 ) -> SparclReport:
     """Learns tasks one after another with a replay buffer, sparse in weights, in gradients and in data.
 
-    Importance of a weight: `|w| + alpha |dL(task)/dw| + beta |dL(buffer)/dw|`, L(task) over the task's own classes only.
+    Importance: `|w| + alpha |dL(task)/dw| + beta |dL(buffer)/dw|`, L(task) over the classes of the task only.
     Within a task the least important weights go and as many come at random; when a task begins, the mask grows by
     `inter`, and falls back to the budget after `every` epochs. Of the kept weights only those with the largest
     `alpha |dL(task)/dw| + beta |dL(buffer)/dw|` are updated. Examples that are never wrong leave.
