@@ -75,7 +75,7 @@ def test_examples_that_are_never_wrong_leave() -> None:
 
 
 def test_what_left_in_a_training_was_wrong_least_often() -> None:
-    report = learn(replace(SETTINGS, removal=0.1))
+    report = learn(replace(SETTINGS, removal=0.1), batch=4)
     assert [len(gone) for gone in report.removed] == [round(0.1 * len(x)) for x, _ in tasks()]
     for gone, mistakes in zip(report.removed, report.mistakes, strict=True):
         others = torch.ones(len(mistakes), dtype=torch.bool).index_fill(0, gone, False)
