@@ -79,8 +79,9 @@ class DrawSource:
             source = state.pattern.select(run.rand(state), densities[state.name])
             if int(source.sum()) < state.count:
                 raise SparsityError(
-                    f"{state.name}: the source keeps {int(source.sum())} of {source.numel()} weights, and {state.count} "
-                    'are asked for in the end; give a larger source, or the same ratios to both (allocation="uniform")'
+                    f"{state.name}: the source keeps {int(source.sum())} of {source.numel()} weights, and "
+                    f"{state.count} are asked for in the end; "
+                    'give a larger source, or the same ratios to both (allocation="uniform")'
                 )
             state.extra[SOURCE] = source
             state.pattern = InSource(state, state.pattern)
