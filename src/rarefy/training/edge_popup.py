@@ -66,7 +66,7 @@ class PopupStart:
 def edge_popup(
     *, pattern: Pattern = Layerwise(), allocation: Allocation = Uniform(), constant: bool = True
 ) -> SparseMethod:
-    """Finds a net inside the untrained one: scores are trained, the weights of the largest scores are used as they are.
+    """Finds a net inside the untrained one: scores are trained, weights of the largest scores are used as they are.
 
     constant: gives all weights of a layer the size `sqrt(2 / (fan_in * density))` and leaves their signs, the paper's
     best choice; else they stay as they are. Biases and norms are trained unless they are frozen.
