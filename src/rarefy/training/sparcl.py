@@ -37,7 +37,8 @@ class SparclSettings:
     every: epochs between changes of the masks; intra: share of the kept weights that is exchanged within a task; inter:
     share by which the mask grows when a task begins, for the first `every` epochs; gradient_sparsity: share of all
     weights that is not updated (None: all kept ones are); removal: share of a task's examples that leaves, in
-    `removal_stages` removals; replay: "er" | "der++"; buffer: examples kept.
+    `removal_stages` removals; replay: "er" | "der++"; buffer: examples kept; scored: examples of the task, and of the
+    buffer, on which gradients are taken to change the masks.
     """
 
     alpha: float = 0.5
@@ -50,6 +51,7 @@ class SparclSettings:
     removal_stages: int = 4
     replay: str = "er"
     buffer: int = 200
+    scored: int = 128
 
     def __post_init__(self) -> None:
         if self.every < 1 or not 0.0 <= self.intra < 1.0 or self.inter < 0.0:
@@ -175,7 +177,10 @@ def _learn(job: _Job, task: int, x: Tensor, y: Tensor, epochs: int, batch: int, 
 def _update(job: _Job, x: Tensor, y: Tensor, *, first: bool) -> None:
     """Changes the masks (not when a task begins: they were expanded then), and which weights move."""
     settings, run = job.settings, job.run
-    grads = _gradient_sizes(job, x, y)
+    if first and settings.gradient_sparsity is None:
+        return
+    at = torch.randperm(len(x), generator=run.generator)[: settings.scored]
+    grads = _gradient_sizes(job, x[at], y[at])
     with torch.no_grad():
         for state, size in zip(run.states, grads, strict=True):
             if not first:
@@ -219,7 +224,7 @@ def _gradient_sizes(job: _Job, x: Tensor, y: Tensor) -> list[Tensor]:
     model, buffer = job.run.model, job.buffer
     parts: list[tuple[float, Callable[[], Tensor]]] = [(settings.alpha, lambda: _own_loss(model(x), y))]
     if len(buffer):
-        held = buffer.x[: len(buffer)], buffer.y[: len(buffer)]
+        held = buffer.draw(min(settings.scored, len(buffer)))
         parts.append((settings.beta, lambda: F.cross_entropy(model(held[0]), held[1])))
     was = model.training
     model.eval()
@@ -229,7 +234,7 @@ def _gradient_sizes(job: _Job, x: Tensor, y: Tensor) -> list[Tensor]:
             if grad is not None:
                 total += weight * state.weight.as_matrix(grad).abs()
     model.train(was)
-    job.products.count_scoring(states, len(x) + len(buffer))
+    job.products.count_scoring(states, len(x) + min(settings.scored, len(buffer)))
     return found
 
 
