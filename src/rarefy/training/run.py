@@ -14,6 +14,8 @@ from rarefy.core.shapes import Mask, Weight
 from rarefy.training import optimizers
 from rarefy.training.state import WeightState
 
+SOURCE = "source"  # in state.extra, where a run is confined to it: the entries that may be kept at all, (out, in)
+
 
 @dataclass
 class Run:
@@ -69,9 +71,10 @@ class Run:
 
         Dropped entries become zero, new ones take the values of `grown` (out, in), zero without it; the optimizer
         forgets both, and takes the new ones as if it had begun with them. Behind a view (`state.master`) the dense
-        weight stays as it is. All ranks take the mask and values of rank 0.
+        weight stays as it is. All ranks take the mask and values of rank 0. Where the run is confined to a source mask
+        (`state.extra[SOURCE]`), nothing outside is kept.
         """
-        mask = self.agreed(mask)
+        mask = self.agreed(mask & state.extra[SOURCE] if SOURCE in state.extra else mask)
         dropped, fresh = state.mask & ~mask, mask & ~state.mask
         state.mask = mask
         if state.explored is not None:
