@@ -15,7 +15,7 @@ from rarefy.patterns.unstructured import Layerwise
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.clock import Clock
 from rarefy.training.growth import GrowGradient
-from rarefy.training.run import Run
+from rarefy.training.run import SOURCE, Run
 from rarefy.training.state import WeightState
 from rarefy.training.streamed_growth import exchange, watched
 
@@ -120,7 +120,7 @@ class DropGrow:
     def _streams(self, state: WeightState) -> bool:
         """Whether a packed weight needs no dense tensor for the change: the entries of a layer compete by gradient."""
         plain = isinstance(self.grow, GrowGradient) and isinstance(self.drop, DropSmallest) and self.return_dropped
-        return plain and isinstance(state.pattern, Layerwise) and watched(state)
+        return plain and isinstance(state.pattern, Layerwise) and SOURCE not in state.extra and watched(state)
 
     def _exchange(self, run: Run, state: WeightState, fraction: float) -> None:
         stay = self.drop(run, state, fraction)
