@@ -19,9 +19,11 @@ from torch import Tensor, nn
 import rarefy
 from rarefy.training.app import anytime_pruning
 from rarefy.training.begin import begin
-from rarefy.training.cl_dst import Stage, continual_training
+from rarefy.training.cl_dst import continual_training
+from rarefy.training.continual_tasks import Stage
 from rarefy.training.cycles import Cycle
-from rarefy.training.sparcl import SparclSettings, sparcl
+from rarefy.training.sparcl import sparcl
+from rarefy.training.sparcl_masks import SparclSettings
 from rarefy.training.static import static
 from rarefy.training.unlearn import unlearn
 from rarefy.training.unlearn_metrics import unlearning_metrics
