@@ -17,11 +17,14 @@ from dense_to_sparse import images
 from torch import Tensor, nn
 
 import rarefy
+from rarefy.core.errors import SparsityError
 from rarefy.training.app import anytime_pruning
 from rarefy.training.begin import begin
-from rarefy.training.cl_dst import Stage, continual_training
+from rarefy.training.cl_dst import continual_training
+from rarefy.training.continual_tasks import Stage
 from rarefy.training.cycles import Cycle
-from rarefy.training.sparcl import SparclSettings, sparcl
+from rarefy.training.sparcl import sparcl
+from rarefy.training.sparcl_masks import SparclSettings
 from rarefy.training.static import static
 from rarefy.training.unlearn import unlearn
 from rarefy.training.unlearn_metrics import unlearning_metrics
@@ -226,10 +229,16 @@ def ratios(data: Data, seeds: int) -> None:
             for seed in range(seeds):
                 model = net(seed)
                 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-                trainer = begin(model, optimizer, static(), sparsity=sparsity, allocation=spread, seed=seed)
+                try:
+                    trainer = begin(model, optimizer, static(), sparsity=sparsity, allocation=spread, seed=seed)
+                except SparsityError:  # pyramidal ratios leave nothing of a small last layer
+                    break
                 steps(model, trainer, x, y, 300, seed)
                 found.append(accuracy(model, x_test, y_test))
-            show(f"{name}, {sparsity}", found)
+            if found:
+                show(f"{name}, {sparsity}", found)
+            else:
+                print(f"| {name}, {sparsity} | refused: a layer would be empty | |", flush=True)
 
 
 PARTS = {

@@ -12,8 +12,9 @@ from analysis.digits import digits
 from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import DataError, SparsityError, UnknownNameError
 from rarefy.training.begin import begin
-from rarefy.training.cl_dst import GROWTHS, Continual, Stage, continual_training, ratios_for
+from rarefy.training.cl_dst import GROWTHS, continual_training, ratios_for
 from rarefy.training.continual_scores import ContinualScores
+from rarefy.training.continual_tasks import Continual, Stage
 from rarefy.training.static import static
 
 STEPS = 40

@@ -14,7 +14,8 @@ from rarefy.core.errors import DataError, SparsityError, UnknownNameError
 from rarefy.training.example_removal import ExampleRemoval
 from rarefy.training.held import MOVES
 from rarefy.training.replay import Reservoir, replay_loss
-from rarefy.training.sparcl import SparclReport, SparclSettings, sparcl
+from rarefy.training.sparcl import SparclReport, sparcl
+from rarefy.training.sparcl_masks import SparclSettings
 
 SETTINGS = SparclSettings(every=2, intra=0.2, inter=0.2, gradient_sparsity=0.9, removal=0.3, removal_stages=2)
 
