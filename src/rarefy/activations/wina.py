@@ -1,10 +1,12 @@
 """WINA: inputs are ranked by what they are multiplied with, too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rarefy.activations.bases import reading_bases
 from rarefy.activations.inputs import sparsify_inputs
 from rarefy.activations.job import Job, Placed
 from rarefy.activations.quantiles import Form, column_norms
+from rarefy.activations.rotation import rotate, turnable
 from rarefy.core.registry import method
 
 
@@ -15,9 +17,9 @@ from rarefy.core.registry import method
 class Wina:
     """Keeps inputs with the largest |x_j| * ||W_:,j||_2, the best choice where W has orthogonal columns.
 
-    form: "top-k" (an exact count a token, the paper's) or "threshold" (its run-time form). allocation, step, settle: as TEAL's.
-    rotate: first turns the model's basis so that the columns of k_proj and gate_proj are orthogonal; the dense function
-    stays (see `rotation`; RMS-norm models only).
+    form: "top-k" (an exact count a token, the paper's) or "threshold" (its run-time form). allocation, step and
+    settle are as TEAL's. rotate: first turns the model's basis so that the columns of k_proj and gate_proj are
+    orthogonal; the dense function stays (see `rotation`; RMS-norm models only).
     """
 
     form: Form = "top-k"
@@ -27,6 +29,11 @@ class Wina:
     rotate: bool = False
 
     def __call__(self, job: Job) -> list[Placed]:
-        return sparsify_inputs(
+        added = 0
+        if self.rotate:
+            found = turnable(job.model)
+            added = rotate(found, *reading_bases(found))
+        placed = sparsify_inputs(
             job, form=self.form, allocation=self.allocation, step=self.step, settle=self.settle, weigh=column_norms
         )
+        return [replace(placed[0], added=added), *placed[1:]]

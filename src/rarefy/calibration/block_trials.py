@@ -81,16 +81,25 @@ def block_trials(
     """{number: trial} of the blocks on these batches, in one pass. Memory: every block's input and output of them."""
     trials = {number: BlockTrial(module) for number, module in blocks.items()}
     mask: list[Tensor | None] = [None]
+    given: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
-    def note(trial: BlockTrial) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            trial.calls.append((args, dict(kwargs), hidden(output), mask[0]))
+    def enter(trial: BlockTrial) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given[trial.module] = args, dict(kwargs)
+
+        return hook
+
+    def leave(trial: BlockTrial) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            trial.calls.append((*given.pop(module), hidden(output), mask[0]))
 
         return hook
 
     with ExitStack() as stack, inference(model):
-        for trial in trials.values():
-            stack.callback(trial.module.register_forward_hook(note(trial), with_kwargs=True).remove)
+        for trial in trials.values():  # the arguments before the block's own hooks change them: they will again
+            before = trial.module.register_forward_pre_hook(enter(trial), prepend=True, with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(trial.module.register_forward_hook(leave(trial)).remove)
         for i, batch in enumerate(batches):
             mask[0] = token_mask(batch)
             run(model, batch, i)
