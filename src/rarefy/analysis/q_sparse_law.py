@@ -16,7 +16,8 @@ from rarefy.core.registry import method
 class QSparseLaw:
     """L(N, S) = E + A(S) / N^alpha with A(S) = B + C exp(beta / (1 - S)).
 
-    N: parameters in `unit`; S: sparsity of the activations. No defaults: the coefficients are those of a family of runs.
+    N: parameters in `unit`; S: sparsity of the activations. No defaults: a family of runs has its own
+    coefficients.
     """
 
     e: float
@@ -65,7 +66,7 @@ class QSparseLaw:
         delta: float = 1e-3,
         seed: int = 0,
     ) -> "QSparseLaw":
-        """The law of some runs, by Huber's loss on log L from many random starts. At least 5 runs; `unit` is their mean N."""
+        """The law of some runs, by Huber's loss on log L from many random starts; unit: their mean N. At least 5."""
         loss = as_column("losses", losses)
         n = as_column("parameters", parameters, len(loss))
         dense = as_column("1 - sparsity", 1.0 - torch.as_tensor(sparsity, dtype=torch.float64), len(loss))
