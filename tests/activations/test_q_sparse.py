@@ -122,7 +122,7 @@ def test_what_cannot_be_is_said() -> None:
     QSparse(0.5).apply(model)
     with pytest.raises(ModelError, match="has a selector already"):
         QSparse(0.5).apply(model)
-    with pytest.raises(ModelError, match="no module"):
+    with pytest.raises(ModelError, match="is not there"):
         QSparse(0.5).apply(nn.Sequential(nn.Linear(2, 2)), ["nowhere"])
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rarefy.core.errors import DataError, ModelError, SparsityError
+from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.protocols import Schedule
 from rarefy.core.shapes import Bool, Float
-from rarefy.selectors import feed_forwards
+from rarefy.selectors.readers import readers
 
 Term = Callable[[Float[Tensor, "tokens width"]], Tensor]
 
@@ -59,7 +59,7 @@ class SmoothCount:
 class ActivationPenalty:
     """weight(step) * mean over layers of term(hidden activation), of the last forward pass.
 
-    The hidden activation is what the down projection of a feed-forward layer reads; `layers` names other linear layers
+    The hidden activation is what the down projection of a feed-forward layer reads; `layers` names other modules
     whose inputs are meant. weight: a number, or a schedule over the steps that `step()` counts. A weight of 0 adds a
     constant 0, so training is bit for bit what it is without. Leave it by `close()`, or use it as a context:
 
@@ -74,7 +74,7 @@ class ActivationPenalty:
         self.term, self._weight, self._step = term, weight, 0
         self._seen: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
-        for name, module in _readers(model, layers).items():
+        for name, module in readers(model, layers, ("down",), linear=False).items():
             self._handles.append(module.register_forward_pre_hook(self._keep(name)))
 
     def _keep(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -121,16 +121,3 @@ class ActivationPenalty:
 
 def _rows(hidden: Tensor, real: Tensor | None) -> Tensor:
     return hidden.flatten(0, -2) if real is None else hidden[real]
-
-
-def _readers(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
-    """{layer: module} whose inputs are counted."""
-    if names is None:
-        return {f"{layer.name}": layer.down for layer in feed_forwards(model)}
-    modules = dict(model.named_modules())
-    for name in names:
-        if name not in modules:
-            raise ModelError(f"ActivationPenalty: the model has no module {name!r}; see model.named_modules()")
-    if not names:
-        raise ModelError("ActivationPenalty: layers is empty; name at least one layer whose input is counted")
-    return {name: modules[name] for name in names}

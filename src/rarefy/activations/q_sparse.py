@@ -13,10 +13,11 @@ from rarefy.core.density import density_of
 from rarefy.core.errors import ModelError, ShapeError
 from rarefy.core.registry import method
 from rarefy.core.topk import exact_count
-from rarefy.selectors import TopK, feed_forwards, input_selector, projections, select_inputs
+from rarefy.selectors import TopK, feed_forwards, input_selector, select_inputs
 from rarefy.selectors.attach import Masking
 from rarefy.selectors.block_top_k import BlockTopK
 from rarefy.selectors.matrix import weight_of
+from rarefy.selectors.readers import readers
 
 
 @method(
@@ -53,7 +54,7 @@ class QSparse:
 
     def apply(self, model: nn.Module, layers: Sequence[str] | None = None) -> list[str]:
         """Makes the projections of a transformer (or the linear `layers` named) sparse, in place; train on after it."""
-        found = _named(model, layers)
+        found = readers(model, layers)
         chosen = {name: self.selector(weight_of(module).shape[1], name) for name, module in found.items()}
         taken = [name for name, module in found.items() if input_selector(module) is not None]
         if taken:
@@ -82,13 +83,3 @@ def settle(model: nn.Module) -> int:
                 select_inputs(module, hook.selector)
                 count += 1
     return count
-
-
-def _named(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
-    if layers is None:
-        return {p.name: p.module for p in projections(model)}
-    modules = dict(model.named_modules())
-    missing = [name for name in layers if name not in modules]
-    if missing:
-        raise ModelError(f"q-sparse: the model has no module {missing[0]!r}; see model.named_modules()")
-    return {name: modules[name] for name in layers}
