@@ -20,7 +20,9 @@ class StraightThrough(InputSelector):
         super().__init__(selector)
         self.levels = levels
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not self.active:
+            return None
         x: Tensor = args[0]
         with torch.no_grad():
             kept = x * self.selector.mask(x)

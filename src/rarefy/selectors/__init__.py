@@ -6,6 +6,7 @@ from rarefy.selectors.attach import (
     detach,
     hidden_selector,
     input_selector,
+    paused,
     select_hidden,
     select_inputs,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "feed_forwards",
     "hidden_selector",
     "input_selector",
+    "paused",
     "projections",
     "select_hidden",
     "select_inputs",

@@ -1,6 +1,7 @@
 """How selectors hang on a model: hooks that put zeros where a token does not look. No tensor of the model changes."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -22,14 +23,18 @@ class Masking(Protocol):
 
 
 class InputSelector:
-    """A forward pre-hook: the layer sees `x * mask(x)`."""
+    """A forward pre-hook: the layer sees `x * mask(x)`, and what was dropped too where its `wants_rest` is true."""
 
     def __init__(self, selector: Masking) -> None:
         self.selector = selector
+        self.active = True
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not self.active:
+            return None
         x = args[0]
-        return (x * self.selector.mask(x), *args[1:])
+        kept = x * self.selector.mask(x)
+        return (kept, x - kept, *args[1:]) if getattr(module, "wants_rest", False) else (kept, *args[1:])
 
 
 class OutputSelector:
@@ -37,9 +42,10 @@ class OutputSelector:
 
     def __init__(self, selector: Masking) -> None:
         self.selector = selector
+        self.active = True
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output * self.selector.mask(output)
+        return output * self.selector.mask(output) if self.active else output
 
 
 def select_inputs(module: nn.Module, selector: Masking) -> RemovableHandle:
@@ -78,6 +84,14 @@ def select_hidden(module: nn.Module | Callable[..., Any] | str, selector: Maskin
     return module.register_forward_hook(OutputSelector(selector))
 
 
+def reselect_inputs(module: nn.Module, selector: Masking) -> None:
+    """Puts another selector in the place of the one on a layer's input."""
+    hook = next((h for h in module._forward_pre_hooks.values() if isinstance(h, InputSelector)), None)
+    if hook is None:
+        raise ModelError(f"reselect_inputs: {type(module).__name__} has no selector; use select_inputs")
+    hook.selector = selector
+
+
 def input_selector(module: object) -> Masking | None:
     """The selector on a layer's input, or None."""
     if not isinstance(module, nn.Module):
@@ -100,6 +114,26 @@ def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Masking]]:
         for selector in (input_selector(module), hidden_selector(module)):
             if selector is not None:
                 yield name, module, selector
+
+
+def _hooks(model: nn.Module) -> Iterator[InputSelector | OutputSelector]:
+    for module in model.modules():
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            if isinstance(hook, InputSelector | OutputSelector):
+                yield hook
+
+
+@contextmanager
+def paused(model: nn.Module) -> Iterator[None]:
+    """While open, the selectors of a model let everything through."""
+    hooks = [hook for hook in _hooks(model) if hook.active]
+    for hook in hooks:
+        hook.active = False
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.active = True
 
 
 def detach(model: nn.Module) -> int:
