@@ -4,24 +4,49 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from activations.tiny import llama, opt, text, train
+from activations.tiny import llama, next_loss, opt, text
 from contracts.impostor import assert_beats_impostor
 from rarefy.activations.hidden import activation_of
 from rarefy.activations.prompt_neurons import select_by_prompt
 from rarefy.activations.sirius import Corrected, Sirius
 from rarefy.core.errors import DataError, ModelError, SparsityError
-from rarefy.selectors import TopK, detach, feed_forwards, select_hidden
+from rarefy.selectors import TopK, detach, feed_forwards, projections, select_hidden, select_inputs
 from rarefy.selectors.attach import paused
+
+TABLE = torch.randint(0, 8, (8, 8), generator=torch.Generator().manual_seed(7))
+
+
+def pairs(rows: int, length: int, seed: int) -> Tensor:
+    """Each symbol is what a table says of the two before it, nine times of ten. (rows, length)"""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 8, (rows, length), generator=generator)
+    for t in range(2, length):
+        kept = torch.rand(rows, generator=generator) < 0.9
+        ids[:, t] = torch.where(kept, TABLE[ids[:, t - 1], ids[:, t - 2]], ids[:, t])
+    return ids
+
+
+def right(tokens: Tensor) -> float:
+    """Share of the new symbols that the table says."""
+    new = tokens[0, PROMPT.shape[1] - 2 :]
+    return float((new[2:] == TABLE[new[1:-1], new[:-2]]).float().mean())
+
+
+PROMPT = pairs(1, 8, seed=1005)
 
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
     torch.set_num_threads(1)
-    made = llama()
-    train(made, 60)
-    with torch.no_grad():  # a model whose neurons matter more, so that leaving them out changes its text
-        for layer in feed_forwards(made):
-            layer.down.weight.mul_(3.0)
+    made = llama("relu")
+    adam = torch.optim.Adam(made.parameters(), lr=1e-2)
+    for step in range(300):
+        for group in adam.param_groups:
+            group["lr"] = 1e-2 * (1 - step / 300)
+        loss = next_loss(made, pairs(16, 24, step))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
     return made.eval()
 
 
@@ -29,9 +54,9 @@ def sparse(model: nn.Module, k: int) -> None:
     detach(model)
     for layer in feed_forwards(model):
         select_hidden(activation_of(layer), TopK(k))
-
-
-PROMPT = text(1, 8, seed=5)
+    for place in projections(model):
+        if place.part in ("q", "k", "v", "gate"):
+            select_inputs(place.module, TopK(k // 2))
 
 
 @torch.inference_mode()
@@ -103,22 +128,25 @@ def test_the_effective_density_is_what_was_counted(model: nn.Module) -> None:
     assert none.effective_density(0.4) == pytest.approx(0.4 + 1 / none.advance)
 
 
-def test_correction_brings_the_text_nearer_to_the_dense_models_and_softer_rules_check_less(model: nn.Module) -> None:
-    sparse(model, 4)
-    wanted = dense(model, 40)
-    hard, soft = (Sirius(8, least=least).generate(model, PROMPT, 40) for least in (0.5, 0.02))
-    assert hard.rollbacks >= soft.rollbacks and hard.advance <= soft.advance
+def test_correction_brings_most_of_the_lost_quality_back_at_a_good_advance(model: nn.Module) -> None:
+    sparse(model, 12)
+    whole, alone = right(dense(model, 50)), right(greedy(model, 50))
 
-    def right(tokens: Tensor) -> float:
-        follow = tokens[:, PROMPT.shape[1] - 1 :]
-        return float((follow[:, 1:] == (follow[:, :-1] + 1) % 32).float().mean())  # the rule of the text
+    def check(kind: str) -> None:
+        if kind == "corrected":
+            found = Sirius(8).generate(model, PROMPT, 50)
+            assert found.advance > 2.0 and found.rollbacks > 0
+            tokens = found.tokens
+        else:
+            tokens = greedy(model, 50)
+        assert right(tokens) > alone + 0.5 * (whole - alone)
 
-    assert right(hard.tokens) > right(greedy(model, 40)) + 0.1
-    assert right(hard.tokens) >= right(wanted) - 0.1
+    assert whole > alone + 0.3
+    assert_beats_impostor(check, "corrected", "sparse alone")
 
 
-def test_neurons_by_the_prompt_are_fixed_and_as_many_as_asked(model: nn.Module) -> None:
-    detach(model)
+def test_neurons_by_the_prompt_are_fixed_and_as_many_as_asked() -> None:
+    model = llama().eval()
     handles = select_by_prompt(model, [{"input_ids": PROMPT}], sparsity=0.75)
     seen: list[Tensor] = []
     hook = feed_forwards(model)[0].down.register_forward_pre_hook(lambda m, a: seen.append(a[0] != 0))

@@ -102,7 +102,7 @@ class _Run:
         return self.begin + min(count, until)
 
     def round(self, count: int, end: int | None) -> None:
-        """Drafts up to `count` tokens, checks them in one dense pass, keeps those that stand and one dense token more."""
+        """Drafts up to `count` tokens and keeps those that stand in one dense pass, and one dense token more."""
         drafts = self._draft(count, end)
         self._forget(len(drafts))
         pending = torch.cat([self.tokens[:, -1:], drafts[None]], 1)
