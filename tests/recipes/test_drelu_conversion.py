@@ -11,7 +11,7 @@ from rarefy.recipes.drelu_conversion import convert_to_drelu
 
 
 def test_most_of_the_loss_comes_back_and_the_zeros_stay() -> None:
-    model = llama(initializer_range=0.2)
+    model = llama(initializer_range=0.1)
     dense = train(model, 80, rate=1e-2)
     data = [{"input_ids": text(16, seed=s)} for s in range(3, 11)]
     bare = copy.deepcopy(model)
@@ -27,7 +27,7 @@ def test_most_of_the_loss_comes_back_and_the_zeros_stay() -> None:
     def check(kind: str) -> None:
         if kind == "distilled":
             found = convert_to_drelu(model, data, steps=60, lr=5e-3)
-            assert found.stats.density <= 0.25 and len(found.distilled.losses) == 60
+            assert found.stats.density <= 0.25 and len(found.losses) == 60
         assert loss(model if kind == "distilled" else bare) - dense < 0.4 * fallen
 
     assert_beats_impostor(check, "distilled", "swapped only")

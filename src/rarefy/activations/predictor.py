@@ -12,6 +12,9 @@ from rarefy.core.topk import keep_top
 class Predictor(nn.Module):
     """Logits B relu(A z), or B z with rank 0, of the standardised input z: (..., width) -> (..., targets)."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, width: int, targets: int, rank: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))

@@ -34,5 +34,5 @@ def settle_ternary(model: nn.Module) -> int:
 
 
 def _is_ternary(module: nn.Module) -> bool:
-    chain: Tensor | nn.Module = module.parametrizations.weight  # type: ignore[union-attr, assignment]
+    chain: Tensor | nn.Module = module.parametrizations.weight  # type: ignore[union-attr]
     return any(isinstance(part, Ternary) for part in chain.children())  # type: ignore[union-attr]

@@ -9,8 +9,9 @@ from rarefy.core.errors import ModelError
 def slice_outputs(layer: nn.Module, keep: Tensor) -> None:
     """Keeps those outputs of a linear layer (nn.Linear or Conv1D), with their biases, in place. keep: int64 (k,)."""
     _slice(layer, keep, outputs=True)
-    if isinstance(getattr(layer, "bias", None), Tensor):
-        layer.bias = nn.Parameter(layer.bias.detach()[keep].clone(), layer.bias.requires_grad)
+    bias = layer._parameters.get("bias")
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach()[keep].clone(), bias.requires_grad)
 
 
 def slice_inputs(layer: nn.Module, keep: Tensor) -> None:
