@@ -19,7 +19,7 @@ from rarefy.activations.turbo_sparse_drelu import DReLU, drelu
 from rarefy.core.errors import DataError, ModelError, SparsityError
 from rarefy.schedules.constant import Constant
 from rarefy.schedules.staged_sine import StagedSine
-from rarefy.selectors import detach, feed_forwards
+from rarefy.selectors import detach, feed_forwards, hidden_selector
 
 
 def density(model: nn.Module) -> float:
@@ -221,3 +221,18 @@ def test_a_penalty_says_what_it_lacks_and_leaves_nothing_behind() -> None:
         ActivationPenalty(model, L1(), 0.1, ["nowhere"])
     with pytest.raises(ModelError, match="looked"):
         ActivationPenalty(nn.Linear(2, 2), L1(), 0.1)
+
+
+def test_the_neurons_that_are_left_give_the_dense_output_by_themselves() -> None:
+    """What a decoder does with it: rows of up and columns of down of the active neurons only."""
+    model = llama(layers=1)
+    ProSparse(threshold=0.01).begin(model).close()
+    ProSparse(threshold=0.01).finish(model)
+    layer, x = feed_forwards(model)[0], torch.randn(6, WIDTH)
+    with torch.no_grad():
+        wanted = model.get_submodule(layer.name)(x)
+        active = hidden_selector(layer.activation)(torch.relu(layer.gate(x)))
+        assert active.index.shape[1] < layer.up.out_features
+        up = torch.einsum("tkd,td->tk", layer.up.weight[active.index], x)
+        found = torch.einsum("tk,tkd->td", active.value * up, layer.down.weight.T[active.index])
+    assert torch.allclose(found, wanted, atol=1e-5)

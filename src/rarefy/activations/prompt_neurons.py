@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -11,8 +12,7 @@ from rarefy.calibration.batches import as_batches
 from rarefy.calibration.layer_inputs import layer_inputs
 from rarefy.core.density import density_of
 from rarefy.core.topk import exact_count, keep_top
-from rarefy.selectors import feed_forwards, select_hidden
-from rarefy.selectors.fixed import Fixed
+from rarefy.selectors import Threshold, feed_forwards, select_hidden
 
 
 def select_by_prompt(model: nn.Module, prompt: Iterable[Any], *, sparsity: float) -> list[RemovableHandle]:
@@ -33,5 +33,6 @@ def select_by_prompt(model: nn.Module, prompt: Iterable[Any], *, sparsity: float
     for layer in layers:
         score = squares[layer.name][None]
         keep = keep_top(score, exact_count(score.shape[1], density))[0]
-        handles.append(select_hidden(activation_of(layer), Fixed(keep)))
+        fixed = Threshold(torch.zeros((), device=keep.device), keep.float())  # |a| * 0 is never above 0
+        handles.append(select_hidden(activation_of(layer), fixed))
     return handles
