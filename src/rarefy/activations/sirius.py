@@ -43,7 +43,7 @@ class Corrected:
 @method("sirius", source="Zhou et al. 2024, arXiv:2409.03856, sections 4.1 and 4.2", protocols=("selector",))
 @dataclass(frozen=True)
 class Sirius:
-    """Greedy decoding by a model with selectors attached, checked every `period` tokens by the same model without them.
+    """Greedy decoding by a model with selectors, checked every `period` tokens by the model without them.
 
     A draft stands if the dense model gives it at least the probability `least`; exact=True asks for the dense model's
     own best token instead, and then the text is that of dense greedy decoding. The first draft that falls is replaced

@@ -70,7 +70,7 @@ def ffn_neuron_census(
     layers: Sequence[str] | None = None,
     rules: CensusRules = CensusRules(),
 ) -> dict[str, LayerCensus]:
-    """{layer: census} of the neurons that the down projections (or the linear `layers` named) read; active is not zero.
+    """{layer: census} of the neurons that down projections (or the `layers` named) read; active is not zero.
 
     data: batches with `input_ids` (rows, tokens), or tensors of them; a large and diverse text. Shortest n-grams first.
     Positional: information about the position beyond what the tokens there explain.
