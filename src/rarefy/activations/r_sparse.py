@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from rarefy.activations.distance import distance, outputs
 from rarefy.activations.evolve import Genes, evolve
 from rarefy.activations.inputs import placed
@@ -90,7 +92,7 @@ class _Trial:
         self.job, self.plain, self.weighted = job, plain, weighted
         self.density = 1.0 - job.sparsity
         self.layers: dict[str, RankAware] = {}
-        self.whole: dict[str, tuple] = {}
+        self.whole: dict[str, tuple[Tensor, Tensor]] = {}
         self.dense = outputs(job)
 
     def build(self) -> None:
