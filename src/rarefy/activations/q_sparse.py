@@ -60,7 +60,7 @@ class QSparse:
         if taken:
             raise ModelError(f"q-sparse: {taken[0]} has a selector already; call detach(model) first")
         if layers is None and self.squared and any(layer.kind == "gated" for layer in feed_forwards(model)):
-            swap_activations(model, lambda layer: SquaredReLU())
+            swap_activations(model, lambda layer: SquaredReLU(), "relu2")
         for name, module in found.items():
             module.register_forward_pre_hook(StraightThrough(chosen[name], 127 if self.ternary else None))
             if self.ternary:

@@ -11,6 +11,8 @@ from rarefy.core.registry import method
 from rarefy.selectors import feed_forwards, projections, select_inputs
 from rarefy.selectors.positive import Positive
 
+_NAMES = {"relu": "relu", "squared": "relu2", "shifted": "shifted_relu"}  # in configs; transformers lacks the last
+
 
 class ShiftedReLU(nn.Module):
     """max(x - shift, 0): the shift is chosen where most pre-activations lie below it."""
@@ -40,6 +42,7 @@ class Relufication:
 
     inputs: the paper's second stage, a ReLU behind the norms too: what q, k, v, gate and up read is rectified, as a
     selector `Positive` of their inputs, so that the whole block multiplies by zeros. Train on after `apply`.
+    Folders hold a model with "relu" and "squared", which transformers has; one with "shifted" is not loaded.
     """
 
     function: str = "relu"
@@ -59,7 +62,7 @@ class Relufication:
 
     def apply(self, model: nn.Module) -> list[str]:
         """Changes the model in place; gives the names of the activations and layers that were changed."""
-        found = swap_activations(model, lambda layer: self.make())
+        found = swap_activations(model, lambda layer: self.make(), _NAMES[self.function])
         return found + (_rectify_inputs(model) if self.inputs else [])
 
 

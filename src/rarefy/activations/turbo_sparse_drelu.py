@@ -32,7 +32,7 @@ class DReLU:
         for layer in layers:
             if layer.gate is None:
                 raise ModelError(f"turbo-sparse-drelu: {layer.name} has no gate; use relufication for plain layers")
-        swap_activations(model, lambda layer: nn.ReLU())
+        swap_activations(model, lambda layer: nn.ReLU(), "relu")
         for layer in layers:
             select_inputs(layer.down, Positive())
         return [layer.name for layer in layers]
