@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rarefy.activations.sparsify import sparsify_activations
+    from rarefy.analysis.activation_stats import activation_stats
     from rarefy.core.errors import RarefyError
     from rarefy.core.grid import QuantizeSpec
     from rarefy.core.selection import Selection
@@ -29,6 +30,7 @@ _HOME = {
     "RarefyError": "rarefy.core.errors",
     "Selection": "rarefy.core.selection",
     "SparseTensor": "rarefy.core.sparse",
+    "activation_stats": "rarefy.analysis.activation_stats",
     "benchmark": "rarefy.engine.benchmark",
     "compare": "rarefy.recipes.comparison.compare",
     "compile": "rarefy.engine.compile",
@@ -48,6 +50,7 @@ __all__ = [
     "RarefyError",
     "Selection",
     "SparseTensor",
+    "activation_stats",
     "benchmark",
     "compare",
     "compile",

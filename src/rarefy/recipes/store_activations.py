@@ -20,6 +20,8 @@ from rarefy.formats.atomic import write_text
 from rarefy.formats.container import Contents, Prepared, prepare, write
 from rarefy.formats.folder import read, read_json
 from rarefy.selectors.attach import Masking, attached, input_selector, select_hidden, select_inputs
+from rarefy.selectors.block_top_k import BlockTopK
+from rarefy.selectors.positive import Positive
 from rarefy.selectors.threshold import Threshold
 from rarefy.selectors.top_k import TopK
 
@@ -55,13 +57,19 @@ def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor
 
 def _out(i: int, name: str, module: nn.Module, selector: Masking, tensors: dict[str, Tensor]) -> dict[str, Any]:
     side = "input" if input_selector(module) is selector else "hidden"
-    said = {"name": name, "side": side}
+    said: dict[str, Any] = {"name": name, "side": side}
     if isinstance(selector, TopK):
         parts: dict[str, Tensor | None] = {"weight": selector.weight}
         said |= {"kind": "top-k", "k": selector.k}
     elif isinstance(selector, Threshold):
         parts = {"threshold": selector.threshold, "weight": selector.weight}
         said |= {"kind": "threshold"}
+    elif isinstance(selector, Positive):
+        parts = {}
+        said |= {"kind": "positive"}
+    elif isinstance(selector, BlockTopK):
+        parts = {}
+        said |= {"kind": "block-top-k", "n": selector.n, "m": selector.m}
     else:
         raise FileError(
             f"save: {name} has a {type(selector).__name__}, which no file holds; take it off with "
@@ -122,4 +130,8 @@ def _in(said: Mapping[str, Any], parts: Mapping[str, Tensor | None]) -> Masking:
         return TopK(int(said["k"]), parts["weight"])
     if said["kind"] == "threshold" and parts["threshold"] is not None:
         return Threshold(parts["threshold"], parts["weight"])
+    if said["kind"] == "positive":
+        return Positive()
+    if said["kind"] == "block-top-k":
+        return BlockTopK(int(said["n"]), int(said["m"]))
     raise ValueError(f"{said} is no selector")
