@@ -32,7 +32,8 @@ class Delta:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        raise _not_alone()
+        """Not known: no axes."""
+        return ()
 
     @property
     def dtype(self) -> torch.dtype:
