@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from formats.peers import needs, run
 from safetensors.torch import load_file, save_file
 
+from formats.peers import needs, run
 from rarefy.core.errors import FileError
 from rarefy.formats import read
 from rarefy.formats.adapters import Delta, fold, merge

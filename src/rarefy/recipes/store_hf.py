@@ -64,15 +64,21 @@ def sparsity_block(stored: Sequence[Stored]) -> dict[str, Any] | None:
     if not sparse:
         return None
     zeros, size = (sum(x) for x in zip(*((t.zeros, math.prod(t.shape)) for t in sparse), strict=True))
+    layout = "sparse-bitmask" if all(t.encoding == "sparse-bitmask" for t in sparse) else "rarefy-codes"
+    return compression_block(layout, [t.prefix for t in sparse], zeros / size)
+
+
+def compression_block(layout: str, targets: Sequence[str], sparsity: float) -> dict[str, Any]:
+    """The `quantization_config` that names a layout. targets: names of modules."""
     return {
         "quant_method": "compressed-tensors",
         "version": "0.14.0.1",
         "sparsity_config": {
-            "format": "sparse-bitmask" if all(t.encoding == "sparse-bitmask" for t in sparse) else "rarefy-codes",
-            "targets": [t.prefix for t in sparse],
+            "format": layout,
+            "targets": list(targets),
             "ignore": [],
-            "global_sparsity": zeros / size,
-            "sparsity_structure": "unstructured",
+            "global_sparsity": sparsity,
+            "sparsity_structure": "2:4" if layout == "sparse-24-bitmask" else "unstructured",
             "registry_requires_subclass": False,
         },
     }
