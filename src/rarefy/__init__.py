@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from rarefy.engine.compile import compile
     from rarefy.finetuning.distill import distill
     from rarefy.recipes.comparison.compare import compare
+    from rarefy.recipes.hf_quantizer import enable_transformers
     from rarefy.recipes.measure import prune
     from rarefy.recipes.prune_folder import prune_folder
+    from rarefy.recipes.semi_structured import to_semi_structured
     from rarefy.recipes.store import load, save
     from rarefy.recipes.train import sparse_training
     from rarefy.recipes.train_loops import lightning_callback, transformers_callback
@@ -32,12 +34,14 @@ _HOME = {
     "compare": "rarefy.recipes.comparison.compare",
     "compile": "rarefy.engine.compile",
     "distill": "rarefy.finetuning.distill",
+    "enable_transformers": "rarefy.recipes.hf_quantizer",
     "lightning_callback": "rarefy.recipes.train_loops",
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
     "prune_folder": "rarefy.recipes.prune_folder",
     "save": "rarefy.recipes.store",
     "sparse_training": "rarefy.recipes.train",
+    "to_semi_structured": "rarefy.recipes.semi_structured",
     "transformers_callback": "rarefy.recipes.train_loops",
 }
 
@@ -50,12 +54,14 @@ __all__ = [
     "compare",
     "compile",
     "distill",
+    "enable_transformers",
     "lightning_callback",
     "load",
     "prune",
     "prune_folder",
     "save",
     "sparse_training",
+    "to_semi_structured",
     "transformers_callback",
 ]
 

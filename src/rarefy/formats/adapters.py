@@ -10,6 +10,7 @@ from torch import Tensor
 from rarefy.core.errors import FileError
 from rarefy.formats.held import Held, dense, plain
 
+_FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 _ROOT = "base_model.model."
 KINDS = ("SHIRA", "SUPERTUNING")
 """What `peft_type` may say: a fixed table, never an import."""
@@ -128,7 +129,7 @@ _PARTS = (
 
 def _shira(parts: Mapping[str, Tensor], config: Mapping[str, Any], name: str) -> Delta:
     values, index = parts["shira_weight"], parts.get("shira_indices")
-    _require(values.dim() == 1 and values.is_floating_point(), name, f"values of shape {tuple(values.shape)}")
+    _require(values.dim() == 1 and values.dtype in _FLOATS, name, f"values of shape {tuple(values.shape)}")
     _require(index is not None, name, "its shira_indices are missing")
     assert index is not None
     _require(tuple(index.shape) == (2, values.numel()), name, f"indices of shape {tuple(index.shape)}")
@@ -138,7 +139,7 @@ def _shira(parts: Mapping[str, Tensor], config: Mapping[str, Any], name: str) ->
 
 def _super(parts: Mapping[str, Tensor], config: Mapping[str, Any], name: str) -> Delta:
     values, index = parts["supertuning_values"], parts.get("supertuning_indices")
-    _require(values.dim() == 1 and values.is_floating_point(), name, f"values of shape {tuple(values.shape)}")
+    _require(values.dim() == 1 and values.dtype in _FLOATS, name, f"values of shape {tuple(values.shape)}")
     _require(index is None or index.shape == values.shape, name, "its indices and values differ in shape")
     places = None if index is None else _integers(index, name)
     largest = config.get("select_top", True)
@@ -152,7 +153,7 @@ def _low_rank(parts: Mapping[str, Tensor], config: Mapping[str, Any], name: str)
         return None
     _require(a is not None and b is not None, name, "one half of its low-rank part is missing")
     assert a is not None and b is not None
-    fits = a.dim() == b.dim() == 2 and a.shape[0] == b.shape[1] > 0 and a.is_floating_point() and b.is_floating_point()
+    fits = a.dim() == b.dim() == 2 and a.shape[0] == b.shape[1] > 0 and {a.dtype, b.dtype} <= _FLOATS
     _require(fits, name, "the halves of its low-rank part do not fit each other")
     alpha = config.get("lora_alpha")
     said = type(alpha) in (int, float) and abs(alpha) < 1e9  # type: ignore[arg-type]

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from rarefy.core.errors import FileError
 from rarefy.formats.held import Held
+from rarefy.formats.packed import VALUE_TYPES, as_integers
 
+_MASKS = frozenset({torch.bool, torch.uint8, torch.int8, torch.int64, torch.float32, torch.float16, torch.bfloat16})
 _NNCF_HOOK = re.compile(r"__nncf_hooks\.post_hooks\.(?P<name>.+)__0\.\d+\.(?P<kind>binary_mask|mask)")
 _NNCF_OP = re.compile(r"(?P<name>.+)\.pre_ops\.\d+\.op\._?binary_mask")
 
@@ -30,7 +32,8 @@ class Masked:
         return self.value.dtype
 
     def to_dense(self) -> Tensor:
-        return torch.where(self.mask, self.value, torch.zeros((), dtype=self.value.dtype))
+        bits = as_integers(self.value)  # 8-bit floats have no `where` of their own
+        return torch.where(self.mask, bits, torch.zeros((), dtype=bits.dtype)).view(self.value.dtype)
 
 
 def fold(entries: Mapping[str, Tensor | Held]) -> dict[str, Tensor | Held]:
@@ -69,6 +72,8 @@ def _checked(name: str, value: Tensor | Held, mask: Tensor | Held, *, logits: bo
     if not isinstance(value, Tensor) or not isinstance(mask, Tensor) or value.shape != mask.shape:
         shapes = f"{tuple(mask.shape)} and its values {tuple(value.shape)}"
         raise FileError(f"tensor {name!r}: its mask {shapes} differ; get the file again")
+    if mask.dtype not in _MASKS or value.dtype not in VALUE_TYPES:
+        raise FileError(f"tensor {name!r}: a mask of {mask.dtype} over values of {value.dtype} is not read")
     kept = mask.gt(0) if logits else mask.ne(0)
     if not logits and mask.dtype != torch.bool and not torch.equal(kept.to(mask.dtype), mask):
         raise FileError(f"tensor {name!r}: its mask holds values other than 0 and 1; get the file again")

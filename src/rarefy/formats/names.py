@@ -36,7 +36,7 @@ def recognise(names: Collection[str]) -> dict[str, tuple[str, str]]:
         absent = [part for part in PARTS if join(prefix, part) not in present]
         if len(absent) == len(PARTS) - 1:
             continue  # an ordinary tensor that happens to be called bitmask
-        parameter = prefix if _names_a_parameter(prefix) else join(prefix, "weight")
+        parameter = prefix if names_a_parameter(prefix) else join(prefix, "weight")
         if parameter in present or parameter in found:
             raise FileError(f"tensor {parameter!r}: it is stored twice, dense and sparse; get the file again")
         found[parameter] = prefix, _layout(prefix, absent)
@@ -51,5 +51,5 @@ def _layout(prefix: str, absent: list[str]) -> str:
     return "sparse-bitmask"
 
 
-def _names_a_parameter(prefix: str) -> bool:
+def names_a_parameter(prefix: str) -> bool:
     return prefix.rsplit(".", 1)[-1].endswith(_PARAMETERS)

@@ -11,6 +11,7 @@ from rarefy.formats.held import Held, dense, plain
 
 _TYPES = frozenset({torch.int8, torch.float8_e4m3fn})
 _FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16})
+_ZEROS = _FLOATS | _TYPES | {torch.int32, torch.int64, torch.uint8}
 _BESIDE = ("weight_scale", "weight_zero_point", "weight_g_idx", "input_scale", "input_zero_point")
 
 
@@ -84,7 +85,8 @@ def _checked(name: str, stored: Tensor | Held, beside: list[Tensor | Held | None
     )
     fits = scale.numel() == 1 or (scale.dim() == 2 and _divides(tuple(scale.shape), shape))
     _require(fits, name, f"scales of shape {tuple(scale.shape)} do not fit {shape}")
-    _require(zero is None or zero.shape == scale.shape, name, "its zero points and its scales differ in shape")
+    fits = zero is None or (zero.shape == scale.shape and zero.dtype in _ZEROS)
+    _require(fits, name, "its zero points and its scales do not fit each other")
     if group_of is not None:
         whole = group_of.dtype in (torch.int32, torch.int64) and tuple(group_of.shape) == shape[1:] and scale.dim() == 2
         _require(whole, name, f"groups of columns of shape {tuple(group_of.shape)} do not fit {shape}")
