@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from files import _NUMBERS, _odd, _read_bounded
+from files import _ALLOWED, _NUMBERS, _odd, _peak, _read_bounded
 from safetensors.torch import save_file
 from test_fuzz import cut, flip, lie
 
 from rarefy.core.errors import RarefyError
-from rarefy.formats import opcodes
+from rarefy.core.quantized import quantize_weight
+from rarefy.formats import codes, opcodes
 from rarefy.formats.adapters import Delta, merge
 from rarefy.formats.bitmask24 import Bitmask24
 from rarefy.formats.packed import Packed
@@ -26,7 +27,7 @@ _DENSE = 10**7  # entries; larger claims are refused or never made dense here
 
 
 def case(rng: random.Random) -> None:
-    rng.choice((_stored, _stored, _bytes, _archive, _program, _adapter, _pair))(rng)
+    rng.choice((_stored, _stored, _bytes, _archive, _program, _adapter, _pair, _integers))(rng)
 
 
 def _two_of_four(rng: random.Random) -> torch.Tensor:
@@ -214,3 +215,31 @@ def _pair(rng: random.Random) -> None:
         from_pair(rng.choice(lies), rng.choice(lies), rng.choice(ORDERS))
     except RarefyError as error:
         assert str(error)
+
+
+def _integers(rng: random.Random) -> None:
+    """The parts of a rounded weight, with lies that each alone looks possible."""
+    bits, groups = rng.choice((4, 8)), rng.choice((1, 2, 4))
+    weight = _two_of_four(rng)
+    weight = weight if weight.shape[1] else torch.zeros(2, 4)
+    parts = codes.pack(codes.Codes(tuple(weight.shape), quantize_weight(weight, bits, weight.shape[1] // groups)))
+    damage = rng.choice((0, 1, 1, 2))
+    for _ in range(damage):
+        name = rng.choice(list(parts))
+        match rng.randrange(3):
+            case 0:
+                parts[name] = _odd(rng)
+            case 1:
+                parts["form"] = parts["form"].clone()
+                if parts["form"].numel() and parts["form"].dtype == torch.int64:
+                    parts["form"].view(-1)[rng.randrange(parts["form"].numel())] = rng.choice((*_NUMBERS, 2, 4, 16))
+            case _:
+                rows = rng.choice((2**10, 2**14))
+                lying = torch.zeros(rows, 2**6, dtype=torch.uint8)  # stands for 2^13 integers a row
+                form = torch.tensor([8, 16, 1, 0, 0, rows, rows, 2**13])
+                parts = {"codes": lying[:0, 0], "scale": torch.ones(0), "present": lying, "form": form}
+    size = sum(tensor.nbytes for tensor in parts.values())
+    found, grown = _peak(lambda: codes.unpack(parts, "fc.weight"))
+    assert grown <= 2 * size + _ALLOWED, f"{grown} bytes for {size}"
+    if found is not None and not damage:
+        assert torch.equal(found.quantized.dequantize(), found.to_dense())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rarefy.recipes.measure import prune
     from rarefy.recipes.prune_folder import prune_folder
     from rarefy.recipes.semi_structured import to_semi_structured
+    from rarefy.recipes.sentence import sentence_transformer
     from rarefy.recipes.store import load, save
     from rarefy.recipes.train import sparse_training
     from rarefy.recipes.train_loops import lightning_callback, transformers_callback
@@ -40,6 +41,7 @@ _HOME = {
     "prune": "rarefy.recipes.measure",
     "prune_folder": "rarefy.recipes.prune_folder",
     "save": "rarefy.recipes.store",
+    "sentence_transformer": "rarefy.recipes.sentence",
     "sparse_training": "rarefy.recipes.train",
     "to_semi_structured": "rarefy.recipes.semi_structured",
     "transformers_callback": "rarefy.recipes.train_loops",
@@ -60,6 +62,7 @@ __all__ = [
     "prune",
     "prune_folder",
     "save",
+    "sentence_transformer",
     "sparse_training",
     "to_semi_structured",
     "transformers_callback",

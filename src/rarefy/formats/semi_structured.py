@@ -40,7 +40,7 @@ def to_pair(weight: Tensor, order: Order = "torch") -> tuple[Tensor, Tensor]:
     values = weight.reshape(rows, n // of, of).gather(-1, places).reshape(rows, n // 2)
     packed = (codes.reshape(rows, -1, slots) << (4 * torch.arange(slots))).sum(-1).to(kind)
     meta = torch.empty(packed.numel(), dtype=kind)
-    meta[_positions(*packed.shape, kind, order)] = packed.reshape(-1)
+    meta[_positions(packed.shape[0], packed.shape[1], kind, order)] = packed.reshape(-1)
     return values, meta.reshape(packed.shape)
 
 

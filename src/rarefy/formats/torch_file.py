@@ -116,13 +116,13 @@ def _strided(storage: Any, view: tuple[Any, ...], dtype: Any, records: Records, 
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     fits = last < have and math.prod(shape) <= have
     _require(fits, name, f"a view of {shape} has only {have} entries behind it")
-    place, off = divmod(raw.storage_offset(), kind.itemsize)
+    place, off = divmod(int(raw.storage_offset()), kind.itemsize)
     _require(off == 0, name, "its record does not begin where torch.save lets records begin")
     return raw[: have * kind.itemsize].view(kind).as_strided(shape, strides, place + offset)
 
 
 def _storage(node: Any, records: Records, name: str) -> tuple[Tensor, torch.dtype]:
-    said = node.said if isinstance(node, Persistent) else None
+    said: Any = node.said if isinstance(node, Persistent) else None
     _require(isinstance(said, tuple) and len(said) >= 5 and said[0] == "storage", name, "it has no storage")
     kind, key = said[1], said[2]
     known = isinstance(kind, Name) and kind.module in ("torch", "torch.storage") and kind.name in _STORAGES

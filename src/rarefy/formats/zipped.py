@@ -45,7 +45,7 @@ def open_records(path: Path, *, mapped: bool = False) -> Records:
                     "weights_only=True) and save the tensors as safetensors"
                 )
         raw = numpy.memmap(path, numpy.uint8, "c", 0, (size,)) if mapped and os.name != "nt" else _copied(path, size)
-        return Records(torch.from_numpy(raw), dict(_places(memoryview(raw))))
+        return Records(torch.from_numpy(raw), dict(_places(raw.data)))
     except FileError:
         raise
     except (OSError, ValueError, struct.error) as error:

@@ -55,7 +55,7 @@ def is_ours(said: Mapping[str, Any]) -> bool:
 def _chooser(ours: Any, theirs: Any) -> Any:
     """A class in the table's place: its `from_dict` gives our configuration or theirs, its instances are theirs."""
 
-    class Chooser(theirs):  # type: ignore[misc]
+    class Chooser(theirs):
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
             return (ours if is_ours(config_dict) else theirs).from_dict(config_dict, **kwargs)
@@ -73,7 +73,7 @@ def _classes() -> tuple[Any, Any]:
         dequantize = True  # tells transformers that what comes out is an ordinary model
 
         def __init__(self, **said: Any) -> None:
-            self.quant_method = METHOD
+            self.quant_method = METHOD  # type: ignore[assignment]  # theirs are an enum, the tables take any text
             self.said = {key: value for key, value in said.items() if key != "quant_method"}
 
     class RarefyQuantizer(HfQuantizer):
@@ -133,7 +133,9 @@ def _operation() -> Any:
         def __init__(self, unpack: Callable[[Mapping[str, Tensor], str], Held]) -> None:
             self.unpack = unpack
 
-        def convert(self, input_dict: dict[str, Any], full_layer_name: str = "", **kwargs: Any) -> dict[str, Tensor]:
+        def convert(  # type: ignore[override]  # one tensor under its full name, as their own operations give it
+            self, input_dict: dict[str, Any], full_layer_name: str = "", **kwargs: Any
+        ) -> dict[str, Tensor]:
             given = {name: held[0] if isinstance(held, list) else held for name, held in input_dict.items()}
             parts = {name.rpartition(".")[2]: held for name, held in given.items()}
             return {full_layer_name: self.unpack(parts, full_layer_name).to_dense()}

@@ -24,13 +24,13 @@ class HandOver:
 def to_semi_structured(model: nn.Module) -> HandOver:
     """Replaces the weight of every 2:4 `nn.Linear` on a CUDA GPU by torch's semi-structured tensor, in place.
 
-    Nothing is pruned: a layer that is not 2:4, or whose type or size torch's kernels do not take, stays as it is and the
-    result says why. The weights are then constants without gradients. Raises EngineError where there is no CUDA GPU.
+    Nothing is pruned: a layer that is not 2:4, or whose type or size torch's kernels do not take, stays as it is and
+    the result says why. The weights are then constants without gradients. Raises EngineError where there is no GPU.
     """
     if not torch.cuda.is_available():
         raise EngineError(
-            "to_semi_structured: torch's 2:4 kernels run on NVIDIA GPUs only, and this process has none; on a CPU use "
-            "rarefy.compile"
+            "to_semi_structured: torch's 2:4 kernels run on NVIDIA GPUs only, and this process has none; on a CPU "
+            "use rarefy.compile"
         )
     layers, stay = [], {}
     for name, module in model.named_modules():
