@@ -39,7 +39,7 @@ class Parts:
         there = unpack_bits(self.present[begin:end], -(-self.width // self.unit))
         whole = torch.zeros(*there.shape, self.unit, dtype=torch.int8)
         whole[there] = self._stored(first, int(there.sum()) * self.unit).reshape(-1, self.unit)
-        return whole.reshape(end - begin, -1)[:, : self.width].contiguous()
+        return whole.flatten(1)[:, : self.width].contiguous()
 
     def _stored(self, first: int, count: int) -> Tensor:
         if self.bits == 8:

@@ -85,13 +85,14 @@ def _size(q: QuantizedWeight, unit: int) -> int:
 
 def _full(q: QuantizedWeight) -> Tensor:
     """Groups (out, groups) with anything in them."""
-    return q.values.reshape(q.shape[0], q.groups, -1).ne(0).any(-1) if q.shape[1] else torch.zeros_like(q.scale).bool()
+    rows, width = q.shape
+    return q.values.reshape(rows, q.groups, width // q.groups).ne(0).any(-1) if width else q.scale.ne(q.scale)
 
 
 def _units(values: Tensor, unit: int) -> Tensor:
     """(rows, units, unit), the last unit filled up with zeros."""
     rows, width = values.shape
-    return torch.nn.functional.pad(values, (0, -width % unit)).reshape(rows, -1, unit)
+    return torch.nn.functional.pad(values, (0, -width % unit)).reshape(rows, -(-width // unit), unit)
 
 
 def _present(values: Tensor, unit: int) -> Tensor:
