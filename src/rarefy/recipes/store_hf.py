@@ -68,15 +68,20 @@ def sparsity_block(stored: Sequence[Stored], whole: str | None = None) -> dict[s
         return None
     zeros, size = (sum(t.zeros for t in sparse), sum(math.prod(t.shape) for t in sparse))
     plain = "sparse-bitmask" if all(t.encoding == "sparse-bitmask" for t in sparse) else "rarefy-codes"
+    return compression_block(whole or plain, [t.prefix for t in sparse], zeros / max(1, size))
+
+
+def compression_block(layout: str, targets: Sequence[str], sparsity: float) -> dict[str, Any]:
+    """The `quantization_config` that names a layout. targets: names of modules."""
     return {
         "quant_method": "compressed-tensors",
         "version": "0.14.0.1",
         "sparsity_config": {
-            "format": whole or plain,
-            "targets": [t.prefix for t in sparse],
+            "format": layout,
+            "targets": list(targets),
             "ignore": [],
-            "global_sparsity": zeros / max(1, size),
-            "sparsity_structure": "unstructured",
+            "global_sparsity": sparsity,
+            "sparsity_structure": "2:4" if layout == "sparse-24-bitmask" else "unstructured",
             "registry_requires_subclass": False,
         },
     }
