@@ -1,6 +1,6 @@
 """Convolutions that leave out the same positions in every channel and every image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -132,10 +132,10 @@ def _sizes(model: nn.Module, convolutions: dict[str, nn.Conv2d], example: Tensor
     """{name: size of the feature map} of the convolutions that an example reaches."""
     found: dict[str, tuple[int, int]] = {}
 
-    def note(name: str) -> object:
+    def note(name: str) -> Callable[..., None]:
         return lambda module, args, output: found.__setitem__(name, (int(output.shape[-2]), int(output.shape[-1])))
 
-    handles = [conv.register_forward_hook(note(name)) for name, conv in convolutions.items()]  # type: ignore[arg-type]
+    handles = [conv.register_forward_hook(note(name)) for name, conv in convolutions.items()]
     training = [module for module in model.modules() if module.training]
     try:
         with torch.no_grad():
