@@ -12,8 +12,8 @@ from rarefy.activations.images.swin_windows import kept_windows, stages_of, wind
 from rarefy.core.density import density_of
 from rarefy.core.errors import ModelError, SparsityError
 from rarefy.core.registry import method
-from rarefy.core.topk import exact_count
 from rarefy.core.timing import interleaved
+from rarefy.core.topk import exact_count
 
 RATIOS = tuple(i / 10 for i in range(9))  # the authors' steps: 0 to 80 %
 Score = Callable[[Tensor, int, int], Tensor]

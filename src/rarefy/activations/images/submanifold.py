@@ -20,7 +20,7 @@ class Visible:
         self.patches: Tensor | None = None
 
     def at(self, height: int, width: int) -> Bool[Tensor, "images height width"]:
-        """The mask at a feature map's resolution. Raises where none is set, or the map is no multiple of the patches."""
+        """The mask at a feature map's resolution. Raises where none is set or the map is no multiple of the patches."""
         if self.patches is None:
             raise ModelError("Visible: no patches are set; set `visible.patches` to a mask (images, rows, columns)")
         rows, columns = self.patches.shape[1:]

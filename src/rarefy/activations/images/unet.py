@@ -1,6 +1,7 @@
 """The light decoder of masked pre-training: feature maps of several scales, fused upwards into pixels."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ class Decoder(nn.Module):
     def __init__(self, steps: int, width: int, channels: int) -> None:
         super().__init__()
         widths = [width // 2**i for i in range(steps + 1)]
-        self.steps = nn.ModuleList(Up(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.steps = nn.ModuleList(Up(a, b) for a, b in pairwise(widths))
         self.pixels = nn.Conv2d(widths[-1], channels, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
