@@ -107,7 +107,7 @@ def test_the_most_linear_block_of_a_trained_model_is_the_cheapest_to_replace() -
     lines = [json.loads(line) for line in (DATA / "scifact" / "corpus.jsonl").read_text("utf-8").splitlines()[:80]]
     raw = bytearray("\n".join(row["text"] for row in lines).encode())
     cut = torch.frombuffer(raw[: 48 * 128], dtype=torch.uint8).long().view(48, 128)
-    seen, unseen = {"input_ids": cut[:32]}, {"input_ids": cut[32:]}
+    seen, unseen = {"input_ids": cut[:32]}, {"input_ids": cut[32:40]}
     found = secretly_linear(model, [seen])
     assert all(one.own < one.whole for one in found.values())
     order = sorted(found, key=lambda name: found[name].whole)
