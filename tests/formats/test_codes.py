@@ -140,6 +140,8 @@ def test_a_small_file_of_a_large_weight_of_zeros_is_read_in_little_memory() -> N
     found = unpack(parts)
     assert status("VmHWM") - before < 2**24
     assert found.quantized.values.shape == (256, 2**17)
+    with pytest.raises(FileError, match=r"'fc\.weight': 1 scales are stored for 0 groups"):
+        unpack(parts | {"scale": torch.ones(1)}, "fc.weight").to_dense()
     for wrong in ([8, 16, 1, 0, 0, 1, 1, 2**25], [8, 16, 2**40, 0, 0, 4, 4, 0], [8, 0, 1, 0, 0, 2**40, 2**40, 0]):
         with pytest.raises(FileError, match=r"tensor 'fc\.weight'"):
             unpack(parts | {"form": torch.tensor(wrong)}, "fc.weight")

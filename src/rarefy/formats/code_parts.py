@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rarefy.core.bits import unpack_bits
+from rarefy.core.errors import FileError
 from rarefy.core.quantized import QuantizedWeight
 from rarefy.formats.bitmask import popcount
 
@@ -25,12 +26,24 @@ class Parts:
     held: Tensor
     scale: Tensor
     present: Tensor
+    name: str
 
     def quantized(self) -> QuantizedWeight:
         values = self.values(0, self.rows, 0)
+        filled = _filled(values, self.groups)
+        self.check(int(filled.sum()))
         scale = torch.ones(self.rows, self.groups)
-        scale[_filled(values, self.groups)] = self.scale.float()
+        scale[filled] = self.scale.float()
         return QuantizedWeight(values, scale, self.bits)
+
+    def check(self, filled: int | None = None) -> None:
+        """Refuses scales that are not as many as groups with anything in them."""
+        filled = self.filled() if filled is None else filled
+        if self.scale.numel() != filled:
+            raise FileError(
+                f"tensor {self.name!r}: {self.scale.numel()} scales are stored for {filled} groups; the file is "
+                "damaged or was not written by a correct program, get it again"
+            )
 
     def values(self, begin: int, end: int, first: int) -> Tensor:
         """int8 (end - begin, width) of some rows, whose integers begin with the `first` that is stored."""
