@@ -277,7 +277,9 @@ def main() -> None:
         (HERE / "trained.json").write_text(json.dumps(cells, indent=1) + "\n")
         head = f"# Trained with sparse activations\n\n{' '.join(__doc__.split(chr(10) * 2)[2].split())}\n\n"
         said = f"{asked.steps} steps of {ROWS} x {WINDOW} bytes each, seed {asked.seed}, one core.\n\n"
-        (HERE / "trained.md").write_text(f"{head}{said}{table(cells)}\n")
+        page = HERE / "trained.md"
+        kept = page.read_text().partition("\n## ")[1:] if page.exists() else ("", "")  # what was written by hand
+        page.write_text(f"{head}{said}{table(cells)}\n{''.join(kept)}")
 
 
 if __name__ == "__main__":
