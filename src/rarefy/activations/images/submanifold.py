@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.activations.images.windows import Geometry, convolve_at
+from rarefy.activations.images.windows import Geometry, convolve_at, lay_out
 from rarefy.core.errors import ModelError, ShapeError
 from rarefy.core.shapes import Bool
 
@@ -35,6 +35,8 @@ class Visible:
 class _Shared(nn.Module):
     """A stand-in for a dense layer, with its very parameters and buffers."""
 
+    dense: Any
+
     def __init__(self, dense: nn.Module, visible: Visible) -> None:
         super().__init__()
         self._parameters, self._buffers = dense._parameters, dense._buffers
@@ -55,7 +57,7 @@ class SubmanifoldConv2d(_Shared):
     """
 
     def __init__(self, dense: nn.Conv2d, visible: Visible, gather_below: float) -> None:
-        super().__init__(dense, visible)
+        super().__init__(lay_out(dense), visible)
         self.geometry, self.gather_below = Geometry.of(dense), gather_below
 
     def forward(self, x: Tensor) -> Tensor:
