@@ -5,7 +5,6 @@ The layers share the parameters and buffers of the dense ones, and their names: 
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rarefy.activations.images.windows import Geometry, convolve_at, lay_out
@@ -77,7 +76,7 @@ class VisibleNorm(_Shared):
         active = self.visible.at(x.shape[2], x.shape[3])
         rows = x.permute(0, 2, 3, 1)
         found = self.dense(rows[active][:, :, None, None])[:, :, 0, 0]
-        return torch.zeros_like(rows).index_put((active,), found).permute(0, 3, 1, 2)
+        return found.new_zeros(rows.shape).index_put((active,), found).permute(0, 3, 1, 2)
 
 
 class VisibleOnly(_Shared):
