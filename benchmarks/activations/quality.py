@@ -1,6 +1,6 @@
 """Perplexity of a trained Llama-shaped model of bytes against activation sparsity, every training-free method.
 
-    python benchmarks/activations/quality.py --data ../shared/data --out FOLDER [--collect] [--write]
+    python benchmarks/activations/quality.py --data ../shared/data --out FOLDER [--collect]
 
 Calibration: windows of 256 bytes drawn from the first 95 % of SciFact's titles and abstracts; measured on the first
 windows of the rest. "asked" is the share of zeros that a method is asked for: at all inputs of all projections, or
@@ -125,12 +125,8 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=16, help="windows")
     parser.add_argument("--unseen", type=int, default=20, help="windows to measure on")
     parser.add_argument("--collect", action="store_true", help="the table from the cells that are there")
-    parser.add_argument("--write", action="store_true", help="write the table beside this file")
     asked = parser.parse_args()
-    shown = table(run(asked))
-    print(shown)
-    if asked.write:
-        (HERE / "quality_table.md").write_text(shown, "utf-8")
+    print(table(run(asked)))
 
 
 if __name__ == "__main__":

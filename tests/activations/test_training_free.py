@@ -38,7 +38,7 @@ def batches(count: int = 4) -> list[dict[str, torch.Tensor]]:
 
 
 def sparse(model: nn.Module, method: Activations, sparsity: float = 0.5) -> rarefy.activations.report.ActivationReport:
-    return rarefy.sparsify_activations(model, method, sparsity=sparsity, data=batches())
+    return rarefy.sparsify_activations(model, method, sparsity=sparsity, data=batches(), trial_tokens=120)
 
 
 def scaled(part: str, factor: torch.Tensor, axis: int, seed: int = 0) -> nn.Module:
@@ -246,7 +246,7 @@ def test_columns_and_rank_together_beat_either_alone_where_the_spectrum_decays()
 def test_the_search_spends_on_rank_only_where_there_is_a_spectrum() -> None:
     def rank(power: float) -> int:
         model = with_spectrum(power)
-        sparse(model, RSparse(generations=2, population=4))
+        sparse(model, RSparse(generations=1, population=3, settle=0))
         return sum(module.right.shape[0] for module in model.modules() if isinstance(module, RankAware))
 
     assert rank(0.0) <= 0.2 * rank(2.0)

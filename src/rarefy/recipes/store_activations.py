@@ -55,7 +55,7 @@ def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor
 
 def _out(i: int, name: str, module: nn.Module, selector: Masking, tensors: dict[str, Tensor]) -> dict[str, Any]:
     side = "input" if input_selector(module) is selector else "hidden"
-    said = {"name": name, "side": side}
+    said: dict[str, Any] = {"name": name, "side": side}
     if isinstance(selector, TopK):
         parts: dict[str, Tensor | None] = {"weight": selector.weight}
         said |= {"kind": "top-k", "k": selector.k}
