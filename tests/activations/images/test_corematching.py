@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+import rarefy
 from contracts.impostor import assert_beats_impostor
 from rarefy.activations.images.core_neurons import above_the_knee, core_tokens, narrowed, sentence_core, token_core
 from rarefy.activations.images.corematching import CoreMatching, ReadPrompt
-from rarefy.core.errors import DataError, ModelError, SparsityError
+from rarefy.core.errors import DataError, ModelError, SparsityError, UnknownNameError
 from rarefy.selectors import feed_forwards
 from rarefy.selectors.matrix import weight_of
 from transformers_tiny import tiny
@@ -155,6 +156,23 @@ def test_needles_are_kept_and_most_fillers_dropped_where_a_random_choice_loses_t
     chance = [torch.randperm(100, generator=g)[: len(k) - 12] for k in kept]
     assert_beats_impostor(check, kept, chance)
     assert len(set(counts)) > 1  # the number kept varies with the prompt
+
+
+def test_blocks_before_the_chosen_one_stay_dense_and_their_cache_is_trimmed_too() -> None:
+    model, (ids, image) = tiny("Llama", num_hidden_layers=4), prompt()
+    seen: dict[int, int] = {}
+    for i, layer in enumerate(feed_forwards(model)):
+        layer.down.register_forward_pre_hook(lambda m, a, i=i: seen.__setitem__(i, a[0].shape[1]))
+    read = CoreMatching(alpha=0.3, beta=0.25, layer=1).read(model, image, input_ids=ids)
+    kept = len(read.kept)
+    assert kept < 24 and seen == {0: 24, 1: 24, 2: kept, 3: kept} and read.length == kept
+    assert list(read.cores) == [f"model.layers.{i}.mlp" for i in (1, 2, 3)]
+    assert all(len(index) == 16 for _, index in read.cores.values())
+
+
+def test_the_door_of_thresholds_says_that_this_is_another_kind() -> None:
+    with pytest.raises(UnknownNameError, match="'corematching' is no method for activations"):
+        rarefy.sparsify_activations(tiny("Llama"), "corematching", sparsity=0.5)
 
 
 def test_all_text_tokens_stay() -> None:

@@ -114,6 +114,16 @@ def test_pretraining_rebuilds_hidden_patches_and_gives_the_encoder_back() -> Non
     assert not encoder[0]._forward_hooks and encoder(torch.randn(2, 3, 40, 40)).shape == (2, 32, 5, 5)
 
 
+def test_a_deep_copy_stands_on_its_own() -> None:
+    spark = Spark(width=32).attach(staged(), ["0", "1", "2"], torch.zeros(1, 3, 32, 32)).eval()
+    x, seen = torch.randn(4, 3, 32, 32), patches()
+    wanted, twin = spark(x, seen), copy.deepcopy(spark)
+    with torch.no_grad():
+        for parameter in spark.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(x, seen), wanted) and not torch.equal(spark(x, seen), wanted)
+
+
 def test_the_drawn_masks_hide_the_asked_share_of_every_image() -> None:
     spark = Spark(width=32, hidden=0.6).attach(staged(), ["0", "1", "2"], torch.zeros(1, 3, 32, 32))
     drawn = spark.draw(50, (4, 5))

@@ -1,5 +1,6 @@
 """Windows left out of a Swin transformer: exact where kept, untouched where not, and chosen by their content."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -140,6 +141,16 @@ def test_adaptation_draws_rising_ratios_and_trains_through_the_kept_windows() ->
     model(pixel_values=x).logits.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert model.swin.encoder.layers[0].blocks[1].attention.q_proj.weight.grad.any()
+
+
+def test_a_deep_copy_stands_on_its_own() -> None:
+    model, x = swin(), torch.randn(2, 1, 32, 32)
+    SparseViT(0.5).attach(model)
+    wanted, twin = outputs(model, x), copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(outputs(twin, x), wanted) and not torch.equal(outputs(model, x), wanted)
 
 
 def test_measured_latency_sets_the_ratios_back() -> None:

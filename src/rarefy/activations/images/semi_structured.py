@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.activations.images.positions import kept_positions, random_map
-from rarefy.activations.images.windows import Geometry, convolve_at
+from rarefy.activations.images.windows import Geometry, convolve_at, lay_out
 from rarefy.core.density import density_of
 from rarefy.core.errors import ModelError, ShapeError, SparsityError
 from rarefy.core.registry import method
@@ -157,7 +157,7 @@ class CompactConv2d(nn.Module):
         assert isinstance(conv, nn.Conv2d)
         super().__init__()
         self.geometry = Geometry.of(conv)
-        self.weight, self.bias = conv.weight, conv.bias
+        self.weight, self.bias = lay_out(conv).weight, conv.bias
         self.register_buffer("kept", kept.clone())
 
     def forward(self, x: Tensor) -> Tensor:

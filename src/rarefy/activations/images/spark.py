@@ -1,8 +1,9 @@
 """Masked pre-training of convnets: what is hidden is rebuilt from a sparse encoder's maps of several scales."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,16 @@ class Spark:
         return Pretraining(self, encoder, stages, example)
 
 
+class _Note:
+    """A hook that keeps what a stage gives; an object, so that a deep copy keeps its own."""
+
+    def __init__(self, maps: dict[str, Tensor], stage: str) -> None:
+        self.maps, self.stage = maps, stage
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.maps[self.stage] = output
+
+
 class Pretraining(nn.Module):
     """An encoder that sees visible patches, mask tokens and projections at each scale, and a decoder.
 
@@ -63,7 +74,7 @@ class Pretraining(nn.Module):
         for stage in stages:
             if stage not in named:
                 raise ModelError(f"stages: {type(encoder).__name__} has no module {stage!r}; it has {[*named][1:9]}...")
-        self._handles = [named[stage].register_forward_hook(self._note(stage)) for stage in stages]
+        self._handles = [named[stage].register_forward_hook(_Note(self._maps, stage)) for stage in stages]
         self.stages = tuple(reversed(stages))  # the smallest map first, as the decoder wants them
         sizes = self._probe(example)
         self.patch = example.shape[-1] // sizes[0][-1]
@@ -79,15 +90,12 @@ class Pretraining(nn.Module):
         self.decoder = Decoder(int(math.log2(self.patch)), method.width, example.shape[1])
         make_sparse(encoder, self.visible, gather_below=method.gather_below)
 
-    def _note(self, stage: str) -> Callable[..., None]:
-        return lambda module, args, output: self._maps.__setitem__(stage, output)
-
     def _probe(self, example: Tensor) -> list[torch.Size]:
         training = self.encoder.training
         with torch.no_grad():
             self.encoder.eval()(example[:1])
         self.encoder.train(training)
-        return [self._maps[stage].shape for stage in self.stages]
+        return [self._maps.pop(stage).shape for stage in self.stages]
 
     def _require(self, method: Spark, sizes: list[torch.Size], example: Tensor) -> None:
         steps = math.log2(self.patch) if self.patch else -1.0
@@ -113,7 +121,7 @@ class Pretraining(nn.Module):
         self.visible.patches = patches
         pixels = self.visible.at(images.shape[2], images.shape[3])[:, None]
         self.encoder(images * pixels)
-        return [self._maps[stage] for stage in self.stages]
+        return [self._maps.pop(stage) for stage in self.stages]  # none stays: a step's graph is freed with its loss
 
     def rebuild(self, images: Tensor, patches: Tensor) -> Float[Tensor, "images channels height width"]:
         """The decoder's pixels, normalised by patch, from visible patches alone."""

@@ -51,7 +51,7 @@ class SparseViT:
 
 @dataclass
 class _Shared:
-    """What the blocks of a stage share in one pass: the features that are scored, and the orders found."""
+    """What the blocks of a stage share in one pass: the features that are scored."""
 
     features: Tensor | None = None
 
@@ -75,7 +75,7 @@ class WindowPruning:
         for stage in self.stages:
             shared = _Shared()
             for place, block in enumerate(stage):
-                object.__setattr__(block, "forward", self._forward(block, number, place, shared))
+                block.forward = _Forward(self, block, number, place, shared)
                 number += 1
 
     @property
@@ -113,24 +113,30 @@ class WindowPruning:
 
         return measured
 
-    def _forward(self, block: Any, number: int, place: int, shared: _Shared) -> Callable[..., Any]:
-        dense = block.forward
+    def choose(self, number: int, block: Any, images: Tensor) -> Tensor:
+        """The windows that a block computes, (images, k), the largest scores first, from its stage's features."""
+        scores = self.score(images, int(block.window_size), int(block.shift_size))
+        count = exact_count(scores.shape[1], 1.0 - self._ratios[number])
+        self.kept[number] = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+        return self.kept[number]
 
-        def forward(hidden_states: Tensor, input_dimensions: tuple[int, int], *args: Any, **kwargs: Any) -> Any:
-            if place == 0:
-                shared.features = None
-            ratio = self._ratios[number]
-            if ratio == 0.0:
-                return dense(hidden_states, input_dimensions, *args, **kwargs)
-            if not (args[0] if args else kwargs.get("always_partition", False)):
-                block.set_shift_and_window_size(input_dimensions)
-            height, width = (int(n) for n in input_dimensions)
-            if shared.features is None:
-                shared.features = hidden_states.detach()
-            images = shared.features.unflatten(1, (height, width))
-            scores = self.score(images, int(block.window_size), int(block.shift_size))
-            count = exact_count(scores.shape[1], 1.0 - ratio)
-            self.kept[number] = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
-            return kept_windows(block, hidden_states, (height, width), self.kept[number]), None
 
-        return forward
+class _Forward:
+    """Stands in a block's place for its `forward`; an object, so that a deep copy of the model holds its own blocks."""
+
+    def __init__(self, pruning: WindowPruning, block: Any, number: int, place: int, shared: _Shared) -> None:
+        self.pruning, self.block, self.number, self.place, self.shared = pruning, block, number, place, shared
+
+    def __call__(self, hidden_states: Tensor, input_dimensions: tuple[int, int], *args: Any, **kwargs: Any) -> Any:
+        block, shared = self.block, self.shared
+        if self.place == 0:
+            shared.features = None
+        if self.pruning.ratios[self.number] == 0.0:
+            return type(block).forward(block, hidden_states, input_dimensions, *args, **kwargs)
+        if not (args[0] if args else kwargs.get("always_partition", False)):
+            block.set_shift_and_window_size(input_dimensions)
+        height, width = (int(n) for n in input_dimensions)
+        if shared.features is None:
+            shared.features = hidden_states.detach()
+        kept = self.pruning.choose(self.number, block, shared.features.unflatten(1, (height, width)))
+        return kept_windows(block, hidden_states, (height, width), kept), None

@@ -5,10 +5,9 @@ The layers share the parameters and buffers of the dense ones, and their names: 
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from rarefy.activations.images.windows import Geometry, convolve_at
+from rarefy.activations.images.windows import Geometry, convolve_at, lay_out
 from rarefy.core.errors import ModelError, ShapeError
 from rarefy.core.shapes import Bool
 
@@ -35,6 +34,8 @@ class Visible:
 class _Shared(nn.Module):
     """A stand-in for a dense layer, with its very parameters and buffers."""
 
+    dense: Any
+
     def __init__(self, dense: nn.Module, visible: Visible) -> None:
         super().__init__()
         self._parameters, self._buffers = dense._parameters, dense._buffers
@@ -55,7 +56,7 @@ class SubmanifoldConv2d(_Shared):
     """
 
     def __init__(self, dense: nn.Conv2d, visible: Visible, gather_below: float) -> None:
-        super().__init__(dense, visible)
+        super().__init__(lay_out(dense), visible)
         self.geometry, self.gather_below = Geometry.of(dense), gather_below
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class VisibleNorm(_Shared):
         active = self.visible.at(x.shape[2], x.shape[3])
         rows = x.permute(0, 2, 3, 1)
         found = self.dense(rows[active][:, :, None, None])[:, :, 0, 0]
-        return torch.zeros_like(rows).index_put((active,), found).permute(0, 3, 1, 2)
+        return found.new_zeros(rows.shape).index_put((active,), found).permute(0, 3, 1, 2)
 
 
 class VisibleOnly(_Shared):
