@@ -118,7 +118,7 @@ def unpack(parts: Mapping[str, Tensor], name: str = "codes") -> Codes:
     sane = bits in (4, 8) and unit in UNITS and transposed in (0, 1) and 0 <= kind < len(_DTYPES)
     _require(sane and min(shape) >= 0 and size <= _LARGEST, name, f"its form {form.tolist()} makes no sense")
     _require(rows == shape[1 if transposed else 0] and not (transposed and len(shape) != 2), name, "its rows differ")
-    width = size // rows if rows else 0
+    width = shape[0] if transposed else math.prod(shape[1:])
     fits = rows * width == size and width <= _WIDEST and (size > 0 or max(shape) <= _WIDEST)
     _require(fits, name, f"its shape {shape} is too large")
     _require(1 <= groups <= max(1, width) and width % groups == 0, name, f"{groups} scales a row do not fit")
