@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rarefy.activations.sparsify import sparsify_activations
     from rarefy.core.errors import RarefyError
     from rarefy.core.grid import QuantizeSpec
     from rarefy.core.selection import Selection
@@ -38,6 +39,7 @@ _HOME = {
     "prune_folder": "rarefy.recipes.prune_folder",
     "save": "rarefy.recipes.store",
     "sparse_training": "rarefy.recipes.train",
+    "sparsify_activations": "rarefy.activations.sparsify",
     "transformers_callback": "rarefy.recipes.train_loops",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "prune_folder",
     "save",
     "sparse_training",
+    "sparsify_activations",
     "transformers_callback",
 ]
 
