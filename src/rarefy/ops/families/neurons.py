@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rarefy.ops.families.columns import selective
 from rarefy.ops.native import KernelInfo
 
 
@@ -12,7 +11,3 @@ def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[st
     """None: for all rows, other kernels are better."""
     return []
 
-
-def picking(kernels: Sequence[KernelInfo], weight: Tensor) -> list[str]:
-    """The kernel of the best instruction set among `kernels`."""
-    return selective(kernels, weight)
