@@ -1,7 +1,6 @@
 #include "pack/columns.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -98,8 +97,7 @@ void append_panel(Packed& p, const WeightSource& weight, int number) {
 
 // Rows of a panel.
 int panel_rows(int out, const Kernel& kernel) {
-  const int line = rows_a_line(kernel.stored), most = std::getenv("RK_PANEL") ? std::atoi(std::getenv("RK_PANEL")) : widest_panel;
-  const int parts = (out + most - 1) / most;
+  const int line = rows_a_line(kernel.stored), parts = (out + widest_panel - 1) / widest_panel;
   return ((out + parts - 1) / std::max(1, parts) + line - 1) / line * line;
 }
 

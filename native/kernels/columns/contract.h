@@ -4,7 +4,7 @@
 // Outputs are cut into panels of rows (the last has fewer: a multiple of what fills a cache line). A panel holds
 // all columns one after the other, each a slice of whole lines, so that a skipped column costs no memory traffic. Panels
 // are as wide as their sums fit the nearest cache: behind every slice that is not followed by its neighbour the hardware
-// has fetched some lines for nothing (of 8-bit weights half skipped, slices of 1408 bytes arrive at 16 GB/s, of 2816 at 22).
+// has fetched some lines for nothing (of 8-bit weights half skipped, slices of 256 bytes arrive at 12 GB/s, of 2816 at 22).
 //   dense    the panel's values; of 4-bit weights 128 rows a line (`nibble_row`), and before every 16 columns one 16-bit
 //            scale a row
 //   bitmask  a bit a row (little-endian), then the values of the rows that are there; slices begin anywhere

@@ -3,7 +3,7 @@
 The others compute on the same inputs, with zeros where nothing was selected, so a choice never changes a result.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -56,30 +56,37 @@ class Selecting:
         rows: list[LayerRow] = []
         chosen = {count: _at(names, count) for count in sorted({*_COUNTS, *names})}
         for count in _COUNTS if skipping else ():
-            if chosen[count] == "dense":  # torch, for more tokens than a step has
+            dense = chosen[count]
+            if dense == "dense":  # torch, for more tokens than a step has
                 continue
             x = rows_like(seen.sample, count)
             used = float((x != 0).any(0).float().mean())
-            dense = chosen[count]
-            for name in (*skipping, dense):
-                if name not in packs:
-                    packs[name] = pack(source, name)
-            ms = self._times(merged, count, used, partial(_calls, packs, (*skipping, dense), x, seen.rows))
+            ms = self._times(merged, source, (*skipping, dense), packs, x, used, seen.rows)
             best = min(skipping, key=lambda name: ms[name]) if ms else skipping[-1]
             wins = ms[best] < _MARGIN * ms[dense] if ms else used < _WORTH
             chosen[count] = best if wins else dense
             rows.append(_row(merged, source, count, chosen[count], dense, best, used, ms, seen.rows))
         return chosen, {name: packed for name, packed in packs.items() if name in chosen.values()}, rows
 
-    def _times(self, merged: Merged, count: int, used: float, calls: Callable[[], dict[str, Any]]) -> dict[str, float]:
-        """Milliseconds by kernel; empty where nothing is timed."""
+    def _times(
+        self,
+        merged: Merged,
+        source: Tensor | QuantizedWeight,
+        names: tuple[str, ...],
+        packs: dict[str, PackedWeight],
+        x: Tensor,
+        used: float,
+        rows: bool,
+    ) -> dict[str, float]:
+        """Milliseconds by kernel; empty where nothing is timed. What is packed for it goes into `packs`."""
         if not self.measure:
             return {}
-        key = (merged.in_features, merged.out_features, count, bucket(round(used * 4096), 4096), *calls.args[1])  # type: ignore[attr-defined]
+        key = (merged.in_features, merged.out_features, len(x), bucket(round(used * 4096), 4096), *names)
         if key not in self._known:
+            packs |= {name: pack(source, name) for name in names if name not in packs}
             with torch.inference_mode():
-                rounds = interleaved(calls(), rounds=30, warmup=1, seconds=_SECONDS)
-                self._known[key] = {name: rounds.median(name) for name in calls.args[1]}  # type: ignore[attr-defined]
+                rounds = interleaved(_calls(packs, names, x, rows), rounds=30, warmup=1, seconds=_SECONDS)
+            self._known[key] = {name: rounds.median(name) for name in names}
         return self._known[key]
 
 
