@@ -109,7 +109,9 @@ def shares(fast: Any) -> dict[str, float]:
 def compiled(model: nn.Module, prepare: Prepare | None, types: dict[str, str], sizes: dict[str, float], name: str) -> Any:
     if prepare is not None:
         prepare(model)
-    fast = rarefy.compile(model, {"input_ids": text()}, **types)
+    # By the cost model: to time every candidate of every side would take an hour, and all of these layers are far from
+    # where it is in doubt.
+    fast = rarefy.compile(model, {"input_ids": text()}, measure=False, **types)
     used = shares(fast)
     sizes[name] = read(fast, used)
     show({name: {f"{row.name} at {row.tokens}": row.kernel for row in fast.explain().rows if ".0." in row.name and "% of the" in row.reason}})
