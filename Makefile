@@ -66,7 +66,7 @@ bench: $(done)/test $(done)/rivals
 	for part in mlp minilm decode resnet18 mobilenet; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
 
 bench-training: $(done)/test
-	for part in speed_linear speed_resnet18 speed_fanin memory; do $(bin)/python benchmarks/training/$$part.py $(BENCH_ARGS); done
+	for part in speed_linear speed_resnet18 speed_fanin speed_trainer memory; do $(bin)/python benchmarks/training/$$part.py $(BENCH_ARGS); done
 
 docs: $(done)/check
 	$(bin)/mkdocs build --strict

@@ -18,7 +18,7 @@ from rarefy.selectors.matrix import weight_of
 from rarefy.selectors.places import Projection
 
 MOST = 0.95
-"""No matrix is asked for more zeros than this, unless the block as a whole is."""
+"""No matrix is asked for more zeros than this, or than the calibration text can tell, unless its whole block is."""
 
 
 def spread(job: Job, made: Mapping[str, Maker], allocation: str, step: float) -> dict[str, float]:
@@ -43,12 +43,13 @@ def greedy(
     share = {p.name: weight_of(p.module).numel() for p in places}
     total = sum(share.values())
     now = {p.name: 0.0 for p in places}
-    most, left = max(MOST, sparsity), sparsity
+    most = {p.name: max(sparsity, min(MOST, made[p.name].most)) for p in places}
+    left = sparsity
     while left > 1e-9:
         size = min(step, left)
         options = []
         for place in places:
-            added = min(size * total / share[place.name], most - now[place.name])
+            added = min(size * total / share[place.name], most[place.name] - now[place.name])
             if added > 1e-9:
                 options.append(now | {place.name: now[place.name] + added})
         now = min(options, key=lambda tried: block_error(places, trial, made, tried))

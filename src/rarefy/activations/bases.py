@@ -21,14 +21,14 @@ def principal(job: Job, found: Turnable) -> dict[int, Tensor]:
     for number, block in found.blocks.items():
         taps[block.norm] = taps[block.inner_norm] = _unit_rms(seen[number])
     tap(job.model, job.batches, inputs=taps, run=job.run)
-    return {number: _descending(covariance) for number, covariance in seen.items()}
+    return {number: descending(covariance) for number, covariance in seen.items()}
 
 
 def _unit_rms(covariance: Covariance) -> Any:
     return lambda x: covariance.add(x / x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12))
 
 
-def _descending(covariance: Covariance) -> Tensor:
+def descending(covariance: Covariance) -> Tensor:
     assert covariance.total is not None
     return torch.linalg.eigh(covariance.total).eigenvectors.flip(1)
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from rarefy.activations.job import Job, Placed
+from rarefy.activations.quantiles import cutoff
 from rarefy.calibration.magnitudes import Magnitudes
 from rarefy.calibration.taps import Tap, tap
 from rarefy.core.errors import ModelError
@@ -37,9 +37,7 @@ def hidden_thresholds(job: Job, weights: Mapping[str, Tensor] | None = None) -> 
     tap(job.model, job.batches, outputs=outputs, run=job.run)
     made = {}
     for name, histogram in seen.items():
-        at = histogram.quantile(job.sparsity) if job.sparsity > 0.0 else -1.0
-        weight = factor.get(name)
-        made[name] = Threshold(torch.tensor(at, device=None if weight is None else weight.device), weight)
+        made[name] = Threshold(cutoff(histogram, job.sparsity), factor.get(name))
     return made
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from rarefy.calibration.batches import Batch, Run
 from rarefy.calibration.block_trials import BlockTrial, block_trials, sample
 from rarefy.selectors.attach import Masking
-from rarefy.selectors.places import FeedForward, Projection, block_of
+from rarefy.selectors.places import FeedForward, Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,3 @@ def block_name(name: str) -> str:
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     return "" if first is None else ".".join(parts[: first + 1])
-
-
-__all__ = ["Activations", "Job", "Placed", "block_name", "block_of"]

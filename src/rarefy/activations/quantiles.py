@@ -1,6 +1,6 @@
 """From the words of a method (a share of zeros, a weight for each input) to a selector, by one calibration pass."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rarefy.activations.job import Job
-from rarefy.calibration.magnitudes import Magnitudes, tokens_needed
+from rarefy.calibration.magnitudes import Magnitudes
 from rarefy.calibration.taps import tap
 from rarefy.core.errors import UnknownNameError
 from rarefy.core.topk import exact_count
@@ -40,12 +40,22 @@ class Maker:
     weight: Tensor | None
     seen: Magnitudes | None  # None: exact counts, which need no calibration
 
+    @property
+    def most(self) -> float:
+        """The largest share of zeros that calibration can tell."""
+        return 1.0 if self.seen is None else self.seen.most
+
     def __call__(self, sparsity: float) -> Masking:
         if self.seen is None:
             return TopK(exact_count(self.width, 1.0 - sparsity), self.weight)
-        at = self.seen.quantile(sparsity) if sparsity > 0.0 else -1.0  # nothing is dropped, zeros neither
-        device = None if self.weight is None else self.weight.device
-        return Threshold(torch.tensor(at, device=device), self.weight)
+        return Threshold(cutoff(self.seen, sparsity), self.weight)
+
+
+def cutoff(seen: Magnitudes, sparsity: float) -> Tensor:
+    """The threshold `()` that drops this share: below 0 for none (zeros neither), infinite for all."""
+    if sparsity in (0.0, 1.0):
+        return torch.tensor(-1.0 if sparsity == 0.0 else torch.inf)
+    return torch.tensor(seen.quantile(sparsity))
 
 
 def makers(job: Job, form: Form, weigh: Weigh = unweighted) -> dict[str, Maker]:
@@ -69,15 +79,3 @@ def watch(job: Job, pairs: Sequence[tuple[Projection, Maker]]) -> None:
         return lambda x: maker.seen.add(sizes(x, maker.weight))
 
     tap(job.model, job.batches, inputs={place.module: look(maker) for place, maker in pairs}, run=job.run)
-
-
-def on_device(selector: Masking, place: Projection) -> Masking:
-    """The selector with its numbers where the place's weight lies."""
-    if isinstance(selector, Threshold) and selector.threshold.device != weight_of(place.module).device:
-        return Threshold(selector.threshold.to(weight_of(place.module).device), selector.weight)
-    return selector
-
-
-def least_tokens(shares: Mapping[str, float]) -> int:
-    """The most tokens that any of these quantiles takes."""
-    return max((tokens_needed(share) for share in shares.values()), default=1)

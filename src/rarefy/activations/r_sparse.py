@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from rarefy.activations.distance import distance, outputs
 from rarefy.activations.evolve import Genes, evolve
 from rarefy.activations.inputs import placed
@@ -27,9 +29,10 @@ _START = (1.0, 0.95, 0.9, 0.8, 0.6)
 )
 @dataclass(frozen=True)
 class RSparse:
-    """W (x * m) + U_r S_r V_r' (x * (1 - m)), m from |x_j| ||W_:,j||; rho of what is read is columns, the rest is rank.
+    """W (x * m) + U_r S_r V_r' (x * (1 - m)): large inputs meet the columns, small ones the low rank.
 
-    rho: the same for all places, or None: searched for each on the calibration text. 1 is thresholding alone, by |x_j|.
+    m keeps the largest |x_j| ||W_:,j||. rho: the columns' share of what is read, the rest is rank; the same for all
+    places, or None: searched for each on the calibration text. 1 is thresholding alone, by |x_j|.
     generations, population: of the search. settle: as TEAL's.
     The layers become `RankAware` modules, which hold the factors as buffers.
     Differs: the search makes the divergence from the dense model's output small (the loss, where one is given),
@@ -89,7 +92,7 @@ class _Trial:
         self.job, self.plain, self.weighted = job, plain, weighted
         self.density = 1.0 - job.sparsity
         self.layers: dict[str, RankAware] = {}
-        self.whole: dict[str, tuple] = {}
+        self.whole: dict[str, tuple[Tensor, Tensor]] = {}
         self.dense = outputs(job)
 
     def build(self) -> None:

@@ -33,6 +33,11 @@ class Magnitudes:
         self.counts += torch.bincount(bits.flatten(), minlength=_BINS)
         self.tokens += len(sizes)
 
+    @property
+    def most(self) -> float:
+        """The largest share whose quantile the tokens so far can tell."""
+        return max(0.0, 1.0 - LEAST / max(1, self.tokens))
+
     def quantile(self, share: float) -> float:
         """The size that `share` of all values do not exceed; 0 where that many are zero. Error 0.4 % at most.
 

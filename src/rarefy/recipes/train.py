@@ -33,6 +33,7 @@ def sparse_training(
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     seed: int = 0,
     state: Mapping[str, Any] | None = None,
+    runtime: str = "dense",
     **options: Any,
 ) -> SparseTrainer:
     """Makes the training of `model` sparse: `trainer.step()` then takes the place of `optimizer.step()`.
@@ -46,6 +47,9 @@ def sparse_training(
     schedule: of what the method schedules (drop fraction, density); see its own page. total_steps: optimizer steps of
     the whole training; needed where a schedule ends with it. state: what `trainer.state_dict()` gave, to go on from a
     checkpoint whose model and optimizer are loaded already; nothing is pruned or drawn anew then.
+    runtime: "dense" masks dense weights; "sparse" keeps only the kept values of every layer that can, with their
+    gradients and optimizer memory, and skips the zeros forward and backward; "auto" does so where it is measured to be
+    faster. `trainer.runtime` says what became of each layer and why.
 
     >>> import torch
     >>> model = torch.nn.Linear(8, 4)
@@ -78,6 +82,7 @@ def sparse_training(
         total_steps=total_steps,
         batches=batches,
         state=state,
+        runtime=runtime,
         **common,
     )
 

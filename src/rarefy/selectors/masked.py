@@ -36,12 +36,14 @@ def sizes(x: Tensor, weight: Tensor | None) -> Tensor:
 def require_width(what: str, x: Tensor, *vectors: Tensor | None) -> None:
     """Refuses an input whose last axis is not as long as the selector's own vectors."""
     for vector in vectors:
-        if vector is not None and vector.dim() and vector.shape[0] != x.shape[-1]:
+        if vector is None or not vector.dim():
+            continue  # one number, which torch compares wherever it lies
+        if vector.shape[0] != x.shape[-1]:
             raise ShapeError(
                 f"{what}: was made for inputs of {vector.shape[0]} features, the input has {tuple(x.shape)}; "
                 "attach it to the layer that it was calibrated on"
             )
-        if vector is not None and vector.device != x.device:
+        if vector.device != x.device:
             raise ShapeError(
                 f"{what}: lies on {vector.device}, the input on {x.device}; calibrate the model where it runs"
             )

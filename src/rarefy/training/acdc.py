@@ -47,8 +47,12 @@ class Alternate:
             cut(run, self.score)
             return
         for state in run.states:
-            if not bool(state.mask.all()):
-                run.set_mask(state, dense_mask(state.weight.shape))
+            if state.kept < state.size:
+                with run.opened(state):
+                    run.set_mask(state, dense_mask(state.shape))
+
+    def wants_gradient(self, run: Run) -> bool:
+        return False
 
 
 @method("acdc", source="Peste et al. 2021, arXiv:2106.12379, algorithm 1", protocols=("schedule", "score"))

@@ -39,6 +39,7 @@ def begin(
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
     seed: int = 0,
     state: Mapping[str, Any] | None = None,
+    runtime: str = "dense",
 ) -> SparseTrainer:
     """A trainer for a method, its first masks chosen; see `rarefy.sparse_training`, which finds the method by name."""
     support = _pattern(pattern, method.pattern)
@@ -75,7 +76,7 @@ def begin(
         for of_weight, value in zip(run.states, before, strict=True):
             of_weight.put(value)
         raise
-    trainer = SparseTrainer(name, method, run, optimizer)
+    trainer = SparseTrainer(name, method, run, optimizer, runtime)
     if state is not None:
         trainer.load_state_dict(state)
     trainer.show()
@@ -97,7 +98,7 @@ def _state(
     master = weight.read().to(weight.parameter.dtype) if method.transform.wants_master else None
     explored = torch.zeros(weight.shape, dtype=torch.bool)
     mask = dense_mask(weight.shape)
-    return WeightState(weight, pattern, density, mask, master, explored=explored, total_steps=total_steps)
+    return WeightState(weight, pattern, density, mask, master, tried=explored, total_steps=total_steps)
 
 
 def _pattern(pattern: str | Pattern | None, default: Pattern) -> Pattern:

@@ -34,8 +34,12 @@ class PruneAndGrow:
         left = how_far(self.clock, self.schedule, run)
         if left is not None:
             for state in run.states:
-                self._choose(run, state, left)
+                with run.opened(state):
+                    self._choose(run, state, left)
         return False
+
+    def wants_gradient(self, run: Run) -> bool:
+        return how_far(self.clock, self.schedule, run) is not None
 
     def after(self, run: Run) -> None:
         """Gradients are there before the step only."""

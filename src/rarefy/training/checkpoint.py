@@ -22,7 +22,7 @@ def identity(name: str, method: SparseMethod, run: Run) -> dict[str, Any]:
         "settings": repr(method),
         "density": run.density,
         "total_steps": run.total_steps,
-        "weights": {s.name: [*s.weight.shape, str(s.pattern), s.asked] for s in run.states},
+        "weights": {s.name: [*s.shape, str(s.pattern), s.asked] for s in run.states},
     }
 
 
@@ -33,6 +33,7 @@ def save(name: str, method: SparseMethod, run: Run) -> dict[str, Any]:
         "generator": run.generator.get_state(),
         "memory": {key: _copy(value) for key, value in run.memory.items()},
         "weights": {state.name: _save_weight(state) for state in run.states},
+        "packed": [state.name for state in run.states if state.packed is not None],
         "young": {key: [index.clone(), age.clone()] for key, (index, age) in run.young.items()},
     }
 
@@ -57,7 +58,7 @@ def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) ->
     if not isinstance(saved, Mapping) or "identity" not in saved:
         raise ModelError("load_state_dict: this is no state of a sparse trainer; give what trainer.state_dict() gave")
     _require_same(saved["identity"], identity(name, method, run))
-    masks = {s.name: unpack_bits(saved["weights"][s.name]["mask"], s.weight.shape[1]) for s in run.states}
+    masks = {s.name: unpack_bits(saved["weights"][s.name]["mask"], s.shape[1]) for s in run.states}
     for state in run.states:
         if saved["weights"][state.name]["master"] is None and bool((state.value() * ~masks[state.name]).any()):
             raise ModelError(
@@ -78,7 +79,7 @@ def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) ->
 def _load_weight(state: WeightState, saved: Mapping[str, Any], mask: Tensor) -> None:
     state.mask, state.density, state.first_sd = mask, saved["density"], saved["first_sd"]
     if saved["explored"] is not None:
-        state.explored = unpack_bits(saved["explored"], state.weight.shape[1])
+        state.explored = unpack_bits(saved["explored"], state.shape[1])
     if saved["master"] is not None:
         state.master = saved["master"].clone()
     state.extra = {key: value.clone() for key, value in saved["extra"].items()}

@@ -29,9 +29,13 @@ class Cut:
         if run.step + 1 == max(1, round(self.at * run.end("the cut"))):
             cut(run, self.score)
 
+    def wants_gradient(self, run: Run) -> bool:
+        return False
+
 
 def cut(run: Run, score: Score) -> None:
     """Every weight keeps its best entries at its density."""
     for state in run.states:
-        found = score(state.value().float(), Evidence(state.name))
-        run.set_mask(state, state.pattern.select(found, state.density))
+        with run.opened(state):
+            found = score(state.value().float(), Evidence(state.name))
+            run.set_mask(state, state.pattern.select(found, state.density))

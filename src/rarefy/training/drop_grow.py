@@ -11,10 +11,13 @@ from rarefy.core.protocols import Schedule
 from rarefy.core.shapes import Mask, Weight
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.patterns.fixed import fixed_density
+from rarefy.patterns.unstructured import Layerwise
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.clock import Clock
+from rarefy.training.growth import GrowGradient
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
+from rarefy.training.streamed_growth import exchange, watched
 
 _FIRST = 1e30  # above every score: what has survived stays
 
@@ -95,10 +98,27 @@ class DropGrow:
     def update(self, run: Run, done: int) -> None:
         schedule = self.fraction or Cosine(self.initial, self.final, max(1, round(self.clock.end * run.end("grow"))))
         for state in run.states:
-            if 0 < state.kept < state.mask.numel():
+            if 0 < state.kept < state.size:
                 self._change(run, state, schedule(done))
 
+    def wants_gradient(self, run: Run) -> bool:
+        return self.grow.before and self.clock.due(run, "grow", run.step)
+
     def _change(self, run: Run, state: WeightState, fraction: float) -> None:
+        if self._streams(state):
+            shape, density = state.shape, state.density
+            kept, survivors = (state.pattern.count(*shape, d) for d in (density, density * (1.0 - fraction)))
+            exchange(run, state, survivors, kept)
+            return
+        with run.opened(state):
+            self._exchange(run, state, fraction)
+
+    def _streams(self, state: WeightState) -> bool:
+        """Whether a packed weight needs no dense tensor for the change: the entries of a layer compete by gradient."""
+        plain = isinstance(self.grow, GrowGradient) and isinstance(self.drop, DropSmallest) and self.return_dropped
+        return plain and isinstance(state.pattern, Layerwise) and watched(state)
+
+    def _exchange(self, run: Run, state: WeightState, fraction: float) -> None:
         survivors = self.drop(run, state, fraction)
         score = self.grow(run, state).float()
         rank = torch.where(survivors, torch.full_like(score, _FIRST), score)

@@ -17,3 +17,6 @@ class Fixed:
 
     def after(self, run: Run) -> None:
         """Nothing changes."""
+
+    def wants_gradient(self, run: Run) -> bool:
+        return False

@@ -34,7 +34,11 @@ class Gradual:
         if left is None:
             return
         for state in run.states:
-            self._prune(run, state, left)
+            with run.opened(state):
+                self._prune(run, state, left)
+
+    def wants_gradient(self, run: Run) -> bool:
+        return False
 
     def _prune(self, run: Run, state: WeightState, left: float) -> None:
         density = state.density + (1.0 - state.density) * left

@@ -47,6 +47,17 @@ class Topology(Protocol):
 
 
 @runtime_checkable
+class Opens(Protocol):
+    """A topology that leaves packed weights alone between its changes, and opens one at a time (`Run.opened`) then.
+
+    wants_gradient: whether the coming step's `before` looks at dense gradients.
+    """
+
+    @abstractmethod
+    def wants_gradient(self, run: "Run") -> bool: ...
+
+
+@runtime_checkable
 class Penalty(Protocol):
     """A term of the loss in all trained weights together; its gradient is added before the optimizer's step."""
 

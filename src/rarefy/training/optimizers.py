@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import ModelError
+from rarefy.training.runtime.topology import Topology
 
+# torch's optimizers whose step of one weight depends on that weight alone
+ENTRYWISE = (
+    *("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax"),
+    *("Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD"),
+)
 _OLD = 1e-4  # a moment is old enough when beta^age is below it: the correction is 1 to this much
 
 
@@ -56,16 +62,29 @@ def entries(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tup
             yield name, value
 
 
+def gather(optimizer: torch.optim.Optimizer, parameter: Tensor, topology: Topology, shape: tuple[int, ...]) -> None:
+    """Keeps the memory of the entries of a topology only, `(nnz,)`; while the parameter still is dense."""
+    for name, value in list(entries(optimizer, parameter)):
+        optimizer.state[parameter][name] = topology.gather(value)
+
+
+def scatter(optimizer: torch.optim.Optimizer, parameter: Tensor, topology: Topology, shape: tuple[int, ...]) -> None:
+    """The way back from `gather`, while the parameter still is `(nnz,)`: zeros where nothing is kept."""
+    for name, value in list(entries(optimizer, parameter)):
+        optimizer.state[parameter][name] = topology.scatter(value).view(shape)
+
+
 def forget(optimizer: torch.optim.Optimizer, parameter: Tensor, where: Tensor) -> None:
     """Sets the memory of the entries `where` (bool, of the parameter's shape) to what a new weight begins with."""
-    group = group_of(optimizer, parameter) or {}
     for name, value in entries(optimizer, parameter):
-        begin = 0.0
-        if name == "sum":
-            begin = float(group.get("initial_accumulator_value", 0.0))  # Adagrad
-        elif name == "step_size":
-            begin = float(group.get("lr", 0.0))  # Rprop
-        value.masked_fill_(where, begin)
+        value.masked_fill_(where, begin_of(optimizer, parameter, name))
+
+
+def begin_of(optimizer: torch.optim.Optimizer, parameter: Tensor, name: str) -> float:
+    """What the memory of that name begins with."""
+    group = group_of(optimizer, parameter) or {}
+    setting = {"sum": "initial_accumulator_value", "step_size": "lr"}.get(name)  # of Adagrad and of Rprop
+    return 0.0 if setting is None else float(group.get(setting, 0.0))
 
 
 def _steps(memory: dict[str, Any]) -> int:

@@ -42,12 +42,10 @@ class TrainingReport:
 
 def report_of(name: str, run: Run) -> TrainingReport:
     rows = tuple(
-        WeightReport(
-            s.name, s.weight.shape, s.kept, s.count, None if s.explored is None else float(s.explored.float().mean())
-        )
+        WeightReport(s.name, s.shape, s.kept, s.count, None if s.explored is None else float(s.explored.float().mean()))
         for s in run.states
     )
-    size = sum(s.mask.numel() for s in run.states)
+    size = sum(s.size for s in run.states)
     explored = [s.explored for s in run.states if s.explored is not None]
     share = sum(int(e.sum()) for e in explored) / size if len(explored) == len(run.states) else None
     return TrainingReport(name, run.step, 1.0 - sum(r.kept for r in rows) / size, share, rows)

@@ -1,6 +1,7 @@
 """One sparse training run: what the parts of a method see and may change."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,8 @@ class Run:
 
     density: asked over all weights of `states`; step: optimizer steps done so far; generator: of everything random,
     the same on all ranks; batches, loss: what the user gave for methods that look at the loss; memory: what the
-    topology remembers across weights (plain numbers and tensors, saved with the checkpoint).
+    topology remembers across weights (plain numbers and tensors, saved with the checkpoint); young: flat positions and
+    ages of what has just grown; opener: of packed weights, see `opened`.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class Run:
     memory: dict[str, Any] = field(default_factory=dict)
     keeps_memory: bool = False
     young: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    opener: Callable[[WeightState], AbstractContextManager[None]] | None = None
 
     def __getitem__(self, name: str) -> WeightState:
         return next(state for state in self.states if state.name == name)
@@ -44,6 +47,10 @@ class Run:
         if self.total_steps is None:
             raise SparsityError(f"{where}: total_steps is missing, and its schedule ends with the training; give it")
         return self.total_steps
+
+    def opened(self, state: WeightState) -> AbstractContextManager[None]:
+        """Within it the weight is dense, whether or not only its kept values exist otherwise."""
+        return nullcontext() if self.opener is None else self.opener(state)
 
     def rand(self, state: WeightState) -> Tensor:
         """Uniform random numbers in [0, 1) of the weight's shape, from the run's generator."""
@@ -79,19 +86,25 @@ class Run:
     def _forget(self, state: WeightState, changed: Mask, fresh: Mask) -> None:
         parameter = state.weight.parameter
         optimizers.forget(self.optimizer, parameter, state.weight.as_parameter(changed))
-        index, age = self.young.pop(state.name, (torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)))
-        stay = ~state.weight.as_parameter(changed).reshape(-1)[index]
+        flat = state.weight.as_parameter(changed).reshape(-1)
         new = state.weight.as_parameter(fresh).reshape(-1).nonzero().flatten()
-        if optimizers.is_adam(self.optimizer, parameter):
-            self.young[state.name] = torch.cat([index[stay], new]), torch.cat([age[stay], torch.zeros_like(new)])
+        self.renew(state, lambda index: flat[index], new)
+
+    def renew(self, state: WeightState, changed: Callable[[Tensor], Tensor], fresh: Tensor) -> None:
+        """Which weights are young after a change: not those that `changed` (of flat positions), but the fresh ones."""
+        index, age = self.young.pop(state.name, (torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)))
+        stay = ~changed(index)
+        if optimizers.is_adam(self.optimizer, state.weight.parameter):
+            self.young[state.name] = torch.cat([index[stay], fresh]), torch.cat([age[stay], torch.zeros_like(fresh)])
 
     def correct_young(self) -> None:
         """Ahead of an optimizer step: see `optimizers.correct_young`."""
         for name, (index, age) in list(self.young.items()):
-            parameter = self[name].weight.parameter
+            state, parameter = self[name], self[name].weight.parameter
             if parameter.grad is None or not len(index):
                 continue
-            stay = optimizers.correct_young(self.optimizer, parameter, index, age)
+            where = index if state.packed is None else state.packed.entries(index)
+            stay = optimizers.correct_young(self.optimizer, parameter, where, age)
             self.young[name] = index[stay], age[stay] + 1
 
     def agreed(self, tensor: Tensor) -> Tensor:

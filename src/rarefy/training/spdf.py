@@ -27,11 +27,15 @@ class Open:
         if run.step + 1 == max(1, round(self.at * run.end("spdf"))):
             open_all(run)
 
+    def wants_gradient(self, run: Run) -> bool:
+        return False
+
 
 def open_all(run: Run) -> None:
     """Ends sparsity: all masks full; the net computes what it computed before."""
     for state in run.states:
-        run.set_mask(state, dense_mask(state.weight.shape))
+        with run.opened(state):
+            run.set_mask(state, dense_mask(state.shape))
 
 
 @method("spdf", source="Thangarasa et al. 2023, arXiv:2303.10464, section 2", protocols=("pattern", "schedule"))

@@ -44,11 +44,15 @@ class ConstantFanIn:
         last = max(1, round(self.clock.end * run.end("srigl")))
         zeta = (self.fraction or Cosine(self.initial, 0.0, last))(run.step)
         for state in run.states:
-            grad = state.grad()
-            if grad is not None and 0 < state.kept < state.mask.numel():
-                mask = self.choose(state, grad.abs().float(), zeta, ablate=state is not run.states[-1])
-                run.set_mask(state, mask)
+            with run.opened(state):
+                grad = state.grad()
+                if grad is not None and 0 < state.kept < state.size:
+                    mask = self.choose(state, grad.abs().float(), zeta, ablate=state is not run.states[-1])
+                    run.set_mask(state, mask)
         return self.instead
+
+    def wants_gradient(self, run: Run) -> bool:
+        return self.clock.due(run, "srigl", run.step)
 
     def after(self, run: Run) -> None:
         """Masks change ahead of the step."""

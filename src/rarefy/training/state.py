@@ -5,36 +5,43 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from rarefy.core.bits import pack_bits, unpack_bits
 from rarefy.core.protocols import Pattern
 from rarefy.core.shapes import Mask, Weight
 from rarefy.core.site import Site
+from rarefy.training.runtime.topology import Topology
 
 
 @dataclass
 class WeightState:
     """The state of one weight; all tensors have its shape `(out, in)`.
 
+    Where the layer trains on its kept values only (`packed`, see `Switching`), masks are held as bits and made when
+    they are asked for, and `value`, `grad` and `put` are for `Run.opened` to allow.
+
     density: the share it has to keep, `asked` at first by the allocation, later what the method makes of it; mask: what
-    it keeps now; master: the dense weight that the optimizer trains where the forward pass sees only a view of it, else
-    None (the parameter is the weight); extra: what the method's parts remember (counts, averages), saved with the
-    checkpoint; explored: whether an entry was ever kept (in-time over-parameterisation); step, total_steps: of the run;
-    first_sd: standard deviation of the weight before training.
+    it keeps now (held by `support`); master: the dense weight that the optimizer trains where the forward pass sees
+    only a view of it, else None (the parameter is the weight); extra: what the method's parts remember (counts,
+    averages), saved with the checkpoint; explored: whether an entry was ever kept (in-time over-parameterisation; held
+    by `tried`); step, total_steps: of the run; shape: `(out, in)`; first_sd: standard deviation of the weight before
+    training.
     """
 
     weight: Site
     pattern: Pattern
     density: float
-    mask: Mask
+    support: Mask | Topology
     master: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
-    explored: Tensor | None = None
+    tried: Tensor | None = None
     step: int = 0
     total_steps: int | None = None
     asked: float = field(init=False)
+    shape: tuple[int, int] = field(init=False)
     first_sd: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.asked = self.density
+        self.asked, self.shape = self.density, self.weight.shape
         self.first_sd = float(self.value().float().std(correction=0))
 
     @property
@@ -42,27 +49,73 @@ class WeightState:
         return self.weight.name
 
     @property
+    def size(self) -> int:
+        """Entries of the dense weight."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def packed(self) -> Topology | None:
+        """Where the kept values belong, while only they exist; None for a dense parameter."""
+        return self.support if isinstance(self.support, Topology) else None
+
+    @property
+    def mask(self) -> Mask:
+        return self.support.mask if isinstance(self.support, Topology) else self.support
+
+    @mask.setter
+    def mask(self, mask: Mask) -> None:
+        assert self.packed is None, f"{self.name}: open the packed weight before its mask changes"
+        self.support = mask
+
+    @property
+    def explored(self) -> Mask | None:
+        if self.tried is None or self.packed is None:
+            return self.tried
+        return unpack_bits(self.tried, self.shape[1])
+
+    @explored.setter
+    def explored(self, explored: Mask | None) -> None:
+        assert self.packed is None, f"{self.name}: open the packed weight before it is explored"
+        self.tried = explored
+
+    def close(self, topology: Topology) -> None:
+        """From now on only the kept values exist: masks become bits."""
+        self.tried = None if self.tried is None else pack_bits(self.tried)
+        self.support = topology
+
+    def open(self) -> None:
+        """The way back from `close`."""
+        mask, explored = self.mask, self.explored
+        self.support, self.tried = mask, explored
+
+    @property
     def count(self) -> int:
         """How many entries the asked density keeps."""
-        rows, n = self.weight.shape
+        rows, n = self.shape
         return self.pattern.count(rows, n, self.density)
 
     @property
     def kept(self) -> int:
-        return int(self.mask.sum())
+        return self.support.nnz if isinstance(self.support, Topology) else int(self.support.sum())
 
     def value(self) -> Weight:
         """The weight that is trained, `(out, in)`: the dense master where there is one. A view, not a copy."""
         if self.master is not None:
             return self.master
+        self._require_open()
         return self.weight.as_matrix(self.weight.parameter.detach())
 
     def grad(self) -> Weight | None:
         """The gradient of the loss with respect to what the forward pass saw, `(out, in)`, dropped entries too."""
+        self._require_open()
         found = self.weight.parameter.grad
         return None if found is None else self.weight.as_matrix(found)
 
     def put(self, matrix: Tensor) -> None:
         """Writes `(out, in)` into the parameter, in place."""
+        self._require_open()
         with torch.no_grad():
             self.weight.parameter.copy_(self.weight.as_parameter(matrix))
+
+    def _require_open(self) -> None:
+        assert self.packed is None, f"{self.name}: only the kept values exist; use `with run.opened(state)`"

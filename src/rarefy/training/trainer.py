@@ -12,6 +12,7 @@ from rarefy.training import checkpoint
 from rarefy.training.method import SparseMethod
 from rarefy.training.report import TrainingReport, report_of
 from rarefy.training.run import Run
+from rarefy.training.switching import Switching
 
 
 class SparseTrainer:
@@ -23,9 +24,11 @@ class SparseTrainer:
     what was trained. Save `trainer.state_dict()` beside the model's and the optimizer's.
     """
 
-    def __init__(self, name: str, method: SparseMethod, run: Run, optimizer: Any) -> None:
+    def __init__(self, name: str, method: SparseMethod, run: Run, optimizer: Any, runtime: str = "dense") -> None:
         self.name, self.method, self.run = name, method, run
         self._outer = optimizer
+        self._switching = Switching(run, method, runtime)
+        run.opener = self._switching.opened
         self._hooks = [
             run.optimizer.register_step_pre_hook(self._pre_hook),
             run.optimizer.register_step_post_hook(self._post_hook),
@@ -39,12 +42,24 @@ class SparseTrainer:
     @property
     def sparsity(self) -> float:
         """The fraction of zeros over the trained weights, by the masks."""
-        return 1.0 - sum(s.kept for s in self.run.states) / sum(s.mask.numel() for s in self.run.states)
+        return 1.0 - sum(s.kept for s in self.run.states) / sum(s.size for s in self.run.states)
 
     @property
     def step_count(self) -> int:
         """Optimizer steps so far (those that only changed the masks count too)."""
         return self.run.step
+
+    @property
+    def runtime(self) -> dict[str, str]:
+        """How each weight is trained now: "sparse" where only its kept values exist, else "dense" and why."""
+        return self._switching.describe()
+
+    def unpack(self) -> None:
+        """Makes every weight a dense parameter again until the next step, for code that reads `module.weight` itself.
+
+        State dicts, copies of the model and its forward pass need no such thing.
+        """
+        self._switching.unpack_all()
 
     def step(self, closure: Callable[[], Any] | None = None, *, scaler: Any = None) -> Any:
         """`optimizer.step()` with everything that sparsity needs around it.
@@ -69,6 +84,7 @@ class SparseTrainer:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._switching.end()
         return self.report()
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,7 +96,10 @@ class SparseTrainer:
 
         Raises ModelError, with the difference, for a state of another method, setting or model.
         """
+        self._switching.unpack_all()
         checkpoint.load(state, self.name, self.method, self.run)
+        self._switching.pack_named(state.get("packed", []))
+        self._switching.prepare()
 
     def _pre_hook(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Works before the step, or, where the step computes the gradients itself, inside its closure."""
@@ -115,6 +134,8 @@ class SparseTrainer:
             return
         pushes = self._penalty_gradients()
         for state, push in zip(run.states, pushes, strict=True):
+            if state.packed is not None:
+                continue  # the gradient is that of the kept values
             grad = state.grad()
             if state.master is not None:
                 state.put(state.master)
@@ -131,6 +152,8 @@ class SparseTrainer:
     def _after(self) -> None:
         run, transform = self.run, self.method.transform
         for state in run.states:
+            if state.packed is not None:
+                continue
             parameter = state.weight.as_matrix(state.weight.parameter.detach())
             value = transform.on_step(parameter, state)
             if state.master is None:
@@ -148,6 +171,7 @@ class SparseTrainer:
             state.step = self.run.step
             if state.master is not None:
                 state.put(self.method.transform.view(state.master, state))
+        self._switching.prepare()
 
     def _penalty_gradients(self) -> list[Tensor | None]:
         if self.method.penalty is None:
@@ -161,7 +185,7 @@ class SparseTrainer:
 
     def _check_gradients(self) -> None:
         """Nothing has been touched yet when this raises."""
-        if all(state.grad() is None for state in self.run.states):
+        if all(state.weight.parameter.grad is None for state in self.run.states):
             raise DataError(
                 f"step {self.run.step}: no trained weight has a gradient; call loss.backward() before trainer.step(), "
                 "and zero_grad() only after it"

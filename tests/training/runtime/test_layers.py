@@ -328,3 +328,15 @@ def test_faster_measures_each_question_once():
     speed = faster(layer, 32, 0.05, rounds=3)
     assert speed.dense_ms > 0 and speed.sparse_ms > 0 and speed.ratio == speed.dense_ms / speed.sparse_ms
     assert faster(layer, 32, 0.05, rounds=3) is speed
+
+
+def test_an_edit_may_change_the_count_while_the_last_loss_is_alive() -> None:
+    """The graph of the last loss holds the node that collects the gradient, and that node has noted the old count."""
+    layer = SparseLinear(8, 4, Topology(torch.eye(4, 8, dtype=torch.bool)))
+    loss = layer(torch.ones(2, 8)).sum()
+    loss.backward()
+    layer.edit(torch.tensor([0]), torch.tensor([1, 2, 3]))
+    again = layer(torch.ones(2, 8)).sum()
+    again.backward()
+    assert layer.values.grad is not None and layer.values.grad.shape == (6,)
+    assert bool(loss.isfinite())

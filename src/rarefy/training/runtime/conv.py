@@ -1,12 +1,14 @@
 """A convolution that is really sparse in training."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError, ShapeError
 from rarefy.core.shapes import Bool
 from rarefy.ops import Layer, Window, window_of
-from rarefy.training.runtime.function import product
+from rarefy.training.runtime.function import Seen, product
 from rarefy.training.runtime.module import SparseModule
 from rarefy.training.runtime.topology import Topology
 
@@ -93,16 +95,7 @@ class SparseConv2d(SparseModule):
     @torch.compiler.disable  # addresses of memory are nothing to trace
     def forward(self, x: Tensor) -> Tensor:
         """x `(images, in_channels, height, width)`, or one image without the first dimension."""
-        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
-            raise ShapeError(
-                f"SparseConv2d: x has shape {tuple(x.shape)}; it must be (images, {self.in_channels}, height, width)"
-            )
-        images = x if x.dim() == 4 else x.unsqueeze(0)
-        layer = Layer(
-            self.out_channels, (self.in_channels, images.shape[2], images.shape[3]), self.kernel_size, self.window
-        )
-        y = product(images, self.values, self.bias, self.topology, layer, self._seen(layer))
-        return y if x.dim() == 4 else y.squeeze(0)
+        return conv_product(x, self.values, self.bias, self.topology, self.kernel_size, self.window, self._seen)
 
     def extra_repr(self) -> str:
         w = self.window
@@ -110,3 +103,22 @@ class SparseConv2d(SparseModule):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={w.stride}, "
             f"padding={w.padding}, dilation={w.dilation}, groups={w.groups}, density={self.topology.density:.4g}"
         )
+
+
+def conv_product(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    topology: Topology,
+    kernel: Pair,
+    window: Window,
+    seen: Callable[[Layer], Seen | None],
+) -> Tensor:
+    """The convolution of x `(images, channels, height, width)`, or of one image, with the kept values of a weight."""
+    channels = topology.shape[1] // (kernel[0] * kernel[1]) * window.groups
+    if x.dim() not in (3, 4) or x.shape[-3] != channels:
+        raise ShapeError(f"SparseConv2d: x has shape {tuple(x.shape)}; it must be (images, {channels}, height, width)")
+    images = x if x.dim() == 4 else x.unsqueeze(0)
+    layer = Layer(topology.shape[0], (channels, images.shape[2], images.shape[3]), kernel, window)
+    y = product(images, values, bias, topology, layer, seen(layer))
+    return y if x.dim() == 4 else y.squeeze(0)

@@ -1,12 +1,14 @@
 """A linear layer that is really sparse in training."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from rarefy.core.errors import ShapeError
 from rarefy.core.shapes import Mask
 from rarefy.ops import Layer
-from rarefy.training.runtime.function import product
+from rarefy.training.runtime.function import Seen, product
 from rarefy.training.runtime.module import SparseModule
 from rarefy.training.runtime.topology import Topology
 
@@ -47,14 +49,23 @@ class SparseLinear(SparseModule):
     @torch.compiler.disable  # addresses of memory are nothing to trace
     def forward(self, x: Tensor) -> Tensor:
         """x `(..., in_features)`, any number of tokens."""
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise ShapeError(
-                f"SparseLinear: x has shape {tuple(x.shape)}; its last dimension must be {self.in_features}"
-            )
-        layer = Layer(self.out_features, (self.in_features, 1, 1))
-        rows = x.reshape(-1, self.in_features)
-        y = product(rows, self.values, self.bias, self.topology, layer, self._seen(layer))
-        return y.view(*x.shape[:-1], self.out_features)
+        return linear_product(x, self.values, self.bias, self.topology, self._seen)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, density={self.topology.density:.4g}"
+
+
+def linear_product(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    topology: Topology,
+    seen: Callable[[Layer], Seen | None],
+) -> Tensor:
+    """`x W^T + b`, x `(..., in)`, for the kept values of a weight `(out, in)`; seen: who watches the backward pass."""
+    out, width = topology.shape
+    if x.dim() == 0 or x.shape[-1] != width:
+        raise ShapeError(f"SparseLinear: x has shape {tuple(x.shape)}; its last dimension must be {width}")
+    layer = Layer(out, (width, 1, 1))
+    y = product(x.reshape(-1, width), values, bias, topology, layer, seen(layer))
+    return y.view(*x.shape[:-1], out)

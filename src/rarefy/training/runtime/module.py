@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError, ShapeError
 from rarefy.ops import Layer
+from rarefy.training.runtime.data import replace_data
 from rarefy.training.runtime.topology import Move, Topology
 from rarefy.training.runtime.watch import Watch
 
@@ -73,8 +74,7 @@ class SparseModule(nn.Module):
         return move
 
     def _resize(self, values: Tensor) -> None:
-        self.values.grad = None
-        self.values.data = values
+        replace_data(self.values, values)
 
     def watch(self, on: bool = True) -> None:
         """From now on the backward passes keep what the dense gradient needs; `watch(False)` lets go of it.

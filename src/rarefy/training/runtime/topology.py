@@ -138,6 +138,10 @@ class Topology:
         dense = values.new_zeros(self.shape[0] * self.shape[1])
         return dense.scatter(0, self.positions, values).view(self.shape)
 
+    def entries(self, positions: Tensor) -> Tensor:
+        """The entry numbers of positions `row * n + column`, -1 where nothing is kept."""
+        return _find(self.positions, positions)
+
     def _require(self, what: str, values: Tensor) -> None:
         if tuple(values.shape) != (self.nnz,):
             raise ShapeError(f"Topology.{what}: values have shape {tuple(values.shape)}, {self.nnz} entries are kept")

@@ -1,0 +1,259 @@
+"""Training on the kept values only: the same masks and losses as dense training with masks, from the same two lines."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import rarefy
+from rarefy.core.errors import DataError, UnknownNameError
+from rarefy.core.topk import keep_top
+from rarefy.ops import available
+from rarefy.training.runtime import Speed
+from rarefy.training.streamed_growth import largest
+from rarefy.training.switching import Switching
+from training import loops
+
+needs_native = pytest.mark.skipif(not available(), reason="the native module is not built")
+pytestmark = needs_native
+
+METHODS: dict[str, dict[str, Any]] = {
+    "static": {},
+    "set": {"every": 6},
+    "rigl": {"every": 6},
+    "srigl": {"every": 6, "pattern": "fanin"},
+    "dst-ee": {"every": 6},
+    "gmp-zhu-gupta": {"every": 6},
+    "acdc": {"every": 6},
+    "blast-block-sparse": {"every": 6, "pattern": "block:4x4"},
+}
+
+
+def run(
+    method: str, runtime: str, task: Callable[[], loops.Task] = loops.mlp, steps: int = 46, **more: Any
+) -> tuple[list[float], Any, Any, loops.Task]:
+    made = task()
+    options = {"total_steps": 48, "sparsity": 0.8, "runtime": runtime, **METHODS.get(method, {}), **more}
+    optimizer = options.pop("optimizer", loops.adam)(made.model)
+    trainer = rarefy.sparse_training(made.model, optimizer, method, **options)
+    losses = list(loops.train(made, trainer, steps))
+    return losses, trainer, optimizer, made
+
+
+@pytest.mark.parametrize("optimizer", [loops.adam, loops.sgd])
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_and_losses_are_those_of_dense_training(method: str, optimizer: Any) -> None:
+    dense, plain, _, _ = run(method, "dense", optimizer=optimizer)
+    sparse, packed, _, task = run(method, "sparse", optimizer=optimizer)
+    assert all(said in ("sparse", "dense: nothing is dropped yet") for said in packed.runtime.values())
+    assert "sparse" in packed.runtime.values()
+    assert sparse == pytest.approx(dense, rel=2e-4)
+    for name, mask in plain.masks.items():
+        assert torch.equal(mask, packed.masks[name])
+    weight = task.model[0].weight
+    assert weight.dim() == 1 and weight.numel() == int(packed.masks["0"].sum())
+
+
+@pytest.mark.parametrize("method", ["rigl", "gmp-zhu-gupta"])
+def test_convolutions_too(method: str) -> None:
+    dense, plain, _, _ = run(method, "dense", loops.convnet, steps=24, optimizer=loops.sgd)
+    sparse, packed, _, _ = run(method, "sparse", loops.convnet, steps=24, optimizer=loops.sgd)
+    assert sparse == pytest.approx(dense, rel=1e-3)
+    assert all(torch.equal(mask, packed.masks[name]) for name, mask in plain.masks.items())
+
+
+def test_losses_agree_over_two_hundred_steps() -> None:
+    dense, *_ = run("static", "dense", steps=200, optimizer=loops.sgd, total_steps=200)
+    sparse, *_ = run("static", "sparse", steps=200, optimizer=loops.sgd, total_steps=200)
+    assert sparse == pytest.approx(dense, rel=1e-3, abs=1e-5)
+
+
+def test_only_kept_values_have_gradients_and_optimizer_memory() -> None:
+    _, trainer, optimizer, task = run("rigl", "sparse")
+    state = optimizer.state[task.model[2].weight]
+    kept = int(trainer.masks["2"].sum())
+    assert state["exp_avg"].shape == state["exp_avg_sq"].shape == (kept,)
+    assert kept == round(0.2 * 64 * 64) or kept < 64 * 64 // 2
+
+
+def test_state_dicts_are_dense_and_go_on_bit_for_bit() -> None:
+    whole, *_ = run("rigl", "sparse", steps=36)
+    first, trainer, optimizer, task = run("rigl", "sparse", steps=20)
+    saved = copy.deepcopy((task.model.state_dict(), optimizer.state_dict(), trainer.state_dict()))
+    assert saved[0]["0.weight"].shape == (64, 16)
+    assert torch.equal(saved[0]["0.weight"] != 0, saved[0]["0.weight"] != 0 & trainer.masks["0"])
+    other = loops.mlp(seed=5)
+    again = loops.adam(other.model)
+    other.model.load_state_dict(saved[0])
+    again.load_state_dict(saved[1])
+    options = {"total_steps": 48, "sparsity": 0.8, **METHODS["rigl"]}
+    resumed = rarefy.sparse_training(other.model, again, "rigl", runtime="sparse", state=saved[2], **options)
+    rest = list(loops.train(other, resumed, 16, first=20))
+    assert first + rest == whole
+
+
+def test_a_checkpoint_loads_into_a_run_that_is_packed() -> None:
+    _, trainer, optimizer, task = run("rigl", "sparse", steps=20)
+    saved = copy.deepcopy((task.model.state_dict(), optimizer.state_dict(), trainer.state_dict()))
+    ahead = list(loops.train(task, trainer, 10, first=20))
+    task.model.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    trainer.load_state_dict(saved[2])
+    assert list(loops.train(task, trainer, 10, first=20)) == ahead
+
+
+def test_a_dense_run_goes_on_from_a_packed_one_and_back() -> None:
+    _, trainer, optimizer, task = run("rigl", "sparse", steps=20)
+    saved = copy.deepcopy((task.model.state_dict(), optimizer.state_dict(), trainer.state_dict()))
+    ahead = list(loops.train(task, trainer, 10, first=20))
+    other = loops.mlp(seed=5)
+    again = loops.adam(other.model)
+    other.model.load_state_dict(saved[0])
+    again.load_state_dict(saved[1])
+    options = {"total_steps": 48, "sparsity": 0.8, **METHODS["rigl"]}
+    resumed = rarefy.sparse_training(other.model, again, "rigl", state=saved[2], **options)
+    assert list(loops.train(other, resumed, 10, first=20)) == pytest.approx(ahead, rel=2e-4)
+
+
+def test_copies_and_detaching_give_ordinary_layers() -> None:
+    _, trainer, _, task = run("rigl", "sparse")
+    x = task.batches[0][0]
+    twin = copy.deepcopy(task.model)
+    assert torch.equal(twin(x), task.model(x))
+    before = task.model(x)
+    masks = trainer.masks
+    trainer.detach()
+    assert type(task.model[0]) is nn.Linear and task.model[0].weight.shape == (64, 16)
+    assert torch.allclose(task.model(x), before, atol=1e-5)
+    assert bool((task.model[2].weight[~masks["2"]] == 0).all())
+    assert torch.equal(twin(x), before)
+    twin.load_state_dict(task.model.state_dict())
+    assert type(twin[0]) is nn.Linear and twin[0].weight.shape == (64, 16)
+
+
+def test_accumulated_gradients_count_for_growth() -> None:
+    found = {}
+    for runtime in ("dense", "sparse"):
+        task = loops.mlp()
+        optimizer = loops.sgd(task.model)
+        options = {"total_steps": 48, "sparsity": 0.8, "every": 4}
+        trainer = rarefy.sparse_training(task.model, optimizer, "rigl", runtime=runtime, **options)
+        for step in range(12):
+            for half in (0, 1):
+                x, y = task.batches[(2 * step + half) % 4]
+                (nn.functional.cross_entropy(task.model(x[half::2]), y[half::2]) / 2).backward()
+            trainer.step()
+            trainer.zero_grad()
+        found[runtime] = trainer.masks
+    assert all(torch.equal(found["dense"][name], found["sparse"][name]) for name in found["dense"])
+
+
+def test_gradients_that_are_not_finite_leave_the_packed_state_alone() -> None:
+    _, trainer, _, task = run("rigl", "sparse")
+    before = copy.deepcopy(task.model.state_dict())
+    loss = task.loss(0) * float("nan")
+    loss.backward()
+    with pytest.raises(DataError, match="not finite"):
+        trainer.step()
+    assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
+
+
+def test_auto_takes_what_was_measured_and_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def measured(layer: Any, images: int, density: float) -> Speed:
+        asked.append((images, density))
+        return Speed(1.0, 0.5 if images >= 32 else 2.0)
+
+    monkeypatch.setattr("rarefy.training.switching.faster", measured)
+    task = loops.mlp()
+    trainer = rarefy.sparse_training(task.model, loops.adam(task.model), "static", sparsity=0.9, runtime="auto")
+    assert set(trainer.runtime.values()) == {"dense: not measured to be faster"}
+    list(loops.train(task, trainer, 2))
+    assert set(trainer.runtime.values()) == {"sparse"}
+    count = len(asked)
+    list(loops.train(task, trainer, 2))
+    assert len(asked) == count  # the same question is not asked twice
+    task.batches = [(x[:8], y[:8]) for x, y in task.batches]
+    list(loops.train(task, trainer, 2))
+    assert all(said.startswith("dense") for said in trainer.runtime.values())
+    assert task.model[0].weight.shape == (64, 16)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "why"),
+    [
+        ("top-kast", {"sparsity": 0.8}, "every step"),
+        ("sr-ste", {"pattern": "2:4", "sparsity": None}, "every step"),
+    ],
+)
+def test_methods_that_need_dense_weights_stay_dense_and_say_so(method: str, options: dict[str, Any], why: str) -> None:
+    _, trainer, _, _ = run(method, "sparse", steps=2, **options)
+    assert all(said.startswith("dense: ") and why in said for said in trainer.runtime.values())
+
+
+def test_layers_without_kernels_stay_dense_and_say_so() -> None:
+    task = loops.recurrent()
+    trainer = rarefy.sparse_training(task.model, loops.adam(task.model), "static", sparsity=0.8, runtime="sparse")
+    assert trainer.runtime["head"] == "sparse"
+    assert trainer.runtime["rnn.weight_ih_l0"].startswith("dense: ")
+    list(loops.train(task, trainer, 2))
+
+
+def test_an_unknown_runtime_is_refused() -> None:
+    task = loops.mlp()
+    with pytest.raises(UnknownNameError, match="runtime"):
+        rarefy.sparse_training(task.model, loops.adam(task.model), "static", sparsity=0.8, runtime="fast")
+
+
+def test_the_switch_is_described_where_nothing_is_asked_of_it() -> None:
+    _, trainer, _, _ = run("static", "dense", steps=1)
+    assert set(trainer.runtime.values()) == {"dense: runtime='dense'"}
+    assert isinstance(trainer._switching, Switching)
+
+
+class Largest(TorchDispatchMode):
+    """The entries of the largest floating-point tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                self.entries = max(self.entries, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("method", ["rigl", "dst-ee"])
+def test_growth_by_gradient_makes_no_dense_tensor(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the impostor: a rule that looks at every entry opens the layer, and that is seen."""
+    monkeypatch.setattr("rarefy.training.streamed_growth._ENTRIES", 512)
+    task = loops.mlp()
+    options = {"total_steps": 48, "sparsity": 0.9, "every": 4}
+    trainer = rarefy.sparse_training(task.model, loops.adam(task.model), method, runtime="sparse", **options)
+    list(loops.train(task, trainer, 4))
+    before = trainer.masks["2"]
+    task.loss(4).backward()
+    with Largest() as seen:
+        trainer.step()
+    assert not torch.equal(before, trainer.masks["2"])
+    assert (seen.entries < 64 * 64 // 2) == (method == "rigl"), seen.entries
+
+
+def test_the_largest_gradients_stream_as_one_ranking() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grad = torch.randint(-4, 5, (12, 10), generator=generator).float()  # many ties
+    without = torch.tensor([0, 1, 7, 30, 31, 118])
+    blocks = ((first, grad.flatten()[first : first + 30]) for first in range(0, 120, 30))
+    values, places = largest(blocks, without, 25)
+    rank = grad.abs().flatten()
+    rank[without] = -1
+    assert torch.equal(places, keep_top(rank[None], 25)[0].nonzero().flatten())
+    assert torch.equal(values, grad.flatten()[places])
