@@ -1,4 +1,4 @@
-"""Decoding with selected inputs and neurons, the model of decode.py: d 2048, ff 5632, 6 layers, 4 KV heads, vocabulary 8192.
+"""Decoding with selected inputs and neurons: the model of decode.py, d 2048, ff 5632, 6 layers, vocabulary 8192.
 
 Every side is compiled of the same random weights and beside it the same types without selection. Thresholds are those
 that keep the asked share of every projection's inputs on a random text (as TEAL sets them, one a layer's input).
@@ -17,7 +17,7 @@ from rarefy.selectors import Threshold, detach, feed_forwards, projections, sele
 import sys  # isort: skip
 
 sys.path.insert(0, str(HERE.parent / "decode"))
-from model import llama  # noqa: E402
+from model import llama
 
 PROMPT, NEW = 64, 16
 TYPES: dict[str, dict[str, str]] = {
@@ -106,7 +106,9 @@ def shares(fast: Any) -> dict[str, float]:
     return {row.name.split(" and ")[0]: float(row.reason.split("%")[0]) / 100 for row in rows}
 
 
-def compiled(model: nn.Module, prepare: Prepare | None, types: dict[str, str], sizes: dict[str, float], name: str) -> Any:
+def compiled(
+    model: nn.Module, prepare: Prepare | None, types: dict[str, str], sizes: dict[str, float], name: str
+) -> Any:
     if prepare is not None:
         prepare(model)
     # By the cost model: to time every candidate of every side would take an hour, and all of these layers are far from
@@ -114,7 +116,15 @@ def compiled(model: nn.Module, prepare: Prepare | None, types: dict[str, str], s
     fast = rarefy.compile(model, {"input_ids": text()}, measure=False, **types)
     used = shares(fast)
     sizes[name] = read(fast, used)
-    show({name: {f"{row.name} at {row.tokens}": row.kernel for row in fast.explain().rows if ".0." in row.name and "% of the" in row.reason}})
+    show(
+        {
+            name: {
+                f"{row.name} at {row.tokens}": row.kernel
+                for row in fast.explain().rows
+                if ".0." in row.name and "% of the" in row.reason
+            }
+        }
+    )
     detach(model)
     return fast
 
@@ -140,7 +150,11 @@ def main() -> None:
         results[kind] = one = compare(sides, rounds)
         bandwidth = max(bandwidth, ceiling.read_bandwidth())
         targets += [
-            Target(f"{kind}, {percent} % of inputs out: times dense", wanted, one.ratio(f"{kind} {percent} % of inputs out", dense))
+            Target(
+                f"{kind}, {percent} % of inputs out: times dense",
+                wanted,
+                one.ratio(f"{kind} {percent} % of inputs out", dense),
+            )
             for percent, wanted in WANTED.items()
         ]
         if kind in ("fp32", "int8"):
@@ -154,16 +168,30 @@ def main() -> None:
         first = next(iter(one.rounds))
         for name in one.rounds:
             rate = None if "batch" in label else sizes[name] / one.ms(name) * 1e3
-            rows.append([label, name, sizes[name] * 1e3, one.ms(name), one.ratio(name, first), rate or "-", rate / bandwidth if rate else "-"])
+            rows.append(
+                [
+                    label,
+                    name,
+                    sizes[name] * 1e3,
+                    one.ms(name),
+                    one.ratio(name, first),
+                    rate or "-",
+                    rate / bandwidth if rate else "-",
+                ]
+            )
             if label in TYPES and "dense" not in name:
-                targets.append(Target(f"{name}: bytes over time, share of read bandwidth", 0.75, rate / bandwidth if rate else None))
+                targets.append(
+                    Target(
+                        f"{name}: bytes over time, share of read bandwidth", 0.75, rate / bandwidth if rate else None
+                    )
+                )
     head = ["", "side", "MB a token", "ms a token", "times the first", "GB/s", "share of read bandwidth"]
     charts = {label: one for label, one in results.items() if label in TYPES}
     report("decode_selected", "Decoding with selected inputs", table(head, rows), targets, {}, asked, charts)
 
 
 def relu(kind: str, types: dict[str, str], sizes: dict[str, float], rounds: int, targets: list[Target]) -> Timed:
-    """A ReLU model nine tenths of whose neurons are 0: exact zeros alone, and with the inputs of the dense parts halved."""
+    """A ReLU model nine tenths of whose neurons are 0: those alone left out, and half of the other inputs too."""
     model = llama(0.0, hidden_act="relu")
     dense, zeros, both = f"{kind} ReLU dense", f"{kind} ReLU 90 %", f"{kind} ReLU 90 % and half of the inputs"
     sides = {

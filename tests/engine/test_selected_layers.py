@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import rarefy
+from rarefy.core.site import find_sites
 from rarefy.engine.plan import LayerPlan
 from rarefy.engine.sparse_linear import with_sparse_layers
-from rarefy.core.site import find_sites
 from rarefy.ops import available, pack
 from rarefy.selectors import Threshold, TopK, feed_forwards, projections, select_hidden, select_inputs
 

@@ -65,7 +65,7 @@ def test_products_for_any_share_of_inputs_and_any_tokens(name, density):
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_several_panels_and_parts_of_the_columns(name):
-    """More rows than a panel holds, and enough work that columns are shared out: the same with any number of threads."""
+    """More rows than a panel holds, and work enough to share columns out: the same with any number of threads."""
     packed, bias = ops.pack(stored(name, 5_700, 160), name), normal(5_700)
     x = inputs(3, 160, 0.5)
     results = []

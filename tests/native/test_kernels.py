@@ -96,7 +96,10 @@ def test_no_tokens(name):
 ZEROS_TOO = ("dense32", "expand32", "neurons")
 
 
-@pytest.mark.parametrize("name", [n for n, k in KERNELS.items() if k.op not in ZEROS_TOO and "columns-dense" not in n.replace(k.isa + "-", "")])
+@pytest.mark.parametrize(
+    "name",
+    [n for n, k in KERNELS.items() if k.op not in ZEROS_TOO and "columns-dense" not in n.replace(k.isa + "-", "")],
+)
 def test_a_nan_reaches_exactly_the_rows_whose_support_names_it(name):
     weight, x = sparse(60, 90, 0.3), normal(40, 90)
     clean = run(name, x, weight)

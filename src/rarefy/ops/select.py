@@ -14,8 +14,8 @@ from rarefy.ops.checks import require_floats, require_last
 class Select:
     """Keeps x_j where |x_j| weight_j > threshold_j, or with `keep` the so many largest of a token.
 
-    threshold: () or (width,), None with `keep`; weight: (width,), none for ones. Both float32 and contiguous. Ties go to
-    the lower index; what is no number is kept, so that it is seen.
+    threshold: () or (width,), None with `keep`; weight: (width,), none for ones. Both float32 and contiguous. Ties go
+    to the lower index; what is no number is kept, so that it is seen.
     """
 
     width: int
@@ -24,14 +24,18 @@ class Select:
     keep: int | None = None
 
     def __post_init__(self) -> None:
-        require_floats("Select", **{n: t for n, t in (("threshold", self.threshold), ("weight", self.weight)) if t is not None})
+        require_floats(
+            "Select", **{n: t for n, t in (("threshold", self.threshold), ("weight", self.weight)) if t is not None}
+        )
         if (self.threshold is None) == (self.keep is None):
             raise ShapeError("Select: give a threshold or a count to keep, and not both")
         for name, vector in (("threshold", self.threshold), ("weight", self.weight)):
             if vector is None or (name == "threshold" and vector.dim() == 0):
                 continue
             if tuple(vector.shape) != (self.width,) or not vector.is_contiguous():
-                raise ShapeError(f"Select: {name} has shape {tuple(vector.shape)}, it must be ({self.width},), contiguous")
+                raise ShapeError(
+                    f"Select: {name} has shape {tuple(vector.shape)}, it must be ({self.width},), contiguous"
+                )
 
 
 def select_args(by: Select | None) -> tuple[int, int, int, int, int]:

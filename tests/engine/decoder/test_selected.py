@@ -93,7 +93,9 @@ def test_a_threshold_that_nothing_passes():
 
 
 @native
-@pytest.mark.parametrize("types", [{"weights": "bf16"}, {"weights": "int8"}, {"weights": "int8", "activations": "int8"}])
+@pytest.mark.parametrize(
+    "types", [{"weights": "bf16"}, {"weights": "int8"}, {"weights": "int8", "activations": "int8"}]
+)
 def test_narrower_types_compute_the_same_by_columns_as_by_rows(monkeypatch, types):
     """The edge of a selection falls differently with every rounding: what is compared has the same stored weights."""
     found = {}

@@ -188,7 +188,9 @@ def plan_of(structure: Structure, chooser: Chooser, samples: Mapping[str, Tensor
     def layer_of(layer: Layer) -> ChosenLayer:
         down = samples.get(layer.down.name)
         ups = [chosen(merged) for merged in layer.up]
-        if layer.hidden is not None and layer.gated and down is not None:  # what down sees says which rows of up are used
+        if (
+            layer.hidden is not None and layer.gated and down is not None
+        ):  # what down sees says which rows of up are used
             ups[1] = chooser.choose(layer.up[1], Seen(down, rows=True))
         return ChosenLayer(tuple(map(chosen, layer.qkv)), chosen(layer.out), tuple(ups), chosen(layer.down))
 

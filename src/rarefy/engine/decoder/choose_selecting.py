@@ -1,4 +1,4 @@
-"""Whether a layer whose inputs or neurons are selected runs by kernels that skip the rest: timed on what the example left.
+"""Whether a layer whose inputs or neurons are selected runs by kernels that skip the rest: timed on the example.
 
 The others compute on the same inputs, with zeros where nothing was selected, so a choice never changes a result.
 """
@@ -126,4 +126,6 @@ def _row(
         reason = f"{what}; not timed"
     label = merged.name if len(merged.parts) == 1 else f"{merged.name} and {len(merged.parts) - 1} more"
     shape = (merged.out_features, merged.in_features)
-    return LayerRow(label, shape, sparsity, count, name, ms.get(dense), ms.get(best), reason, dict(ms), "measured" if ms else "")
+    return LayerRow(
+        label, shape, sparsity, count, name, ms.get(dense), ms.get(best), reason, dict(ms), "measured" if ms else ""
+    )

@@ -10,4 +10,3 @@ from rarefy.ops.native import KernelInfo
 def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[str]:
     """None: for all rows, other kernels are better."""
     return []
-
