@@ -5,6 +5,7 @@
 #   make fuzz    random shapes, files and arguments against a sanitized build, FUZZ_SECONDS=600 of them
 #   make check   style, types, import floors, method index, native leak check, docs
 #   make bench   what we measure, half an hour (benchmarks/)   make docs    the documentation, into site/
+#   make bench-decode     decoding with selected inputs and neurons, beside dense decoding
 #   make bench-training   sparse training beside dense training and SparseProp
 #   make index   rewrites docs/methods.md                  make clean   removes all that make made
 #
@@ -34,9 +35,9 @@ done := $(VENV)/.done
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
 native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 
-.PHONY: demo test fuzz check bench bench-training docs index clean help
+.PHONY: demo test fuzz check bench bench-decode bench-training docs index clean help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 14
 
 demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
@@ -64,6 +65,9 @@ bench: $(done)/test $(done)/rivals
 	$(bin)/python benchmarks/latency/run.py
 	$(bin)/python benchmarks/startup/run.py
 	for part in mlp minilm decode resnet18 mobilenet; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
+
+bench-decode: $(done)/test
+	$(bin)/python benchmarks/engine/decode_selected.py $(BENCH_ARGS)
 
 bench-training: $(done)/test
 	for part in speed_linear speed_resnet18 speed_fanin speed_trainer memory; do $(bin)/python benchmarks/training/$$part.py $(BENCH_ARGS); done

@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TARGETS = {  # share of the time
     "packed": 4, "convs": 2, "blocks": 2, "rows": 1, "trained": 1, "programs": 2, "decoders": 2,
-    "files": 2, "mapped": 2, "choices": 1, "arguments": 3,
+    "files": 2, "layouts": 2, "mapped": 2, "choices": 1, "arguments": 3,
 }  # fmt: skip
 LONGEST = 90.0  # seconds of computing that a case may take before its process is ended; the files' own limit is 1
 AT_A_TIME = 60.0  # seconds of a process: importing costs some, a failure loses the rest

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An environment for one peer: benchmarks/peers/install.sh deepsparse|llama|sparseprop [FOLDER]
+# An environment for one peer: benchmarks/peers/install.sh deepsparse|llama|sparseprop|compressed-tensors|peft [FOLDER]
 #
 # FOLDER (default .venv-peers, or $RAREFY_PEERS) receives FOLDER/<peer>. PYTHON names the interpreter (deepsparse needs
 # 3.8 to 3.11). llama.cpp is built from source, about ten minutes on two cores; LLAMA_CMAKE_ARGS replaces its options,
@@ -22,6 +22,9 @@ case $peer in
     gently "${pip[@]}" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch numpy scipy pybind11 setuptools wheel
     source="https://github.com/IST-DASLab/sparseprop/archive/df97d8e15b372b59103dceb0df71e1013bbf12a7.tar.gz"
     PATH="$(cd "$folder/$peer/bin" && pwd):$PATH" gently "${pip[@]}" --no-build-isolation --no-deps "$source" ;;
-  *) echo "install.sh: no peer is called '$peer'; there are deepsparse, llama and sparseprop" >&2; exit 2 ;;
+  compressed-tensors)
+    gently "${pip[@]}" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0 transformers==4.57.6 compressed-tensors==0.14.0.1 ;;
+  peft) gently "${pip[@]}" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0 transformers==4.57.6 peft==0.21.2 ;;
+  *) echo "install.sh: no peer is called '$peer'; there are deepsparse, llama, sparseprop, compressed-tensors and peft" >&2; exit 2 ;;
 esac
 echo "install.sh: $peer is in $folder/$peer; benchmarks find it by RAREFY_PEERS=$folder (the default is .venv-peers)"

@@ -24,17 +24,23 @@ namespace {
 
 using NormArgs = std::tuple<bool, std::uintptr_t, std::uintptr_t, float>;  // rms, weight, bias, eps
 using ChoiceArgs = std::tuple<std::int64_t, const Packed*>;
-using LinearArgs = std::tuple<std::vector<ChoiceArgs>, std::uintptr_t, int>;  // choices, bias, activation
+using SelectArgs = std::tuple<int, std::uintptr_t, int, std::uintptr_t, int>;  // kind, threshold, step, weight, keep
+using LinearArgs = std::tuple<std::vector<ChoiceArgs>, std::uintptr_t, int, SelectArgs>;  // choices, bias, activation, select
 
 decoder::Norm norm_of(const NormArgs& args) {
   const auto& [rms, weight, bias, eps] = args;
   return {rms, at<float>(weight), at<float>(bias), eps};
 }
 
+Select select_of(const SelectArgs& args) {
+  const auto& [kind, threshold, step, weight, keep] = args;
+  return {static_cast<Select::Kind>(kind), at<float>(threshold), step, at<float>(weight), keep};
+}
+
 // The layouts must all be (out, in); out 0: whatever they are, alike.
 decoder::Linear linear_of(const LinearArgs& args, int out, int in) {
-  const auto& [choices, bias, activation] = args;
-  decoder::Linear linear{{}, at<float>(bias), static_cast<Activation>(activation)};
+  const auto& [choices, bias, activation, select] = args;
+  decoder::Linear linear{{}, at<float>(bias), static_cast<Activation>(activation), select_of(select)};
   if (choices.empty()) throw std::invalid_argument("decoder: a linear layer without a layout");
   for (const auto& [tokens, packed] : choices) {
     const Layout& layout = packed->layout();
@@ -48,6 +54,19 @@ decoder::Linear linear_of(const LinearArgs& args, int out, int in) {
   return linear;
 }
 
+decoder::Stacked stacked_of(const std::vector<LinearArgs>& args, int in) {
+  if (args.empty()) throw std::invalid_argument("decoder: layers of one input, but none of them");
+  decoder::Stacked linears;
+  for (const LinearArgs& one : args) linears.push_back(linear_of(one, 0, in));
+  return linears;
+}
+
+void require_rows(const decoder::Stacked& linears, int rows, const char* what) {
+  if (decoder::rows_of(linears) != rows)
+    throw std::invalid_argument(std::string("decoder: ") + what + " give " + std::to_string(decoder::rows_of(linears)) +
+                                " features, it must be " + std::to_string(rows));
+}
+
 // The model and one workspace a concurrent call. Addresses and layouts must outlive it: the Python side holds them.
 class Decoder {
  public:
@@ -58,16 +77,20 @@ class Decoder {
     if (kv_heads < 1 || heads % kv_heads != 0) throw std::invalid_argument("decoder: heads must be a multiple of kv_heads");
   }
 
-  void add_block(const NormArgs& attention_norm, const LinearArgs& qkv, const NormArgs& q_norm, const NormArgs& k_norm,
-                 float scale, const LinearArgs& out, const NormArgs& mlp_norm, const LinearArgs& up, bool gated,
-                 int activation, const LinearArgs& down) {
+  void add_block(const NormArgs& attention_norm, const std::vector<LinearArgs>& qkv, const NormArgs& q_norm, const NormArgs& k_norm,
+                 float scale, const LinearArgs& out, const NormArgs& mlp_norm,
+                 const std::vector<LinearArgs>& up, bool gated, int activation, const SelectArgs& hidden, const LinearArgs& down) {
     const int attended = model_.heads * model_.depth;
-    decoder::Linear wide = linear_of(up, 0, model_.width);
-    const int features = wide.choices[0].layout->out() / (gated ? 2 : 1);
+    decoder::Stacked heads = stacked_of(qkv, model_.width), wide = stacked_of(up, model_.width);
+    require_rows(heads, (model_.heads + 2 * model_.kv_heads) * model_.depth, "queries, keys and values");
+    const int features = decoder::rows_of(wide) / (gated ? 2 : 1);
+    const Select neurons = select_of(hidden);
+    if (neurons.kind != Select::Kind::all && (wide.size() != (gated ? 2u : 1u) || wide[0].out() != features))
+      throw std::invalid_argument("decoder: where neurons are selected, gate and up are two layers of the same size");
     model_.blocks.push_back({norm_of(attention_norm),
-                             linear_of(qkv, (model_.heads + 2 * model_.kv_heads) * model_.depth, model_.width),
+                             std::move(heads),
                              norm_of(q_norm), norm_of(k_norm), scale, linear_of(out, model_.width, attended),
-                             norm_of(mlp_norm), std::move(wide), gated, static_cast<Activation>(activation),
+                             norm_of(mlp_norm), std::move(wide), gated, static_cast<Activation>(activation), neurons,
                              linear_of(down, model_.width, features)});
   }
 
@@ -109,6 +132,10 @@ std::vector<std::string> part_names() {
 }
 
 // The single kernels, for their tests and for the walk in torch.
+
+void select_inputs(std::uintptr_t x, std::int64_t tokens, int width, const SelectArgs& by, std::uintptr_t y) {
+  select(select_of(by), at<float>(x), tokens, width, at<float>(y));
+}
 
 void add_rms_norm(std::uintptr_t x, std::uintptr_t residual, std::uintptr_t sum, std::uintptr_t weight, std::uintptr_t y,
                   std::int64_t rows, int features, float eps) {
@@ -155,6 +182,7 @@ void bind_decoder(nb::module_& m) {
   m.def("add_rms_norm", &add_rms_norm, Unlocked());
   m.def("rotate", &rotate, Unlocked());
   m.def("gate_multiply", &gate_multiply, Unlocked());
+  m.def("select_inputs", &select_inputs, Unlocked());
   m.def("decode_attention", &decode_attention_group, Unlocked());
 }
 

@@ -100,6 +100,11 @@ std::size_t Packed::save(std::uintptr_t to) const {
   return writer.finish(kernel_);
 }
 
+void Packed::multiply_rows(std::uintptr_t x, std::int64_t tokens, std::uintptr_t list, int count, std::uintptr_t y,
+                           int threads) const {
+  layout_->multiply_rows(at<float>(x), tokens, at<std::int32_t>(list), count, nullptr, at<float>(y), threads);
+}
+
 void Packed::unpack(std::uintptr_t weight) const { layout_->unpack(at<float>(weight)); }
 
 long Packed::live() { return live_objects; }

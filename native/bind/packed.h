@@ -42,6 +42,8 @@ class Packed {
   void multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t scale, std::uintptr_t zero, int step,
                  std::uintptr_t bias, int activation, std::uintptr_t y, float to_scale, int to_zero,
                  std::uintptr_t to_inverse, int threads) const;
+  // list: `count` numbers of rows. Throws std::logic_error for a kernel that computes only all of them.
+  void multiply_rows(std::uintptr_t x, std::int64_t tokens, std::uintptr_t list, int count, std::uintptr_t y, int threads) const;
   void unpack(std::uintptr_t weight) const;
   std::size_t nnz() const { return layout_->nnz(); }
   std::size_t bytes() const { return layout_->bytes(); }

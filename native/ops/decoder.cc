@@ -8,6 +8,7 @@
 
 #include "core/denormals.h"
 #include "kernels/decode_attention/contract.h"
+#include "kernels/elementwise/contract.h"
 #include "kernels/gate/contract.h"
 #include "kernels/norm/contract.h"
 #include "kernels/rms/contract.h"
@@ -117,8 +118,33 @@ void normalise(Run& run, const Norm& norm, bool with_delta, std::ptrdiff_t rows)
   run.clock.mark(Part::norms);
 }
 
+// What a layer looks at: x itself, or a copy with zeros.
+const float* selected(const Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows) {
+  if (linear.select.kind == Select::Kind::all) return x;
+  select(linear.select, x, rows, linear.in(), run.at.selected);
+  return run.at.selected;
+}
+
+void multiply_one(const Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows, float* y) {
+  linear.at(rows).multiply(selected(run, linear, x, rows), rows, linear.bias, linear.activation, y, run.threads);
+}
+
 void multiply(Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows, float* y, Part part) {
-  linear.at(rows).multiply(x, rows, linear.bias, linear.activation, y, run.threads);
+  multiply_one(run, linear, x, rows, y);
+  run.clock.mark(part);
+}
+
+void multiply(Run& run, const Stacked& linears, const float* x, std::ptrdiff_t rows, float* y, Part part) {
+  const int width = rows_of(linears);
+  int at = 0;
+  for (const Linear& linear : linears) {
+    const bool whole = rows == 1 || linear.out() == width;
+    float* const to = whole ? y + at : run.at.piece;
+    multiply_one(run, linear, x, rows, to);
+    for (std::ptrdiff_t row = 0; row < rows && !whole; ++row)
+      std::memcpy(y + row * width + at, to + row * linear.out(), sizeof(float) * linear.out());
+    at += linear.out();
+  }
   run.clock.mark(part);
 }
 
@@ -193,18 +219,64 @@ void attend(Run& run, const Block& block, std::size_t layer) {
   run.clock.mark(Part::attention);
 }
 
+// wide = act(gate) * up, of rows (rows, 2 features) in place.
+void gate_rows(Run& run, const Block& block, std::ptrdiff_t rows) {
+  const int features = rows_of(block.up) / 2;
+  const gate::Kernel& kernel = gate::kernel(run.isa);
+  each_row(run, rows, 16 * features, [&](std::ptrdiff_t row) {
+    float* const from = run.at.wide + row * 2 * features;
+    kernel.multiply(from, features, block.activation, from);
+  });
+  for (std::ptrdiff_t row = 1; row < rows; ++row)  // the products stand where the gates stood: closed up, row by row
+    std::memmove(run.at.wide + row * features, run.at.wide + row * 2 * features, sizeof(float) * features);
+  run.clock.mark(Part::gate);
+}
+
+// Neurons that are not 0 in some row; this thread's memory.
+const std::vector<std::int32_t>& used_neurons(const float* neurons, std::ptrdiff_t rows, int features) {
+  static thread_local std::vector<std::int32_t> list;
+  list.clear();
+  for (int j = 0; j < features; ++j) {
+    bool used = false;
+    for (std::ptrdiff_t row = 0; row < rows; ++row) used |= neurons[row * features + j] != 0.0f;
+    if (used) list.push_back(j);
+  }
+  return list;
+}
+
+// neurons (rows, features) *= up, of the neurons that are not 0 alone where up's layout can do so.
+void multiply_up(Run& run, const Linear& up, float* neurons, std::ptrdiff_t rows) {
+  const int features = up.out();
+  float* const to = neurons + rows * features;
+  if (!up.at(rows).picks_rows()) {
+    multiply_one(run, up, run.at.normed, rows, to);
+    elementwise::kernel(run.isa).multiply(neurons, to, rows * features, neurons);
+    return;
+  }
+  const std::vector<std::int32_t>& list = used_neurons(neurons, rows, features);
+  const float* const x = selected(run, up, run.at.normed, rows);
+  up.at(rows).multiply_rows(x, rows, list.data(), static_cast<int>(list.size()), up.bias, to, run.threads);
+  for (std::ptrdiff_t row = 0; row < rows; ++row)
+    for (const std::int32_t j : list) neurons[row * features + j] *= to[row * features + j];
+}
+
+// The neurons that each row uses: act(gate) where it is selected, times up.
+void select_neurons(Run& run, const Block& block, std::ptrdiff_t rows) {
+  float* const neurons = run.at.wide;
+  multiply(run, block.up[0], run.at.normed, rows, neurons, Part::up);
+  select(block.hidden, neurons, rows, block.up[0].out(), neurons);
+  run.clock.mark(Part::gate);
+  if (!block.gated) return;
+  multiply_up(run, block.up[1], neurons, rows);
+  run.clock.mark(Part::up);
+}
+
 void mlp(Run& run, const Block& block, std::ptrdiff_t rows) {
-  multiply(run, block.up, run.at.normed, rows, run.at.wide, Part::up);
-  if (block.gated) {
-    const int features = block.up.choices[0].layout->out() / 2;
-    const gate::Kernel& kernel = gate::kernel(run.isa);
-    each_row(run, rows, 16 * features, [&](std::ptrdiff_t row) {
-      float* const from = run.at.wide + row * 2 * features;
-      kernel.multiply(from, features, block.activation, from);
-    });
-    for (std::ptrdiff_t row = 1; row < rows; ++row)  // the products stand where the gates stood: closed up, row by row
-      std::memmove(run.at.wide + row * features, run.at.wide + row * 2 * features, sizeof(float) * features);
-    run.clock.mark(Part::gate);
+  if (block.hidden.kind != Select::Kind::all) {
+    select_neurons(run, block, rows);
+  } else {
+    multiply(run, block.up, run.at.normed, rows, run.at.wide, Part::up);
+    if (block.gated) gate_rows(run, block, rows);
   }
   multiply(run, block.down, run.at.wide, rows, run.at.delta, Part::down);
 }
@@ -227,19 +299,47 @@ const Layout& Linear::at(std::ptrdiff_t tokens) const noexcept {
   return *choices.back().layout;
 }
 
+int rows_of(const Stacked& linears) noexcept {
+  int rows = 0;
+  for (const Linear& linear : linears) rows += linear.out();
+  return rows;
+}
+
+namespace {
+
+// The most floats a row that the copies of inputs and the pieces of stacked layers take, 0 where there are none.
+struct Extra {
+  std::size_t selected = 0, piece = 0;
+
+  void see(const Linear& linear, bool alone) {
+    if (linear.select.kind != Select::Kind::all) selected = std::max<std::size_t>(selected, linear.in());
+    if (!alone) piece = std::max<std::size_t>(piece, linear.out());
+  }
+  void see(const Stacked& linears) {
+    for (const Linear& linear : linears) see(linear, linears.size() == 1);
+  }
+};
+
+}  // namespace
+
 Workspace::Buffers Workspace::reserve(const Model& model, std::ptrdiff_t rows) {
   std::size_t wide = 0;
-  for (const Block& block : model.blocks) wide = std::max<std::size_t>(wide, block.up.choices[0].layout->out());
+  Extra extra;
+  for (const Block& block : model.blocks) {
+    wide = std::max<std::size_t>(wide, rows_of(block.up));
+    extra.see(block.qkv), extra.see(block.out, true), extra.see(block.up), extra.see(block.down, true);
+  }
+  extra.see(model.head, true);
   const std::size_t width = model.width, heads = static_cast<std::size_t>(model.heads) * model.depth;
   const std::size_t qkv = heads + 2 * static_cast<std::size_t>(model.kv_heads) * model.depth;
-  const std::size_t sizes[] = {width, width, width, qkv, heads, wide};
+  const std::size_t sizes[] = {width, width, width, qkv, heads, wide, extra.selected, extra.piece};
   std::size_t total = 0;
   for (const std::size_t size : sizes) total += (size * rows + 15) / 16 * 16;
-  float* at[6];
+  float* at[8];
   float* next = block_.at_least(total);
-  for (int i = 0; i < 6; ++i) at[i] = next, next += (sizes[i] * rows + 15) / 16 * 16;
+  for (int i = 0; i < 8; ++i) at[i] = next, next += (sizes[i] * rows + 15) / 16 * 16;
   bytes_ = std::max(bytes_, total * sizeof(float));
-  return {at[0], at[1], at[2], at[3], at[4], at[5]};
+  return {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]};
 }
 
 void step(const Model& model, Workspace& workspace, const Step& call, int threads) {

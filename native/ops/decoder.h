@@ -7,6 +7,7 @@
 
 #include "core/aligned.h"
 #include "ops/layout.h"
+#include "ops/select.h"
 
 namespace rarefy::decoder {
 
@@ -23,26 +24,37 @@ struct Choice {
   const Layout* layout;
 };
 
+// select: which inputs it looks at.
 struct Linear {
   std::vector<Choice> choices;
   const float* bias;
   Activation activation;
+  Select select;
 
   const Layout& at(std::ptrdiff_t tokens) const noexcept;
+  int out() const noexcept { return choices[0].layout->out(); }
+  int in() const noexcept { return choices[0].layout->in(); }
 };
 
+// Layers of one input whose rows follow each other; several where they do not look at the same of it.
+using Stacked = std::vector<Linear>;
+int rows_of(const Stacked& linears) noexcept;
+
 // qkv: rows of all query heads, then key heads, then value heads. up: (features), or with `gated` gate's rows, then up's,
-// and the activation is the gate's. q_norm, k_norm: an RMS norm of each head, or no weight.
+// and the activation is the gate's. q_norm, k_norm: an RMS norm of each head, or no weight. hidden: which neurons are used
+// behind the activation; with `gated` up is then two layers, the gate with its activation, and the other's rows of neurons
+// that no token uses are not computed where its layout can do so.
 struct Block {
   Norm attention_norm;
-  Linear qkv;
+  Stacked qkv;
   Norm q_norm, k_norm;
   float scale;
   Linear out;
   Norm mlp_norm;
-  Linear up;
+  Stacked up;
   bool gated;
   Activation activation;
+  Select hidden;
   Linear down;
 };
 
@@ -80,7 +92,7 @@ struct Step {
 class Workspace {
  public:
   struct Buffers {
-    float *hidden, *normed, *delta, *qkv, *attended, *wide;
+    float *hidden, *normed, *delta, *qkv, *attended, *wide, *selected, *piece;
   };
   Buffers reserve(const Model& model, std::ptrdiff_t rows);
   std::size_t bytes() const noexcept { return bytes_; }

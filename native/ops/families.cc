@@ -2,11 +2,13 @@
 #include <stdexcept>
 
 #include "ops/block8.h"
+#include "ops/columns.h"
 #include "ops/dense.h"
 #include "ops/fanin.h"
 #include "ops/layout.h"
 #include "ops/matvec.h"
 #include "ops/matvec4.h"
+#include "ops/neurons.h"
 #include "ops/nmg.h"
 #include "ops/spmm.h"
 #include "ops/spmv.h"
@@ -23,6 +25,10 @@ void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, i
   throw std::logic_error("this kernel does not take 8-bit inputs");
 }
 
+void Layout::multiply_rows(const float*, std::ptrdiff_t, const std::int32_t*, int, const float*, float*, int) const {
+  throw std::logic_error("this kernel does not compute single rows");
+}
+
 const std::vector<Family>& families() {
   static const std::vector<Family> all{
       {dense::entries, dense::make},
@@ -33,6 +39,8 @@ const std::vector<Family>& families() {
       {matvec4::entries, matvec4::make},
       {fanin::entries, fanin::make},
       {nmg::entries, nmg::make},
+      {columns::entries, columns::make},
+      {neurons::entries, neurons::make},
   };
   return all;
 }

@@ -68,6 +68,12 @@ class Layout {
   // The same from 8-bit inputs, for the kernels whose activations are int8; the others throw std::logic_error.
   virtual void multiply8(const Rows8& x, const float* bias, Activation activation, const Output8& to, int threads) const;
 
+  // Whether there is a product of single rows: y[t * out + row] = x[t] . W[row] + bias[row] for the `count` rows of a list,
+  // the rest of y is left as it is. The others throw std::logic_error.
+  virtual bool picks_rows() const { return false; }
+  virtual void multiply_rows(const float* x, std::ptrdiff_t tokens, const std::int32_t* list, int count, const float* bias,
+                             float* y, int threads) const;
+
  private:
   int out_, in_;
 };

@@ -1,34 +1,19 @@
 #include "pack/stream.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 
+#include "pack/bits.h"
 #include "pack/groups.h"
-#include "pack/keep.h"
 
 namespace rarefy::matvec {
 namespace {
 
 [[noreturn]] void refuse(const Kernel& kernel, const std::string& what) {
   throw std::invalid_argument(std::string("pack: kernel ") + kernel.name + " " + what);
-}
-
-std::uint16_t to_bf16(float value) {  // to nearest, ties to even; a NaN stays one
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if (value != value) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
-  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-float from_bf16(std::uint16_t high) { return std::bit_cast<float>(static_cast<std::uint32_t>(high) << 16); }
-
-std::uint32_t bits_of(float value, Stored stored) {  // 0: not there
-  const float as_stored = stored == Stored::bf16 ? from_bf16(to_bf16(value)) : value;
-  const auto bits = std::bit_cast<std::uint32_t>(as_stored);
-  return kept(as_stored) ? stored == Stored::bf16 ? bits >> 16 : bits : 0;
 }
 
 // One row, each entry as the bits that are stored, 0 where nothing is; as long as `row`, with zeros at the end.
@@ -38,7 +23,7 @@ void take_row(const WeightSource& weight, Stored stored, int number, std::vector
   if (stored == Stored::int8)
     for (int k = 0; k < weight.in; ++k) row[k] = static_cast<std::uint8_t>(weight.codes[first + k]);
   else
-    for (int k = 0; k < weight.in; ++k) row[k] = bits_of(weight.values[first + k], stored);
+    for (int k = 0; k < weight.in; ++k) row[k] = bits_of(weight.values[first + k], stored == Stored::bf16);
 }
 
 // Writes rows of entries one after the other. Sizes are those of little-endian machines' first bytes.

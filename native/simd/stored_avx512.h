@@ -27,6 +27,7 @@ inline Vec expand_stored(Lanes keep, unsigned, const unsigned char* p) {
 using Used = Lanes;
 inline Used used_lanes(Lanes keep, Vec) { return keep; }
 inline Vec load_used(Used used, const float* x) { return load_lanes(used, x); }
+inline Vec keep_used(Used used, Vec x) { return _mm512_maskz_mov_ps(used, x); }
 
 inline Vec gather_at(const float* x, const unsigned char* columns) {
   return _mm512_i32gather_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns))), x, 4);

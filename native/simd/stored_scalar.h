@@ -29,6 +29,7 @@ inline Vec expand_stored(Lanes keep, unsigned, const unsigned char* p) {
 using Used = Lanes;
 inline Used used_lanes(Lanes keep, Vec) { return keep; }
 inline Vec load_used(Used used, const float* x) { return load_lanes(used, x); }
+inline Vec keep_used(Used used, Vec x) { return each([&](int i) { return used.bits >> i & 1u ? x.lane[i] : 0.0f; }); }
 
 inline Vec gather_at(const float* x, const unsigned char* columns) {
   return each([&](int i) {

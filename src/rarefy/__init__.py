@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rarefy.activations.sparsify import sparsify_activations
+    from rarefy.analysis.activation_stats import activation_stats
     from rarefy.core.errors import RarefyError
     from rarefy.core.grid import QuantizeSpec
     from rarefy.core.selection import Selection
@@ -15,8 +17,11 @@ if TYPE_CHECKING:
     from rarefy.engine.compile import compile
     from rarefy.finetuning.distill import distill
     from rarefy.recipes.comparison.compare import compare
+    from rarefy.recipes.hf_quantizer import enable_transformers
     from rarefy.recipes.measure import prune
     from rarefy.recipes.prune_folder import prune_folder
+    from rarefy.recipes.semi_structured import to_semi_structured
+    from rarefy.recipes.sentence import sentence_transformer
     from rarefy.recipes.store import load, save
     from rarefy.recipes.train import sparse_training
     from rarefy.recipes.train_loops import lightning_callback, transformers_callback
@@ -28,16 +33,21 @@ _HOME = {
     "RarefyError": "rarefy.core.errors",
     "Selection": "rarefy.core.selection",
     "SparseTensor": "rarefy.core.sparse",
+    "activation_stats": "rarefy.analysis.activation_stats",
     "benchmark": "rarefy.engine.benchmark",
     "compare": "rarefy.recipes.comparison.compare",
     "compile": "rarefy.engine.compile",
     "distill": "rarefy.finetuning.distill",
+    "enable_transformers": "rarefy.recipes.hf_quantizer",
     "lightning_callback": "rarefy.recipes.train_loops",
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
     "prune_folder": "rarefy.recipes.prune_folder",
     "save": "rarefy.recipes.store",
+    "sentence_transformer": "rarefy.recipes.sentence",
     "sparse_training": "rarefy.recipes.train",
+    "sparsify_activations": "rarefy.activations.sparsify",
+    "to_semi_structured": "rarefy.recipes.semi_structured",
     "transformers_callback": "rarefy.recipes.train_loops",
 }
 
@@ -46,16 +56,21 @@ __all__ = [
     "RarefyError",
     "Selection",
     "SparseTensor",
+    "activation_stats",
     "benchmark",
     "compare",
     "compile",
     "distill",
+    "enable_transformers",
     "lightning_callback",
     "load",
     "prune",
     "prune_folder",
     "save",
+    "sentence_transformer",
     "sparse_training",
+    "sparsify_activations",
+    "to_semi_structured",
     "transformers_callback",
 ]
 

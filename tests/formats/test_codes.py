@@ -1,5 +1,8 @@
 """Integers in a file: exact round trips, the bytes that the formula says, and refusals of what is damaged."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -118,3 +121,27 @@ def test_a_file_holds_them_beside_other_tensors_and_notices_any_change(tmp_path)
     (tmp_path / "m.safetensors").write_bytes(raw)
     with pytest.raises(FileError):
         read_file(tmp_path / "m.safetensors")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_a_small_file_of_a_large_weight_of_zeros_is_read_in_little_memory() -> None:
+    """A bit stands for 16 integers: 256 kB of them are 32 MB of zeros, which nobody has asked for yet."""
+    present = torch.zeros(256, 2**10, dtype=torch.uint8)
+    form = torch.tensor([8, 16, 1, 0, 0, 256, 256, 2**17])
+    parts = {"codes": present[:0, 0], "scale": torch.ones(0), "present": present, "form": form}
+    unpack(parts)
+
+    def status(name: str) -> int:
+        text = Path("/proc/self/status").read_text()
+        return int(next(line for line in text.splitlines() if line.startswith(name)).split()[1]) * 1024
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    found = unpack(parts)
+    assert status("VmHWM") - before < 2**24
+    assert found.quantized.values.shape == (256, 2**17)
+    with pytest.raises(FileError, match=r"'fc\.weight': 1 scales are stored for 0 groups"):
+        unpack(parts | {"scale": torch.ones(1)}, "fc.weight").to_dense()
+    for wrong in ([8, 16, 1, 0, 0, 1, 1, 2**25], [8, 16, 2**40, 0, 0, 4, 4, 0], [8, 0, 1, 0, 0, 2**40, 2**40, 0]):
+        with pytest.raises(FileError, match=r"tensor 'fc\.weight'"):
+            unpack(parts | {"form": torch.tensor(wrong)}, "fc.weight")

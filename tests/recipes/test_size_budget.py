@@ -82,6 +82,15 @@ def test_what_needs_no_bytes_less_stays_whole() -> None:
         assert torch.equal(model.get_submodule(name).weight, dense.get_submodule(name).weight)
 
 
+def test_a_budget_that_holds_the_dense_model_changes_nothing() -> None:
+    model, dense = net(), net()
+    report = rarefy.prune(model, "sparsegpt", size_budget=10**9, data=inputs(1))
+    assert report.sites == () and report.sparsity == 0.0 and set(report.skipped) == {"0", "2", "4"}
+    assert report.budget is not None and report.budget["bytes"] == saved_bytes(dense)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), dense.parameters(), strict=True))
+    assert "kept whole" in str(report)
+
+
 def test_a_pattern_of_one_density_chooses_bits_alone() -> None:
     model = net()
     report = rarefy.prune(model, "sparsegpt", size_budget=30_000, pattern="2:4", data=inputs(1))

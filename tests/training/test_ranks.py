@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import rarefy
-from training.loops import Task, adam, mlp
+from contracts.impostor import assert_beats_impostor
+from training.loops import Task, adam, mlp, sgd
 
 
 def _free_port() -> int:
@@ -49,3 +50,55 @@ def test_ranks_agree(method: str, tmp_path: Any) -> None:
     assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
     start = mlp().model.state_dict()
     assert any(not torch.equal(value, start[name]) for name, value in first["model"].items())
+
+
+def _step(own: Task, model: Any, step: int, accumulate: bool) -> None:
+    """The gradient of a step on one rank; accumulated, its first half stays on the rank until the second comes."""
+    if accumulate:
+        with model.no_sync():
+            (own.loss(step) / 2).backward()
+        (own.loss(step + 1) / 2).backward()
+    else:
+        own.loss(step).backward()
+
+
+def _reduced(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    for accumulate in (False, True):
+        task = mlp()
+        model = DistributedDataParallel(task.model)
+        trainer = rarefy.sparse_training(model, sgd(model), "rigl", sparsity=0.75, total_steps=12, every=3)
+        own = Task(model, task.batches[2 * rank : 2 * rank + 2])
+        for step in range(12):
+            _step(own, model, step, accumulate)
+            trainer.step()
+            trainer.zero_grad()
+        found = {"masks": trainer.masks, "model": task.model.state_dict()}
+        torch.save(found, f"{folder}/{accumulate}{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_growth_uses_the_gradient_of_all_ranks(tmp_path: Any) -> None:
+    """Two ranks keep what one process keeps that sees the data of both, and not what it keeps with half of them."""
+    mp.spawn(_reduced, (_free_port(), str(tmp_path)), nprocs=2)
+    for accumulate in (False, True):
+        found = torch.load(tmp_path / f"{accumulate}0.pt", weights_only=True)
+
+        def check(ranks: tuple[int, ...], accumulate: bool = accumulate, found: Any = found) -> None:
+            task = mlp()
+            trainer = rarefy.sparse_training(
+                task.model, sgd(task.model), "rigl", sparsity=0.75, total_steps=12, every=3
+            )
+            for step in range(12):
+                for rank in ranks:
+                    own = Task(task.model, task.batches[2 * rank : 2 * rank + 2])
+                    both = (own.loss(step) + own.loss(step + 1)) / 2 if accumulate else own.loss(step)
+                    (both / len(ranks)).backward()
+                trainer.step()
+                trainer.zero_grad()
+            assert all(torch.equal(mask, found["masks"][name]) for name, mask in trainer.masks.items())
+            assert all(torch.allclose(p, found["model"][n], atol=1e-5) for n, p in task.model.state_dict().items())
+
+        assert_beats_impostor(check, (0, 1), (0,))

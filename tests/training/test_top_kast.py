@@ -80,3 +80,11 @@ def test_bad_options_are_refused() -> None:
         top_kast(extra=-0.1)
     with pytest.raises(SparsityError, match="no share of the steps"):
         top_kast(end=0.0)
+
+
+def test_the_backward_set_of_a_layer_that_is_nearly_dense_is_all_of_it() -> None:
+    """ERK leaves small layers whole; what lies beyond them has nothing to add."""
+    task = mlp()
+    trainer, _ = start(task, "top-kast", sparsity=0.5, allocation="erk")
+    list(train(task, trainer, 3))
+    assert any(bool(state.extra["backward"].all()) for state in trainer.run.states)

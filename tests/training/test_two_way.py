@@ -1,12 +1,14 @@
 """N:M in two products: the masks, the gradients that autograd really gives, and the way back to plain layers."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 import rarefy
 from contracts.impostor import assert_beats_impostor
-from rarefy.core.errors import ShapeError
+from rarefy.core.errors import ModelError, ShapeError
 from rarefy.patterns.nm import NM
 from rarefy.patterns.transposable import Transposable
 from rarefy.patterns.unstructured import Layerwise
@@ -16,7 +18,7 @@ from rarefy.training.method import SparseMethod
 from rarefy.training.sr_ste import ste
 from rarefy.training.transposable_ste import transposable_ste
 from rarefy.training.two_way import TwoWayConv2d, TwoWayLinear, one_way
-from training.loops import convnet, mlp, sgd, start, train
+from training.loops import convnet, mlp, recurrent, sgd, start, train
 
 
 def kept_along(weight: torch.Tensor, axis: int, m: int) -> int:
@@ -135,6 +137,21 @@ def transposed_too(method: SparseMethod) -> None:
 
 def test_transposable_masks_hold_in_both_directions_and_move() -> None:
     assert_beats_impostor(transposed_too, transposable_ste(every=4), ste())
+
+
+@pytest.mark.parametrize("name", ["bdwp", "bi-mask"])
+def test_layers_in_which_the_second_mask_cannot_act_are_named(name: str) -> None:
+    reflected = convnet()
+    reflected.model[3].padding_mode = "reflect"
+    for task, names in ((recurrent(), "rnn.weight_ih_l0, rnn.weight_hh_l0"), (reflected, "so 3 would go back")):
+        with pytest.warns(UserWarning, match=names):
+            start(task, name, sgd, pattern="2:4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start(mlp(), name, sgd, pattern="2:4")
+        start(recurrent(), name, sgd, pattern="2:4", ignore=["rnn"])
+    with pytest.raises(ModelError, match="no layer is left for the method"):
+        start(recurrent(), name, sgd, pattern="2:4", ignore=["head"])
 
 
 def test_layers_become_ordinary_again() -> None:

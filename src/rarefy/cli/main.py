@@ -9,6 +9,7 @@ from rarefy.cli.bench import bench
 from rarefy.cli.cache import cache
 from rarefy.cli.compare import compare
 from rarefy.cli.compress import compress
+from rarefy.cli.convert import convert
 from rarefy.cli.demo import demo
 from rarefy.cli.doctor import doctor
 from rarefy.cli.methods import methods
@@ -44,7 +45,7 @@ def options(
     """Makes neural networks sparse and makes the sparsity pay."""
 
 
-for command in (demo, compress, prune, compare, bench, report, methods, doctor, cache):
+for command in (demo, compress, prune, convert, compare, bench, report, methods, doctor, cache):
     app.command()(command)
 
 if __name__ == "__main__":

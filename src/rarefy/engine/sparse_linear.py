@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import EngineError
 from rarefy.engine.plan import LayerPlan
+from rarefy.selectors import InputSelector
 
 
 class SparseLinear(nn.Module):
@@ -48,9 +49,19 @@ def with_sparse_layers(model: nn.Module, plans: dict[str, LayerPlan]) -> nn.Modu
     twin = copy.deepcopy(model, memo)
     of_name = {name: plan for plan in plans.values() for name in (plan.site.name, *plan.site.aliases)}
     if isinstance(model, nn.Linear) and plans:
-        return SparseLinear(twin, next(iter(plans.values())))
+        return _standing_for(twin, next(iter(plans.values())))
     for name, plan in of_name.items():
         parent_name, _, leaf = name.rpartition(".")
         parent = twin.get_submodule(parent_name)
-        setattr(parent, leaf, SparseLinear(getattr(parent, leaf), plan))
+        setattr(parent, leaf, _standing_for(getattr(parent, leaf), plan))
     return twin
+
+
+def _standing_for(layer: nn.Module, plan: LayerPlan) -> SparseLinear:
+    """The packed layer, with the selectors that hang on the dense one."""
+    packed = SparseLinear(layer, plan)
+    for key, hook in list(layer._forward_pre_hooks.items()):
+        if isinstance(hook, InputSelector):
+            packed.register_forward_pre_hook(hook)
+            del layer._forward_pre_hooks[key]
+    return packed

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rarefy.core.bits import pack_bits, unpack_bits
+from rarefy.core.bits import pack_bits
 from rarefy.core.errors import FileError
 from rarefy.core.quantized import QuantizedWeight
 from rarefy.formats.bitmask import popcount
+from rarefy.formats.code_parts import Parts
 
 PARTS = ("codes", "scale", "present", "form")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -19,17 +20,23 @@ _SHORT = (torch.bfloat16, torch.float16)
 UNITS = (0, 1, 16)  # integers that are left out together where all are zero; 0: none is
 _HEAD = 6  # numbers in `form` before the tensor's own shape
 _LARGEST = 2**48
+_AT_ONCE = 16  # integers that a byte may stand for so that all of them are looked at when a file is read
+_WIDEST = 2**22  # integers of a row: what a check takes at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
     """A stored weight. shape, dtype: of the dense tensor, whose rows are those of `quantized`, or its columns where it
-    is transposed."""
+    is transposed; source: the integers, or where they lie in a file, where zeros take no room."""
 
     shape: tuple[int, ...]
-    quantized: QuantizedWeight
+    source: QuantizedWeight | Parts
     transposed: bool = False
     dtype: torch.dtype = torch.float32
+
+    @property
+    def quantized(self) -> QuantizedWeight:
+        return self.source if isinstance(self.source, QuantizedWeight) else self.source.quantized()
 
     def to_dense(self) -> Tensor:
         """The weight that the integers stand for."""
@@ -79,13 +86,14 @@ def _size(q: QuantizedWeight, unit: int) -> int:
 
 def _full(q: QuantizedWeight) -> Tensor:
     """Groups (out, groups) with anything in them."""
-    return q.values.reshape(q.shape[0], q.groups, -1).ne(0).any(-1) if q.shape[1] else torch.zeros_like(q.scale).bool()
+    rows, width = q.shape
+    return q.values.reshape(rows, q.groups, width // q.groups).ne(0).any(-1) if width else q.scale.ne(q.scale)
 
 
 def _units(values: Tensor, unit: int) -> Tensor:
     """(rows, units, unit), the last unit filled up with zeros."""
     rows, width = values.shape
-    return torch.nn.functional.pad(values, (0, -width % unit)).reshape(rows, -1, unit)
+    return torch.nn.functional.pad(values, (0, -width % unit)).reshape(rows, -(-width // unit), unit)
 
 
 def _present(values: Tensor, unit: int) -> Tensor:
@@ -99,14 +107,6 @@ def _narrow(values: Tensor, bits: int) -> Tensor:
     return (low | (high << 4)).contiguous()
 
 
-def _wide(held: Tensor, bits: int, count: int) -> Tensor:
-    """int8 (count) of what `_narrow` made."""
-    if bits == 8:
-        return held.view(torch.int8)
-    pairs = torch.stack([held & 15, held >> 4], 1).reshape(-1).to(torch.int16)
-    return torch.where(pairs > 7, pairs - 16, pairs).to(torch.int8)[:count]
-
-
 def unpack(parts: Mapping[str, Tensor], name: str = "codes") -> Codes:
     """Checks every count and bound, then gives the weight. Raises FileError that names the tensor."""
     _require(all(part in parts for part in PARTS), name, "parts of it are missing")
@@ -118,51 +118,45 @@ def unpack(parts: Mapping[str, Tensor], name: str = "codes") -> Codes:
     sane = bits in (4, 8) and unit in UNITS and transposed in (0, 1) and 0 <= kind < len(_DTYPES)
     _require(sane and min(shape) >= 0 and size <= _LARGEST, name, f"its form {form.tolist()} makes no sense")
     _require(rows == shape[1 if transposed else 0] and not (transposed and len(shape) != 2), name, "its rows differ")
-    width = size // rows if rows else 0
-    _require(rows * width == size and groups >= 1 and width % groups == 0, name, f"{groups} scales a row do not fit")
-    there = _unpack_present(present, rows, width, unit, name)
-    count = rows * width if there is None else int(there.sum()) * unit
+    width = shape[0] if transposed else math.prod(shape[1:])
+    fits = rows * width == size and width <= _WIDEST and (size > 0 or max(shape) <= _WIDEST)
+    _require(fits, name, f"its shape {shape} is too large")
+    _require(1 <= groups <= max(1, width) and width % groups == 0, name, f"{groups} scales a row do not fit")
+    _check_present(present, rows, width, unit, name)
+    count = rows * width if unit == 0 else int(popcount(present).sum()) * unit if present.numel() else 0
     right = held.dtype == torch.uint8 and held.dim() == 1 and held.numel() == (count * bits + 7) // 8
     _require(right, name, f"{held.numel()} bytes are no {count} integers of {bits} bits")
-    values = _place(_wide(held, bits, count), there, rows, width, unit)
-    largest = 2 ** (bits - 1) - 1
-    _require(not values.numel() or int(values.min()) >= -largest, name, f"an integer is below -{largest}")
-    return Codes(
-        shape, QuantizedWeight(values, _scales(scale, values, groups, name), bits), bool(transposed), _DTYPES[kind]
-    )
+    _require(_in_range(held, bits), name, f"an integer is below -{2 ** (bits - 1) - 1}")
+    found = Parts(rows, width, bits, unit, groups, held, scale, present, name)
+    _check_scale(found, name)
+    return Codes(shape, found, bool(transposed), _DTYPES[kind])
 
 
-def _unpack_present(present: Tensor, rows: int, width: int, unit: int, name: str) -> Tensor | None:
+def _check_present(present: Tensor, rows: int, width: int, unit: int, name: str) -> None:
     if unit == 0:
         _require(present.numel() == 0, name, "bits are stored where all integers are")
-        return None
+        return
     units = -(-width // unit)
     right = present.dtype == torch.uint8 and tuple(present.shape) == (rows, (units + 7) // 8)
     _require(right, name, f"bits of shape {tuple(present.shape)} do not fit {rows} x {units} units")
     _require(not units % 8 or not (present[:, -1] >> (units % 8)).any(), name, "padding bits are set")
-    there = unpack_bits(present, units)
-    _require(int(popcount(present).sum()) == int(there.sum()) if rows else True, name, "its bits do not add up")
-    return there
 
 
-def _place(values: Tensor, there: Tensor | None, rows: int, width: int, unit: int) -> Tensor:
-    if there is None:
-        return values.reshape(rows, width)
-    whole = torch.zeros(*there.shape, unit, dtype=torch.int8)
-    whole[there] = values.reshape(-1, unit)
-    return whole.reshape(rows, -1)[:, :width].contiguous()
+def _in_range(held: Tensor, bits: int) -> bool:
+    """Whether no integer is the least of its bits, whose negative does not exist."""
+    if bits == 8:
+        return not bool((held == 0x80).any())
+    return not bool(((held & 0x0F) == 0x08).any() or ((held & 0xF0) == 0x80).any())
 
 
-def _scales(scale: Tensor, values: Tensor, groups: int, name: str) -> Tensor:
-    """(rows, groups), 1 for groups of nothing but zeros."""
-    rows = values.shape[0]
-    full = values.reshape(rows, groups, -1).ne(0).any(-1) if values.numel() else torch.zeros(rows, groups).bool()
-    right = scale.dtype in (*_SHORT, torch.float32) and tuple(scale.shape) == (int(full.sum()),)
-    _require(right, name, f"{tuple(scale.shape)} scales are stored for {int(full.sum())} groups")
+def _check_scale(parts: Parts, name: str) -> None:
+    scale = parts.scale
+    known = scale.dtype in (*_SHORT, torch.float32) and scale.dim() == 1
+    _require(known and scale.numel() <= parts.rows * parts.groups, name, f"scales of shape {tuple(scale.shape)}")
     _require(bool((scale.float() > 0).all() and scale.float().isfinite().all()), name, "a scale is not positive")
-    found = torch.ones(rows, groups)
-    found[full] = scale.float()
-    return found
+    held = scale.numel() + parts.held.numel() + parts.present.numel()
+    if parts.rows * parts.width <= _AT_ONCE * held + 2**24:
+        parts.check()  # else when it is expanded: counting what a small file claims would take too long
 
 
 def _require(holds: bool | Tensor, name: str, why: str) -> None:

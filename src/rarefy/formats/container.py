@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors.torch import save as serialized
@@ -18,8 +18,10 @@ from rarefy.formats.codes import PARTS as CODE_PARTS
 from rarefy.formats.codes import Codes
 from rarefy.formats.codes import pack as pack_codes
 from rarefy.formats.codes import unpack as unpack_codes
+from rarefy.formats.held import Held
+from rarefy.formats.layouts import recognised
 from rarefy.formats.manifest import Manifest
-from rarefy.formats.names import choose_prefix, join, recognise
+from rarefy.formats.names import choose_prefix, join
 from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers
 from rarefy.formats.safe import read_stored
 
@@ -56,7 +58,7 @@ class Contents:
     fingerprint: of all that it holds, None where the file does not say it.
     """
 
-    tensors: Mapping[str, Tensor | Packed | Codes]
+    tensors: Mapping[str, Tensor | Held]
     aliases: Mapping[str, str]
     own: bool
     fingerprint: str | None = None
@@ -143,19 +145,21 @@ def read_file(path: Path, *, mapped: bool = False) -> Contents:
         raise FileError(f"{path}: {error}") from error
 
 
-def unpack_stored(stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor | Packed | Codes]:
+def unpack_stored(
+    stored: Mapping[str, Tensor | Held], path: Path, adapter: Mapping[str, Any] | None = None
+) -> dict[str, Tensor | Held]:
     """Tensors of a file that says nothing about itself; the sparse ones are recognised by their parts."""
     try:
-        return _unpack(stored, recognise(stored.keys()))
+        return recognised(stored, adapter)
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
 
 
 def _unpack(
-    stored: Mapping[str, Tensor], sparse: Mapping[str, str], codes: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, Tensor | Packed | Codes]:
+    stored: Mapping[str, Tensor], sparse: Mapping[str, str], codes: Mapping[str, str]
+) -> dict[str, Tensor | Held]:
     used = set(Manifest(sparse, codes=codes).parts)
-    tensors: dict[str, Tensor | Packed | Codes] = {name: tensor for name, tensor in stored.items() if name not in used}
+    tensors: dict[str, Tensor | Held] = {name: tensor for name, tensor in stored.items() if name not in used}
     for name, prefix in sparse.items():
         tensors[name] = bitmask.unpack({part: stored[join(prefix, part)] for part in bitmask.PARTS}, name)
     for name, prefix in codes.items():

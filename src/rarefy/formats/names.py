@@ -25,10 +25,10 @@ def choose_prefix(name: str, taken: Collection[str], parts: Collection[str] = PA
     return None
 
 
-def recognise(names: Collection[str]) -> dict[str, str]:
-    """{parameter: prefix} of the sparse tensors among the names of a file that says nothing about itself."""
+def recognise(names: Collection[str]) -> dict[str, tuple[str, str]]:
+    """{parameter: (prefix of its parts, layout)} of the sparse tensors among the names of a file that says nothing."""
     present = set(names)
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for name in sorted(present):
         if name != "bitmask" and not name.endswith(".bitmask"):
             continue
@@ -36,20 +36,20 @@ def recognise(names: Collection[str]) -> dict[str, str]:
         absent = [part for part in PARTS if join(prefix, part) not in present]
         if len(absent) == len(PARTS) - 1:
             continue  # an ordinary tensor that happens to be called bitmask
-        _require_complete(prefix, absent)
-        parameter = prefix if _names_a_parameter(prefix) else join(prefix, "weight")
+        parameter = prefix if names_a_parameter(prefix) else join(prefix, "weight")
         if parameter in present or parameter in found:
             raise FileError(f"tensor {parameter!r}: it is stored twice, dense and sparse; get the file again")
-        found[parameter] = prefix
+        found[parameter] = prefix, _layout(prefix, absent)
     return found
 
 
-def _require_complete(prefix: str, absent: list[str]) -> None:
+def _layout(prefix: str, absent: list[str]) -> str:
     if absent == ["row_offsets"]:
-        raise FileError(f"tensor {prefix!r}: it is stored as sparse-24-bitmask, which rarefy does not read yet")
+        return "sparse-24-bitmask"
     if absent:
         raise FileError(f"tensor {prefix!r}: its parts {absent} are missing; the file is incomplete, get it again")
+    return "sparse-bitmask"
 
 
-def _names_a_parameter(prefix: str) -> bool:
+def names_a_parameter(prefix: str) -> bool:
     return prefix.rsplit(".", 1)[-1].endswith(_PARAMETERS)

@@ -17,6 +17,8 @@ from rarefy.ops.decoder_checks import PANEL as PANEL
 from rarefy.ops.decoder_checks import Seen, require_options, require_step, require_table
 from rarefy.ops.decoder_checks import Sizes as Sizes
 from rarefy.ops.packed import ACTIVATIONS, PackedWeight
+from rarefy.ops.select import Select as Select
+from rarefy.ops.select import select_args
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,28 +33,39 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """act(x W^T + bias). choices: the packed weight up to a token count, ascending; the last serves all beyond."""
+    """act(x W^T + bias). choices: the packed weight up to a token count, ascending; the last serves all beyond.
+    select: which inputs it looks at, None: all."""
 
     choices: tuple[tuple[int, PackedWeight], ...]
     bias: Tensor | None
     activation: str = "none"
+    select: Select | None = None
+
+
+Stacked = Linear | tuple[Linear, ...]
+"""Layers of one input whose rows follow each other; several where they do not look at the same of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One layer. qkv: rows of all query, then key, then value heads; up: with `gated` the gate's rows, then up's."""
+    """One layer. qkv: rows of all query, then key, then value heads; up: with `gated` the gate's rows, then up's.
+
+    hidden: which neurons are used behind the activation, None: all. With `gated` up is then two layers, the gate with
+    its activation and up's own.
+    """
 
     attention_norm: Norm
-    qkv: Linear
+    qkv: Stacked
     q_norm: Norm | None
     k_norm: Norm | None
     scale: float
     out: Linear
     mlp_norm: Norm
-    up: Linear
+    up: Stacked
     gated: bool
     activation: str  # of the gate
     down: Linear
+    hidden: Select | None = None
 
 
 def capacity_for(tokens: int) -> int:
@@ -72,10 +85,14 @@ def _norm(norm: Norm | None) -> tuple[bool, int, int, float]:
     return norm.rms, norm.weight.data_ptr(), 0 if norm.bias is None else norm.bias.data_ptr(), norm.eps
 
 
-def _linear(linear: Linear) -> tuple[list[tuple[int, Any]], int, int]:
+def _linear(linear: Linear) -> tuple[list[tuple[int, Any]], int, int, Any]:
     choices = [(tokens, packed.layout) for tokens, packed in linear.choices]
     bias = 0 if linear.bias is None else linear.bias.data_ptr()
-    return choices, bias, ACTIVATIONS.index(linear.activation)
+    return choices, bias, ACTIVATIONS.index(linear.activation), select_args(linear.select)
+
+
+def _stacked(linears: Stacked) -> list[tuple[list[tuple[int, Any]], int, int, Any]]:
+    return [_linear(linear) for linear in (linears if isinstance(linears, tuple) else (linears,))]
 
 
 class NativeDecoder:
@@ -119,15 +136,16 @@ class NativeDecoder:
         for block in blocks:
             self._native.add_block(
                 _norm(block.attention_norm),
-                _linear(block.qkv),
+                _stacked(block.qkv),
                 _norm(block.q_norm),
                 _norm(block.k_norm),
                 block.scale,
                 _linear(block.out),
                 _norm(block.mlp_norm),
-                _linear(block.up),
+                _stacked(block.up),
                 block.gated,
                 ACTIVATIONS.index(block.activation),
+                select_args(block.hidden),
                 _linear(block.down),
             )
         self._native.set_head(_norm(final_norm), _linear(head))

@@ -13,7 +13,7 @@ from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.ops import native, reference
 from rarefy.ops.checks import require_floats, require_input_scale, require_quantized, require_size
-from rarefy.ops.families import FAMILIES, best_isa, takes_scales
+from rarefy.ops.families import FAMILIES, best_isa, columns, takes_scales
 
 ACTIVATIONS = tuple(reference.ACTIVATIONS)
 _REFERENCE = "reference"
@@ -233,3 +233,30 @@ def candidates(
             typed = [k for k in stored if k.activations == "fp32"]
         names += worth(best_isa(typed), values, tokens) if typed else []
     return names
+
+
+def selecting(weight: Tensor | QuantizedWeight, weights: str = "fp32", *, rows: bool = False) -> list[str]:
+    """Names of the kernels that skip the columns of a weight (out, in) whose input is 0; or, `rows`, that compute only
+    the rows that are asked for. Their inputs are floats, whatever the others round to. Empty where none fits."""
+    op = "neurons" if rows else "columns"
+    usable = [k for k in native.kernels() if k.op == op and k.weights == weights]
+    if isinstance(weight, QuantizedWeight):
+        if not takes_scales(op, weight.shape[1], weight.groups) or (weights == "int8" and weight.groups != 1):
+            return []
+        weight = weight.values
+    return columns.selective(usable, weight)
+
+
+def pick_rows(packed: PackedWeight, x: Tensor, rows: Tensor) -> Tensor:
+    """y (tokens, out) = x W^T for the rows that are listed (int32), 0 elsewhere; `packed` is of a kernel for rows."""
+    require_floats("pick_rows", x=x)
+    if rows.dtype != torch.int32 or rows.dim() != 1:
+        raise ShapeError(f"pick_rows: rows is {rows.dtype} of shape {tuple(rows.shape)}; give int32 numbers of rows")
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < packed.shape[0]:
+        raise ShapeError(f"pick_rows: rows span [{int(rows.min())}, {int(rows.max())}], outside [0, {packed.shape[0]})")
+    if x.dim() != 2 or x.shape[1] != packed.shape[1]:
+        raise ShapeError(f"pick_rows: x has shape {tuple(x.shape)}, it must be (tokens, {packed.shape[1]})")
+    x, rows, out = x.contiguous(), rows.contiguous(), torch.zeros(x.shape[0], packed.shape[0])
+    threads = torch.get_num_threads()
+    packed.layout.multiply_rows(x.data_ptr(), x.shape[0], rows.data_ptr(), rows.numel(), out.data_ptr(), threads)
+    return out

@@ -55,8 +55,8 @@ class PruneReport:
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros among the weights of the pruned layers."""
-        return sum(s.zeros for s in self.sites) / sum(s.size for s in self.sites)
+        """Share of zeros among the weights of the pruned layers; 0 where a budget left every layer whole."""
+        return sum(s.zeros for s in self.sites) / max(1, sum(s.size for s in self.sites))
 
     @property
     def dense_bytes(self) -> int:

@@ -173,6 +173,10 @@ def _prune(
 ) -> PruneReport:
     """The method at the chosen bits and densities, in one calibration pass."""
     whole = [site.name for site in sites if chosen[site.name].spec is None]
+    if len(whole) == len(sites):
+        return PruneReport(
+            "", str(pattern), "", (), dict.fromkeys(whole, WHOLE), 0.0
+        )  # the budget holds the dense model
     solvers = {n: with_rounding(one_shot, c.spec).solver for n, c in chosen.items() if c.spec is not None}
     mixed = replace(one_shot, solver=Assorted(solvers))
     spread = None if fixed_density(pattern) is not None else Given({name: c.density for name, c in chosen.items()})

@@ -4,12 +4,19 @@ from pathlib import Path
 
 from torch import nn
 
+from rarefy.activations.rotation import turned_modules
 from rarefy.core.errors import FileError, ModelError
 from rarefy.engine import Compiled
 from rarefy.engine.compile import compile_again
 from rarefy.engine.restore import restored
 from rarefy.formats.container import Contents, prepare, write
 from rarefy.formats.folder import read_contents, weights_path
+from rarefy.recipes.store_activations import (
+    extra_names,
+    forget_activations,
+    restore_activations,
+    write_activations,
+)
 from rarefy.recipes.store_carry import carry_companions
 from rarefy.recipes.store_codes import attach_grids, codes_by_name
 from rarefy.recipes.store_engine import forget_engine, read_engine, write_engine
@@ -24,7 +31,8 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
 
     Tensors are stored sparse where that is smaller, weights that were rounded while they were pruned as their integers
     and scales. Of a Hugging Face model the config is written too, and the small companion files (tokenizer, pooling,
-    ...) of the folder `carry` are copied. Of a compiled model the model that was compiled is saved. Every file is
+    ...) of the folder `carry` are copied. Of a compiled model the model that was compiled is saved. The selectors of
+    `sparsify_activations` go into a folder with it, not into a single file. Every file is
     replaced as a whole, the weights last: if the disk is full or the process is killed, the old weights are still
     there.
 
@@ -33,14 +41,18 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
     path, source = Path(path), _source(model)
     tensors, aliases = collect(source)
     weights = weights_path(path)
+    beside = {name: tensors.pop(name) for name in extra_names(source)} if weights.parent == path else {}
     prepared = prepare(tensors, aliases, codes_by_name(source, tensors))
     extra: list[str] = []
     if weights.parent == path:
         forget_engine(path)
+        forget_activations(path)
+        extra += write_activations(source, path, beside, prepared)
         if carry is not None:
             extra += carry_companions(Path(carry), path)
         if is_hugging_face(source):
-            extra += write_config(source, path, prepared.stored)
+            turned = any(turned_modules(source))
+            extra += write_config(source, path, prepared.stored, whole="rarefy-turned" if turned else None)
     write(weights, prepared)
     if isinstance(model, Compiled) and weights.parent == path:
         extra += write_engine(model, path)
@@ -84,16 +96,20 @@ def _plain(path: Path, contents: Contents, model: nn.Module | None) -> nn.Module
     """The model as it was given to `compile`, or to `save`."""
     if model is not None:
         fill(model, contents, path)
-        attach_grids(model, contents)
-        return model
+        return _dressed(model, contents, path)
     if not (path / "config.json").exists():
         raise FileError(
             f"load: {path} holds weights but no config.json that says which Hugging Face class they belong to, and "
             "rarefy imports no class by a name in a file; build the module and give it as load(path, model=module)"
         )
-    built = build(path, contents)
-    attach_grids(built, contents)
-    return built
+    return _dressed(build(path, contents), contents, path)
+
+
+def _dressed(model: nn.Module, contents: Contents, path: Path) -> nn.Module:
+    """The model with what rarefy hung on it: grids, selectors, turned bases."""
+    attach_grids(model, contents)
+    restore_activations(model, path, contents)
+    return model
 
 
 def _source(model: object) -> nn.Module:

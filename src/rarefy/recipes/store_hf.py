@@ -36,13 +36,16 @@ def is_hugging_face(model: nn.Module) -> bool:
     return hasattr(model, "config") and hasattr(model, "save_pretrained") and hasattr(model.config, "to_json_string")
 
 
-def write_config(model: nn.Module, folder: Path, stored: Sequence[Stored]) -> list[str]:
-    """config.json with the class and type of the model, generation_config.json if it generates; their names."""
+def write_config(model: nn.Module, folder: Path, stored: Sequence[Stored], *, whole: str | None = None) -> list[str]:
+    """config.json with the class and type of the model, generation_config.json if it generates; their names.
+
+    whole: the name of a format where the weights mean nothing to another loader even if all are stored dense.
+    """
     config: Any = model.config
     plain = without(json.loads(config.to_json_string()), NEVER)
     plain["architectures"] = [type(model).__name__]
     plain[type_key()] = next((t.dtype for t in stored if t.dtype in _FLOATS), "float32")
-    if said := sparsity_block(stored):
+    if said := sparsity_block(stored, whole):
         plain["quantization_config"] = said
     written = {"config.json": plain}
     generation = getattr(model, "generation_config", None)
@@ -53,26 +56,32 @@ def write_config(model: nn.Module, folder: Path, stored: Sequence[Stored]) -> li
     return list(written)
 
 
-def sparsity_block(stored: Sequence[Stored]) -> dict[str, Any] | None:
+def sparsity_block(stored: Sequence[Stored], whole: str | None = None) -> dict[str, Any] | None:
     """What makes compressed-tensors up to 0.14 read the folder, and every other loader refuse it.
 
     Without it a loader that knows nothing of sparse tensors would leave the pruned layers at random values and only
     warn. rarefy itself looks at the tensors and ignores this block. None if nothing is stored sparse. Integers have a
-    format that only rarefy reads, and are named as such.
+    format that only rarefy reads, and are named as such, and so is `whole`.
     """
     sparse = [t for t in stored if t.encoding != "dense"]
-    if not sparse:
+    if not sparse and whole is None:
         return None
-    zeros, size = (sum(x) for x in zip(*((t.zeros, math.prod(t.shape)) for t in sparse), strict=True))
+    zeros, size = (sum(t.zeros for t in sparse), sum(math.prod(t.shape) for t in sparse))
+    plain = "sparse-bitmask" if all(t.encoding == "sparse-bitmask" for t in sparse) else "rarefy-codes"
+    return compression_block(whole or plain, [t.prefix for t in sparse], zeros / max(1, size))
+
+
+def compression_block(layout: str, targets: Sequence[str], sparsity: float) -> dict[str, Any]:
+    """The `quantization_config` that names a layout. targets: names of modules."""
     return {
         "quant_method": "compressed-tensors",
         "version": "0.14.0.1",
         "sparsity_config": {
-            "format": "sparse-bitmask" if all(t.encoding == "sparse-bitmask" for t in sparse) else "rarefy-codes",
-            "targets": [t.prefix for t in sparse],
+            "format": layout,
+            "targets": list(targets),
             "ignore": [],
-            "global_sparsity": zeros / size,
-            "sparsity_structure": "unstructured",
+            "global_sparsity": sparsity,
+            "sparsity_structure": "2:4" if layout == "sparse-24-bitmask" else "unstructured",
             "registry_requires_subclass": False,
         },
     }

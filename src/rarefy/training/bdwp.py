@@ -54,10 +54,11 @@ def bdwp(*, pattern: Pattern = NM(2, 8), every: int = 1, decay: float = 0.0) -> 
 
     pattern: N:M. every: steps between choices of the forward mask. The backward weight of linear layers and 2-d
     convolutions is chosen at each step; other layers (recurrent, attention projections) go back through their forward
-    weight. `two_way.one_way(model)` makes the layers ordinary again. The decay is that of "sr-ste", off in the paper.
+    weight, and a warning names them. `two_way.one_way(model)` makes the layers ordinary again. The decay is that of
+    "sr-ste", off in the paper.
     """
     nm_of(pattern, "bdwp")
-    return SparseMethod(MagnitudeStart(), Refresh(every), BothWays(decay), pattern=pattern, prepare=MakeTwoWay())
+    return SparseMethod(MagnitudeStart(), Refresh(every), BothWays(decay), pattern=pattern, prepare=MakeTwoWay("bdwp"))
 
 
 def sparse_products(pattern: NM) -> float:

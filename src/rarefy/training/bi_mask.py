@@ -96,9 +96,12 @@ def bi_mask(
     """N:M for x W and for dy W^T at once, without a common mask: outputs are permuted until little is lost.
 
     pattern: N:M. every: steps between searches of an order, among `candidates` random ones (100 and 100 in the paper).
-    The backward mask acts in linear layers and 2-d convolutions; others go back through their forward weight.
+    The backward mask acts in linear layers and 2-d convolutions; others go back through their forward weight, and a
+    warning names them.
     Differs: the order in use and the plain one are candidates too, so a search never makes it worse.
     """
     nm_of(pattern, "bi-mask")
     topology = Reorder(every, candidates)
-    return SparseMethod(MagnitudeStart(), topology, InsideForward(decay), pattern=pattern, prepare=MakeTwoWay())
+    return SparseMethod(
+        MagnitudeStart(), topology, InsideForward(decay), pattern=pattern, prepare=MakeTwoWay("bi-mask")
+    )

@@ -100,8 +100,13 @@ def full_masks(model: nn.Module, ignore: Sequence[str]) -> dict[str, Mask]:
 def tighter(model: nn.Module, masks: Mapping[str, Mask], density: float, ignore: Sequence[str]) -> dict[str, Mask]:
     """The masks of the largest weights of the whole model at a density, among those that are kept now."""
     weights, _ = find_weights(model, ignore)
-    scores = [w.read().abs().masked_fill(~masks[w.name], -1.0) for w in weights]
-    return {w.name: kept & masks[w.name] for w, kept in zip(weights, together(scores, density), strict=True)}
+    return tightest({w.name: w.read().abs() for w in weights}, masks, density)
+
+
+def tightest(scores: Mapping[str, Tensor], masks: Mapping[str, Mask], density: float) -> dict[str, Mask]:
+    """The masks of the best scores `(out, in)` of all weights together, among those that are kept now."""
+    among = [score.masked_fill(~masks[name], float("-inf")) for name, score in scores.items()]
+    return {name: kept & masks[name] for name, kept in zip(scores, together(among, density), strict=True)}
 
 
 def apply(model: nn.Module, masks: Mapping[str, Mask], ignore: Sequence[str]) -> None:

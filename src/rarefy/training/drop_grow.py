@@ -15,7 +15,7 @@ from rarefy.patterns.unstructured import Layerwise
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.clock import Clock
 from rarefy.training.growth import GrowGradient
-from rarefy.training.run import Run
+from rarefy.training.run import SOURCE, Run
 from rarefy.training.state import WeightState
 from rarefy.training.streamed_growth import exchange, watched
 
@@ -55,12 +55,16 @@ class DropSmallest:
     """
 
     def __call__(self, run: Run, state: WeightState, fraction: float) -> Mask:
-        score = state.value().float().abs().masked_fill(~state.mask, -1.0)
-        if fixed_density(state.pattern) is None:
-            survivors = state.pattern.select(score, state.density * (1.0 - fraction))
-            return survivors & state.mask
-        kept = state.kept
-        return keep_top(score.reshape(1, -1), kept - exact_count(kept, fraction)).reshape(score.shape)
+        return survivors(state, state.value().float().abs(), fraction)
+
+
+def survivors(state: WeightState, score: Weight, fraction: float) -> Mask:
+    """All kept entries but a fraction, those of the lowest scores (not negative); as many of each part of a pattern."""
+    score = score.masked_fill(~state.mask, -1.0)
+    if fixed_density(state.pattern) is None:
+        return state.pattern.select(score, state.density * (1.0 - fraction)) & state.mask
+    kept = state.kept
+    return keep_top(score.reshape(1, -1), kept - exact_count(kept, fraction)).reshape(score.shape)
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,8 @@ class DropGrow:
     def _change(self, run: Run, state: WeightState, fraction: float) -> None:
         if self._streams(state):
             shape, density = state.shape, state.density
-            kept, survivors = (state.pattern.count(*shape, d) for d in (density, density * (1.0 - fraction)))
-            exchange(run, state, survivors, kept)
+            kept, remain = (state.pattern.count(*shape, d) for d in (density, density * (1.0 - fraction)))
+            exchange(run, state, remain, kept)
             return
         with run.opened(state):
             self._exchange(run, state, fraction)
@@ -116,12 +120,12 @@ class DropGrow:
     def _streams(self, state: WeightState) -> bool:
         """Whether a packed weight needs no dense tensor for the change: the entries of a layer compete by gradient."""
         plain = isinstance(self.grow, GrowGradient) and isinstance(self.drop, DropSmallest) and self.return_dropped
-        return plain and isinstance(state.pattern, Layerwise) and watched(state)
+        return plain and isinstance(state.pattern, Layerwise) and SOURCE not in state.extra and watched(state)
 
     def _exchange(self, run: Run, state: WeightState, fraction: float) -> None:
-        survivors = self.drop(run, state, fraction)
+        stay = self.drop(run, state, fraction)
         score = self.grow(run, state).float()
-        rank = torch.where(survivors, torch.full_like(score, _FIRST), score)
+        rank = torch.where(stay, torch.full_like(score, _FIRST), score)
         if not self.return_dropped:
-            rank = rank.masked_fill(state.mask & ~survivors, torch.finfo(rank.dtype).min)
+            rank = rank.masked_fill(state.mask & ~stay, torch.finfo(rank.dtype).min)
         run.set_mask(state, state.pattern.select(rank, state.density), self.grow.values(run, state))

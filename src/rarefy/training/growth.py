@@ -93,3 +93,20 @@ class GrowRandom:
             return None
         noise = torch.randn(state.weight.shape, generator=run.generator)
         return noise * (self.spread * state.first_sd)
+
+
+@dataclass(frozen=True)
+class GrowUnfired:
+    """At random among the entries that were never kept in this run, at random among the others when those run out.
+
+    Source: Yildirim et al. 2023, arXiv:2308.14831, section 3 ("unfired").
+    """
+
+    before: ClassVar[bool] = False
+
+    def __call__(self, run: Run, state: WeightState) -> Weight:
+        fired = state.explored if state.explored is not None else state.mask
+        return run.rand(state) + (~fired).float()
+
+    def values(self, run: Run, state: WeightState) -> Tensor | None:
+        return None

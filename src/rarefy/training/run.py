@@ -14,6 +14,8 @@ from rarefy.core.shapes import Mask, Weight
 from rarefy.training import optimizers
 from rarefy.training.state import WeightState
 
+SOURCE = "source"  # in state.extra, where a run is confined to it: the entries that may be kept at all, (out, in)
+
 
 @dataclass
 class Run:
@@ -69,9 +71,10 @@ class Run:
 
         Dropped entries become zero, new ones take the values of `grown` (out, in), zero without it; the optimizer
         forgets both, and takes the new ones as if it had begun with them. Behind a view (`state.master`) the dense
-        weight stays as it is. All ranks take the mask and values of rank 0.
+        weight stays as it is. All ranks take the mask and values of rank 0. Where the run is confined to a source mask
+        (`state.extra[SOURCE]`), nothing outside is kept.
         """
-        mask = self.agreed(mask)
+        mask = self.agreed(mask & state.extra[SOURCE] if SOURCE in state.extra else mask)
         dropped, fresh = state.mask & ~mask, mask & ~state.mask
         state.mask = mask
         if state.explored is not None:
@@ -81,9 +84,10 @@ class Run:
         value = torch.where(fresh, 0.0 if grown is None else self.agreed(grown).to(state.value().dtype), state.value())
         state.put(value * mask)
         if not self.keeps_memory:
-            self._forget(state, dropped | fresh, fresh)
+            self.forget(state, dropped | fresh, fresh)
 
-    def _forget(self, state: WeightState, changed: Mask, fresh: Mask) -> None:
+    def forget(self, state: WeightState, changed: Mask, fresh: Mask) -> None:
+        """Lets the optimizer forget the changed entries; the fresh ones among them begin as in a new optimizer."""
         parameter = state.weight.parameter
         optimizers.forget(self.optimizer, parameter, state.weight.as_parameter(changed))
         flat = state.weight.as_parameter(changed).reshape(-1)

@@ -80,7 +80,7 @@ class RefreshBoth:
 
     def widen(self, state: Any) -> None:
         """Chooses B of one weight."""
-        state.extra[_BACKWARD] = backward_set(state.value(), state.mask, state.density + self.extra)
+        state.extra[_BACKWARD] = backward_set(state.value(), state.mask, min(1.0, state.density + self.extra))
 
 
 @dataclass(frozen=True)

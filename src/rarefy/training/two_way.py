@@ -1,5 +1,6 @@
 """Layers whose backward pass to the inputs uses another weight than the forward pass."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import grad
 
-from rarefy.core.errors import ShapeError
+from rarefy.core.errors import ModelError, ShapeError
 from rarefy.core.protocols import Pattern
 from rarefy.patterns.nm import NM
 from rarefy.training.run import Run
@@ -80,9 +81,13 @@ _PLAIN: dict[type[nn.Module], type[nn.Module]] = {TwoWayLinear: nn.Linear, TwoWa
 
 def _kind(module: nn.Module) -> type[nn.Module] | None:
     """The two-way class of a module; None for those whose products are not their own (recurrent, attention, ...)."""
-    if type(module) is nn.Linear:
+    if type(module) in (nn.Linear, TwoWayLinear):
         return TwoWayLinear
-    if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+    if (
+        type(module) in (nn.Conv2d, TwoWayConv2d)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    ):
         return TwoWayConv2d
     return None
 
@@ -92,16 +97,33 @@ class MakeTwoWay:
     """Turns the linear and convolutional layers of the trained weights into two-way ones, in place.
 
     The modules stay the same objects with the same parameters and names; only their class changes, and a buffer that
-    is not saved comes in. Other modules keep their ordinary backward pass.
+    is not saved comes in. Other modules keep their ordinary backward pass: a warning names them, and a model that has
+    nothing else is refused. where: the method, for messages.
     """
 
+    where: str
+
     def __call__(self, run: Run) -> None:
+        plain = [s.name for s in run.states if any(_kind(module) is None for module in s.weight.modules)]
+        self._say(plain, len(run.states))
         for state in run.states:
             for module in state.weight.modules:
                 kind = _kind(module)
                 if kind is not None:
                     module.__class__ = kind
                     module.register_buffer("backward_weight", state.weight.parameter.detach().clone(), persistent=False)
+
+    def _say(self, plain: list[str], total: int) -> None:
+        if not plain:
+            return
+        names = ", ".join(plain[:5]) + (f" and {len(plain) - 5} more" if len(plain) > 5 else "")
+        why = (
+            f"{self.where}: the second mask acts in nn.Linear and in zero-padded nn.Conv2d (padding in numbers) only, "
+            f"so {names} would go back through the forward weight, as with straight-through training"
+        )
+        if len(plain) == total:
+            raise ModelError(f'{why}; no layer is left for the method: take method "ste" or "sr-ste"')
+        warnings.warn(f"{why}; leave them dense with ignore={plain[:5]}, or accept it", stacklevel=2)
 
 
 def one_way(model: nn.Module) -> list[str]:

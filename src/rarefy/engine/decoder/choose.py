@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ from torch import Tensor
 from rarefy.core.errors import EngineError
 from rarefy.core.quantized import InputScale
 from rarefy.engine.cell import Types
-from rarefy.engine.decoder.structure import Merged, Structure
+from rarefy.engine.decoder.choose_selecting import Seen, Selecting
+from rarefy.engine.decoder.structure import Layer, Merged, Structure
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.plan import time_layer
 from rarefy.engine.precision import Precision
@@ -42,7 +44,7 @@ class Chosen:
     def native(self) -> Linear:
         """The packed choices, for the native step."""
         packed = tuple((limit, weight) for limit, weight in self.steps if weight is not None)
-        return Linear(packed, self.bias, self.merged.activation)
+        return Linear(packed, self.bias, self.merged.activation, self.merged.select)
 
     @property
     def out_features(self) -> int:
@@ -72,16 +74,26 @@ class Chooser:
         timing = partial(time_layer, precision=precision, static=bool(scales))
         self._types = Types(precision.weights, precision.activations, static=bool(scales))
         self._table = TimeTable(timing if measure else None)
+        self._selecting = Selecting(precision, measure)
 
-    def choose(self, merged: Merged) -> Chosen:
-        """Packs the layer for what is fastest at each count. Raises EngineError where no kernel has the types."""
+    def choose(self, merged: Merged, seen: Seen | None = None) -> Chosen:
+        """Packs the layer for what is fastest at each count. Raises EngineError where no kernel has the types.
+
+        seen: what is left of its inputs or neurons, where some are selected.
+        """
         weight = merged.weight()
         if not available():
             return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
         sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
         scale, names = self.scales.get(merged.name), self._names(merged, weight, sparsity)
-        source, wanted = self.precision.stored(weight, scale, merged.codes()), dict.fromkeys(names.values())
-        packs = {name: pack(source, name, input_scale=scale) for name in wanted if name != "dense"}
+        source = self.precision.stored(weight, scale, merged.codes())
+        packs: dict[str, PackedWeight] = {}
+        if seen is not None and (scale is None or not scale.factors):
+            names, packs, rows = self._selecting.choose(merged, source, names, seen)
+            self.rows += rows
+        for name in dict.fromkeys(names.values()):
+            if name != "dense" and name not in packs:
+                packs[name] = pack(source, name, input_scale=scale)
         return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
 
     def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
@@ -139,13 +151,13 @@ class Chooser:
 class ChosenLayer:
     """The choices of one layer of the model."""
 
-    qkv: Chosen
+    qkv: tuple[Chosen, ...]
     out: Chosen
-    up: Chosen
+    up: tuple[Chosen, ...]
     down: Chosen
 
     def all(self) -> tuple[Chosen, ...]:
-        return self.qkv, self.out, self.up, self.down
+        return (*self.qkv, self.out, *self.up, self.down)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,23 +175,43 @@ class Plan:
         return all(chosen.at(tokens) is not None for layer in self.layers for chosen in layer.all())
 
 
-def plan_of(structure: Structure, chooser: Chooser) -> Plan:
-    """Choices for every layer of a structure, the head among them."""
-    layers = tuple(
-        ChosenLayer(*(chooser.choose(merged) for merged in (layer.qkv, layer.out, layer.up, layer.down)))
-        for layer in structure.layers
-    )
-    return Plan(layers, chooser.choose(structure.head))
+def plan_of(structure: Structure, chooser: Chooser, samples: Mapping[str, Tensor] = MappingProxyType({})) -> Plan:
+    """Choices for every layer of a structure, the head among them.
+
+    samples: rows that layers see behind selectors, by the layer's name.
+    """
+
+    def chosen(merged: Merged) -> Chosen:
+        sample = samples.get(merged.name)
+        return chooser.choose(merged, None if sample is None else Seen(sample))
+
+    def layer_of(layer: Layer) -> ChosenLayer:
+        down = samples.get(layer.down.name)
+        ups = [chosen(merged) for merged in layer.up]
+        if (
+            layer.hidden is not None and layer.gated and down is not None
+        ):  # what down sees says which rows of up are used
+            ups[1] = chooser.choose(layer.up[1], Seen(down, rows=True))
+        return ChosenLayer(tuple(map(chosen, layer.qkv)), chosen(layer.out), tuple(ups), chosen(layer.down))
+
+    return Plan(tuple(map(layer_of, structure.layers)), chosen(structure.head))
 
 
 def linear(chosen: Chosen, x: Tensor) -> Tensor:
-    """act(x W^T + bias) of (..., in) by what was chosen for so many tokens, in torch or by a packed kernel."""
+    """act(look(x) W^T + bias) of (..., in) by what was chosen for so many tokens, in torch or by a packed kernel."""
+    x = chosen.merged.look(x)
     packed = chosen.at(x.numel() // max(1, x.shape[-1]))
     activation = chosen.merged.activation
     if packed is not None:
         out: Tensor = torch.ops.rarefy.packed_linear(x, packed.handle, chosen.bias, activation, packed.shape[0])
         return out
     return activate(chosen.merged.dense(x), activation)
+
+
+def stacked(chosen: Sequence[Chosen], x: Tensor) -> Tensor:
+    """Layers of one input, their outputs beside each other."""
+    outs = [linear(one, x) for one in chosen]
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
 
 def activate(x: Tensor, activation: str) -> Tensor:

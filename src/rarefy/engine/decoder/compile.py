@@ -15,6 +15,7 @@ from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.decoder.profile import parts_of_a_token
 from rarefy.engine.decoder.recognise import NotKnownError, recognise
 from rarefy.engine.decoder.runner import Runner
+from rarefy.engine.decoder.selecting import selected_inputs
 from rarefy.engine.decoder.structure import Structure
 from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
@@ -65,10 +66,10 @@ def _counts(ids: Sequence[Tensor]) -> list[int]:
 def _compile(
     model: nn.Module, structure: Structure, ids: Sequence[Tensor], chooser: Chooser, count: int | None, measure: bool
 ) -> CompiledDecoder:
-    plan = plan_of(structure, chooser)
+    plan = plan_of(structure, chooser, _samples(model, structure, ids))
     with torch.inference_mode():
         runner = Runner(structure, plan)
-        output, far = _agree(model, runner, ids, chooser.precision)
+        output, far = _agree(model, runner, ids, chooser.precision, structure.selects)
         whole = tuple(_times(model, runner, example) for example in ids) if measure else ()
         notes = _notes(structure, plan, runner, measure)
     if not chooser.precision.exact:
@@ -96,13 +97,28 @@ def _prompt_and_token(runner: Runner, ids: Tensor) -> Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def _agree(model: nn.Module, runner: Runner, ids: Sequence[Tensor], precision: Precision) -> tuple[type, float]:
+def _samples(model: nn.Module, structure: Structure, ids: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Rows that layers see behind selectors in the examples, by the name of the layer."""
+    watched = {
+        merged.name: merged.parts[0]
+        for layer in structure.layers
+        for merged in layer.merged()
+        if merged.selector is not None or (merged is layer.down and layer.hidden is not None)
+    }
+    if structure.head.selector is not None:
+        watched[structure.head.name] = structure.head.parts[0]
+    return selected_inputs(model, watched, ids) if watched else {}
+
+
+def _agree(
+    model: nn.Module, runner: Runner, ids: Sequence[Tensor], precision: Precision, selects: bool
+) -> tuple[type, float]:
     """The class of the model's outputs and how far the runtime's logits are from them. Raises NotKnownError where they
     differ by more than the types explain."""
     kind, far = type(None), 0.0
     for example in ids:
         output = model(input_ids=example)
-        why, distance = differs(_prompt_and_token(runner, example), output.logits, precision)
+        why, distance = differs(_prompt_and_token(runner, example), output.logits, precision, selects=selects)
         if why is not None:
             raise NotKnownError(f"what the runtime computes {why}")
         kind, far = type(output), max(far, distance)

@@ -27,7 +27,10 @@ def _demands(runner: Runner, past: int) -> dict[str, Demand]:
     """Of the parts that multiply packed weights, and of attention over the cache; all layers together."""
     plan, sizes = runner.plan, runner.structure.sizes
     parts: dict[str, list[PackedWeight | None]] = {
-        name: [getattr(layer, name).at(1) for layer in plan.layers] for name in ("qkv", "out", "up", "down")
+        "qkv": [chosen.at(1) for layer in plan.layers for chosen in layer.qkv],
+        "out": [layer.out.at(1) for layer in plan.layers],
+        "up": [chosen.at(1) for layer in plan.layers for chosen in layer.up],
+        "down": [layer.down.at(1) for layer in plan.layers],
     }
     parts["head"] = [plan.head.at(1)]
     found = {name: _weights(packed) for name, packed in parts.items()}

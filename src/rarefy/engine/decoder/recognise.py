@@ -1,13 +1,17 @@
 """From a model of Hugging Face to the structure that the runtime knows: Llama, Mistral, Qwen 2 and 3, OPT, GPT-2."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rarefy.engine.decoder.selecting import NotKnownSelectorError, alike, foreign_hooks, native_select
 from rarefy.engine.decoder.structure import Layer, Merged, Structure
 from rarefy.ops.decoder import Norm, Sizes
+from rarefy.selectors import hidden_selector, input_selector
+from rarefy.selectors.attach import attached
 
 _ACTIVATIONS = {
     "SiLU": "silu",
@@ -37,14 +41,18 @@ def recognise(model: nn.Module) -> Structure:
         raise NotKnownError(f"{name} is not one of {', '.join(_READERS)} of transformers")
     _require_plain(model)
     try:
-        return reader(model)
+        structure = reader(model)
+        _require_all_selectors(model, structure)
+        return structure
+    except NotKnownSelectorError as error:
+        raise NotKnownError(str(error)) from error
     except AttributeError as error:
         raise NotKnownError(f"{name} lacks what this version of the library expects ({error})") from error
 
 
 def _require_plain(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        if foreign_hooks(module) or "forward" in module.__dict__:
             raise NotKnownError(f"{name or type(model).__name__} has hooks or a forward of its own")
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
@@ -64,13 +72,43 @@ def _norm(module: Any) -> Norm:
     raise NotKnownError(f"{type(module).__name__} is not a norm with a weight")
 
 
+def _require_all_selectors(model: nn.Module, structure: Structure) -> None:
+    """None may hang where the runtime does not look for it: it would be ignored."""
+    read = {id(merged.selector) for layer in structure.layers for merged in layer.merged()}
+    read |= {id(layer.hidden) for layer in structure.layers} | {id(structure.head.selector)}
+    parts = [p for layer in structure.layers for merged in layer.merged() for p in merged.parts]
+    known = {id(input_selector(part)) for part in parts} | read
+    for name, _, selector in attached(model):
+        if id(selector) not in known:
+            raise NotKnownError(f"{name} has a selector where the runtime takes none")
+
+
+def _hidden(module: Any, features: int) -> dict[str, Any]:
+    """What a layer says of the neurons that are used behind its activation."""
+    selector = hidden_selector(module)
+    return {"hidden": selector, "hidden_select": native_select(selector, features)}
+
+
+def _stacked(*parts: tuple[str, Any], activation: str = "none") -> tuple[Merged, ...]:
+    """Layers of one input: neighbours that look at the same of it are merged."""
+    groups: list[list[tuple[str, Any]]] = []
+    for name, part in parts:
+        if groups and alike(input_selector(groups[-1][0][1]), input_selector(part)):
+            groups[-1].append((name, part))
+        else:
+            groups.append([(name, part)])
+    return tuple(_merged(group[0][0], *(part for _, part in group), activation=activation) for group in groups)
+
+
 def _merged(name: str, *parts: Any, activation: str = "none") -> Merged:
     for part in parts:
         if type(part) is not nn.Linear and type(part).__name__ != "Conv1D":
             raise NotKnownError(f"{name} is a {type(part).__name__}, not a plain linear layer")
         if not isinstance(part._parameters.get("weight"), nn.Parameter):
             raise NotKnownError(f"{name}: its weight is computed from others")
-    return Merged(name, tuple(parts), activation)
+    selector = input_selector(parts[0])
+    merged = Merged(name, tuple(parts), activation, selector)
+    return merged if selector is None else replace(merged, select=native_select(selector, merged.in_features))
 
 
 def _activation(module: Any) -> str:
@@ -117,17 +155,26 @@ def _llama_layer(name: str, layer: Any) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(
         _norm(layer.input_layernorm),
-        _merged(f"{name}.self_attn.q_proj", attention.q_proj, attention.k_proj, attention.v_proj),
+        _stacked(*((f"{name}.self_attn.{part}", getattr(attention, part)) for part in ("q_proj", "k_proj", "v_proj"))),
         _norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
         _norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
         float(attention.scaling),
         _merged(f"{name}.self_attn.o_proj", attention.o_proj),
         _norm(layer.post_attention_layernorm),
-        _merged(f"{name}.mlp.gate_proj", mlp.gate_proj, mlp.up_proj),
+        _gated(f"{name}.mlp", mlp),
         True,
         _activation(mlp.act_fn),
         _merged(f"{name}.mlp.down_proj", mlp.down_proj),
+        **_hidden(mlp.act_fn, mlp.down_proj.in_features),
     )
+
+
+def _gated(name: str, mlp: Any) -> tuple[Merged, ...]:
+    """Gate and up: one layer, or two where neurons are selected between them."""
+    parts = (f"{name}.gate_proj", mlp.gate_proj), (f"{name}.up_proj", mlp.up_proj)
+    if hidden_selector(mlp.act_fn) is None:
+        return _stacked(*parts)
+    return _merged(*parts[0], activation=_activation(mlp.act_fn)), _merged(*parts[1])
 
 
 def _opt(model: Any) -> Structure:
@@ -157,16 +204,17 @@ def _opt_layer(name: str, layer: Any) -> Layer:
     activation = _activation(layer.activation_fn)
     return Layer(
         _norm(layer.self_attn_layer_norm),
-        _merged(f"{name}.self_attn.q_proj", attention.q_proj, attention.k_proj, attention.v_proj),
+        _stacked(*((f"{name}.self_attn.{part}", getattr(attention, part)) for part in ("q_proj", "k_proj", "v_proj"))),
         None,
         None,
         float(attention.scaling),
         _merged(f"{name}.self_attn.out_proj", attention.out_proj),
         _norm(layer.final_layer_norm),
-        _merged(f"{name}.fc1", layer.fc1, activation=activation),
+        (_merged(f"{name}.fc1", layer.fc1, activation=activation),),
         False,
         "none",
         _merged(f"{name}.fc2", layer.fc2),
+        **_hidden(layer.activation_fn, layer.fc2.in_features),
     )
 
 
@@ -195,16 +243,17 @@ def _gpt2_layer(name: str, layer: Any) -> Layer:
     activation = _activation(layer.mlp.act)
     return Layer(
         _norm(layer.ln_1),
-        _merged(f"{name}.attn.c_attn", layer.attn.c_attn),
+        (_merged(f"{name}.attn.c_attn", layer.attn.c_attn),),
         None,
         None,
         float(layer.attn.scaling),
         _merged(f"{name}.attn.c_proj", layer.attn.c_proj),
         _norm(layer.ln_2),
-        _merged(f"{name}.mlp.c_fc", layer.mlp.c_fc, activation=activation),
+        (_merged(f"{name}.mlp.c_fc", layer.mlp.c_fc, activation=activation),),
         False,
         "none",
         _merged(f"{name}.mlp.c_proj", layer.mlp.c_proj),
+        **_hidden(layer.mlp.act, layer.mlp.c_proj.weight.shape[0]),
     )
 
 

@@ -24,16 +24,17 @@ def native_of(structure: Structure, plan: Plan) -> NativeDecoder:
     blocks = [
         Block(
             layer.attention_norm,
-            chosen.qkv.native(),
+            tuple(one.native() for one in chosen.qkv),
             layer.q_norm,
             layer.k_norm,
             layer.scale,
             chosen.out.native(),
             layer.mlp_norm,
-            chosen.up.native(),
+            tuple(one.native() for one in chosen.up),
             layer.gated,
             layer.activation,
             chosen.down.native(),
+            layer.hidden_select,
         )
         for layer, chosen in zip(structure.layers, plan.layers, strict=True)
     ]

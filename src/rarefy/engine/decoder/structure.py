@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rarefy.core.grid import codes_of
 from rarefy.core.quantized import QuantizedWeight
-from rarefy.ops.decoder import Norm, Sizes
+from rarefy.ops.decoder import Norm, Select, Sizes
+from rarefy.selectors.attach import Masking
 
 
 def _rows(module: nn.Module) -> Tensor:
@@ -19,11 +21,16 @@ def _rows(module: nn.Module) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """Linear layers of one input computed as one: their rows follow each other. name: of the first; parts: in order."""
+    """Linear layers of one input computed as one: their rows follow each other. name: of the first; parts: in order.
+
+    selector: what they look at of their input, and `select`, the same for the native step; None: all of it.
+    """
 
     name: str
     parts: tuple[nn.Module, ...]
     activation: str = "none"
+    selector: Masking | None = None
+    select: Select | None = None
 
     def weight(self) -> Tensor:
         """(out, in) float32, contiguous; a copy where there are several parts."""
@@ -40,6 +47,10 @@ class Merged:
         return QuantizedWeight(values, scales, found[0].bits)
 
     @property
+    def in_features(self) -> int:
+        return _rows(self.parts[0]).shape[1]
+
+    @property
     def out_features(self) -> int:
         return sum(_rows(part).shape[0] for part in self.parts)
 
@@ -53,26 +64,40 @@ class Merged:
         return torch.cat(whole).contiguous()
 
     def dense(self, x: Tensor) -> Tensor:
-        """The layers as they were given, without the activation: (..., in) to (..., out)."""
-        outs = [part(x) for part in self.parts]
+        """The layers as they were given, without the activation and the selector: (..., in) to (..., out)."""
+        outs = [F.linear(x, _rows(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
+
+    def look(self, x: Tensor) -> Tensor:
+        """What the layers look at of an input (..., in)."""
+        return x if self.selector is None else x * self.selector.mask(x)
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One block: x + out(attention(norm(x))), then x + down(act(up(norm(x)))), `gated`: act(gate) * up."""
+    """One block: x + out(attention(norm(x))), then x + down(act(up(norm(x)))), `gated`: act(gate) * up.
+
+    qkv, up: several where their parts do not look at the same of the input. hidden: which neurons are used behind the
+    activation, None: all; with `gated` up is then the gate, with the activation, and up's own.
+    """
 
     attention_norm: Norm
-    qkv: Merged
+    qkv: tuple[Merged, ...]
     q_norm: Norm | None
     k_norm: Norm | None
     scale: float
     out: Merged
     mlp_norm: Norm
-    up: Merged
+    up: tuple[Merged, ...]
     gated: bool
     activation: str
     down: Merged
+    hidden: Masking | None = None
+    hidden_select: Select | None = None
+
+    def merged(self) -> tuple[Merged, ...]:
+        """All of them, in the order of the computation."""
+        return (*self.qkv, self.out, *self.up, self.down)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +120,12 @@ class Structure:
     head: Merged
     most_positions: int
     positions_from_mask: bool = False
+
+    @property
+    def selects(self) -> bool:
+        """Whether anything in it looks at a part of its input only."""
+        merged = [self.head, *(one for layer in self.layers for one in layer.merged())]
+        return any(one.selector is not None for one in merged) or any(layer.hidden is not None for layer in self.layers)
 
     @property
     def vocabulary(self) -> int:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.engine.decoder.cache import DecoderCache
-from rarefy.engine.decoder.choose import ChosenLayer, Plan, activate, linear
+from rarefy.engine.decoder.choose import ChosenLayer, Plan, activate, linear, stacked
 from rarefy.engine.decoder.structure import Layer, Structure
 from rarefy.ops.decoder import Norm
 
@@ -73,7 +73,11 @@ def _attend(
 
 
 def _mlp(layer: Layer, chosen: ChosenLayer, x: Tensor) -> Tensor:
-    wide = linear(chosen.up, x)
+    if layer.hidden is not None:
+        wide = linear(chosen.up[0], x)
+        wide = wide * layer.hidden.mask(wide)
+        return linear(chosen.down, wide * linear(chosen.up[1], x) if layer.gated else wide)
+    wide = stacked(chosen.up, x)
     if layer.gated:
         gate, up = wide.chunk(2, dim=-1)
         wide = activate(gate, layer.activation) * up
@@ -96,7 +100,7 @@ def walk(
         hidden = hidden + F.embedding(positions + structure.position_offset, structure.positions)
     mask = mask_of(cache, ids.shape[1])
     for index, (layer, chosen) in enumerate(zip(structure.layers, plan.layers, strict=True)):
-        qkv = linear(chosen.qkv, norm(hidden, layer.attention_norm))
+        qkv = stacked(chosen.qkv, norm(hidden, layer.attention_norm))
         hidden = hidden + linear(chosen.out, _attend(structure, layer, qkv, cache, index, rotary, mask))
         hidden = hidden + _mlp(layer, chosen, norm(hidden, layer.mlp_norm))
     if last_only:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rarefy.ops.families import (
     block8,
+    columns,
     dense8,
     dense16,
     dense32,
@@ -21,6 +22,7 @@ from rarefy.ops.families import (
     fanin,
     matvec,
     matvec4,
+    neurons,
     nmg,
     spmm,
     spmv,
@@ -43,6 +45,8 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
     "expand16": expand16.worth,
     "dense32": dense32.worth,
     "expand32": expand32.worth,
+    "columns": columns.worth,
+    "neurons": neurons.worth,
 }
 
 # Which scales the kernels of a family take, where not all: asked with the inputs and the scales of a row.
@@ -51,6 +55,8 @@ SCALES: dict[str, Callable[[int, int], bool]] = {
     "fanin": lambda width, groups: groups == 1,
     "nmg": lambda width, groups: groups == 1,
     "matvec4": matvec4.takes_scales,
+    "columns": columns.takes_scales,
+    "neurons": columns.takes_scales,
     "dense8": dense8.takes_scales,
     "expand8": dense8.takes_scales,
 }

@@ -18,10 +18,11 @@ _ROWS = 8  # windows of a batch
 def next_token_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross entropy in nats of each token of `input_ids` (rows, tokens) given those before it."""
     ids = batch["input_ids"]
-    return F.cross_entropy(_logits(model, batch)[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+    return F.cross_entropy(logits_of(model, batch)[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
-def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def logits_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """(rows, tokens, vocabulary) of a language model; ModelError if it gives something else."""
     output: Any = model(**batch)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.dim() != 3:

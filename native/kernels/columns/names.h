@@ -1,0 +1,8 @@
+// How a line of columns.inc becomes an identifier and the name that people see.
+#pragma once
+
+#define RAREFY_COLUMNS_ID(isa, format, stored) isa##_##format##_##stored
+#define RAREFY_COLUMNS_DEFINE(isa, format, stored)                                                             \
+  extern const Kernel RAREFY_COLUMNS_ID(isa, format, stored) = {                                               \
+      "columns-" #isa "-" #format "-" #stored, Isa::isa, Format::format, Stored::stored,                       \
+      isa::add_active<Format::format, Stored::stored>, isa::put_rows, isa::list_columns};

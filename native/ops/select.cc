@@ -1,0 +1,75 @@
+#include "ops/select.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace rarefy {
+namespace {
+
+// Written so that the compiler makes vectors of them, whatever the instruction set.
+void above(const Select& by, const float* x, int width, float* to) {
+  const float* const w = by.weight;
+  if (by.step == 0) {
+    const float least = *by.threshold;
+    if (w == nullptr)
+      for (int j = 0; j < width; ++j) to[j] = std::fabs(x[j]) <= least ? 0.0f : x[j];
+    else
+      for (int j = 0; j < width; ++j) to[j] = std::fabs(x[j]) * w[j] <= least ? 0.0f : x[j];
+  } else {
+    for (int j = 0; j < width; ++j) to[j] = std::fabs(x[j]) * (w == nullptr ? 1.0f : w[j]) <= by.threshold[j] ? 0.0f : x[j];
+  }
+}
+
+// Sizes as integers that compare like them: those of floats that are not negative. NaN is the largest.
+void sizes(const Select& by, const float* x, int width, std::uint32_t* to) {
+  for (int j = 0; j < width; ++j) to[j] = std::bit_cast<std::uint32_t>(std::fabs(x[j]) * (by.weight == nullptr ? 1.0f : by.weight[j]));
+}
+
+// The keep-th largest, 1 <= keep <= width: the bin of its upper 12 bits first, then a look at what is in that bin.
+std::uint32_t kth_largest(const std::uint32_t* size, int width, int keep, std::vector<std::uint32_t>& near) {
+  constexpr int shift = 20;
+  std::uint32_t counts[1 << 12] = {};
+  for (int j = 0; j < width; ++j) ++counts[size[j] >> shift];
+  int bin = (1 << 12) - 1, left = keep;
+  for (; static_cast<int>(counts[bin]) < left; --bin) left -= static_cast<int>(counts[bin]);
+  near.clear();
+  for (int j = 0; j < width; ++j)
+    if (static_cast<int>(size[j] >> shift) == bin) near.push_back(size[j]);
+  std::nth_element(near.begin(), near.begin() + (left - 1), near.end(), std::greater<>());
+  return near[static_cast<std::size_t>(left - 1)];
+}
+
+void largest(const Select& by, const float* x, int width, float* to) {
+  static thread_local std::vector<std::uint32_t> size, near;
+  if (by.keep >= width || by.keep <= 0) {
+    if (by.keep <= 0) std::fill(to, to + width, 0.0f);
+    else if (to != x) std::copy(x, x + width, to);
+    return;
+  }
+  size.resize(static_cast<std::size_t>(width));
+  sizes(by, x, width, size.data());
+  const std::uint32_t edge = kth_largest(size.data(), width, by.keep, near);
+  int ties = by.keep;
+  for (int j = 0; j < width; ++j) ties -= size[j] > edge;
+  for (int j = 0; j < width; ++j) {
+    const bool tie = size[j] == edge && ties > 0;
+    ties -= tie;
+    to[j] = size[j] > edge || tie ? x[j] : 0.0f;
+  }
+}
+
+}  // namespace
+
+void select(const Select& by, const float* x, std::ptrdiff_t tokens, int width, float* to) {
+  for (std::ptrdiff_t t = 0; t < tokens; ++t, x += width, to += width) {
+    if (by.kind == Select::Kind::threshold) above(by, x, width, to);
+    else if (by.kind == Select::Kind::top) largest(by, x, width, to);
+    else if (to != x) std::copy(x, x + width, to);
+  }
+}
+
+}  // namespace rarefy

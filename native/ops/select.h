@@ -1,0 +1,22 @@
+// Which inputs of a token are used: the others become 0, and kernels by columns then skip them.
+#pragma once
+
+#include <cstddef>
+
+namespace rarefy {
+
+// Keeps x[j] where |x[j]| * weight[j] is above a threshold, or is among the `keep` largest (ties to the lower index).
+// What is no number is kept, so that it is seen.
+struct Select {
+  enum class Kind : int { all = 0, threshold = 1, top = 2 };
+  Kind kind = Kind::all;
+  const float* threshold = nullptr;  // threshold[j * step]
+  int step = 0;                      // 0: one for all; 1: one an input
+  const float* weight = nullptr;     // (width) or null
+  int keep = 0;
+};
+
+// to (tokens, width) = x where it is kept, else 0; `to` may be x.
+void select(const Select& by, const float* x, std::ptrdiff_t tokens, int width, float* to);
+
+}  // namespace rarefy

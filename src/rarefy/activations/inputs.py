@@ -1,0 +1,44 @@
+"""Selecting the inputs of projections: calibrate, spread the budget, attach. TEAL and WINA are this with one weight."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from rarefy.activations.allocate import spread
+from rarefy.activations.job import Job, Placed
+from rarefy.activations.quantiles import Form, Maker, Weigh, makers, unweighted, watch
+from rarefy.calibration.magnitudes import Magnitudes
+from rarefy.selectors.attach import input_selector, reselect_inputs, select_inputs
+from rarefy.selectors.places import Projection
+
+
+def sparsify_inputs(
+    job: Job, *, form: Form, allocation: str, step: float, settle: int, weigh: Weigh = unweighted
+) -> list[Placed]:
+    """A selector on the input of every place of the job."""
+    made = makers(job, form, weigh)
+    return attach_inputs(job, made, spread(job, made, allocation, step), settle if form == "threshold" else 0)
+
+
+def attach_inputs(
+    job: Job, made: Mapping[str, Maker], sparsities: Mapping[str, float], settle: int = 0
+) -> list[Placed]:
+    """Attaches the selectors of these shares of zeros.
+
+    settle: how often the thresholds are set anew on what the places see in the model that is sparse already: the zeros
+    of earlier layers make the later activations smaller, and a threshold of the dense model then drops too many.
+    """
+    for place in job.places:
+        select_inputs(place.module, made[place.name](sparsities[place.name]))
+    for _ in range(settle):
+        again = {name: replace(maker, seen=Magnitudes()) for name, maker in made.items()}
+        watch(job, [(place, again[place.name]) for place in job.places])
+        for place in job.places:
+            reselect_inputs(place.module, again[place.name](sparsities[place.name]))
+    return [placed(place, sparsities[place.name]) for place in job.places]
+
+
+def placed(place: Projection, asked: float, added: int = 0) -> Placed:
+    """The record of the selector on a place's input."""
+    selector = input_selector(place.module)
+    assert selector is not None
+    return Placed(place.name, "input", place.module, selector, asked, (place.module,), added)

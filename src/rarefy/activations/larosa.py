@@ -1,0 +1,30 @@
+"""LaRoSA: the k largest inputs of every token, in the basis of the principal components of each block."""
+
+from dataclasses import dataclass, replace
+
+from rarefy.activations.bases import principal
+from rarefy.activations.inputs import sparsify_inputs
+from rarefy.activations.job import Job, Placed
+from rarefy.activations.rotation import rotate, turnable
+from rarefy.core.registry import method
+
+
+@method("larosa", role="selector", protocols=("selector", "method"), source="Liu et al. 2025, arXiv:2507.01299")
+@dataclass(frozen=True)
+class LaRosa:
+    """Keeps exactly k inputs a token; q, k, v, gate and up see theirs turned into principal components.
+
+    The model's weights change (its dense function does not, to rounding): see `rotation`. The inputs of o and down are
+    selected as they are. allocation: "uniform", or "greedy" as TEAL's, with its step.
+    Differs: one basis a block, of the inputs of attention and feed-forward together; the paper's published text leaves
+    open whether o and down are turned.
+    """
+
+    allocation: str = "uniform"
+    step: float = 0.025
+
+    def __call__(self, job: Job) -> list[Placed]:
+        found = turnable(job.model)
+        added = rotate(found, principal(job, found))
+        placed = sparsify_inputs(job, form="top-k", allocation=self.allocation, step=self.step, settle=0)
+        return [replace(placed[0], added=added), *placed[1:]]

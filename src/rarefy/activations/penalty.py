@@ -1,0 +1,123 @@
+"""A term of the loss that makes activations sparse, for an ordinary training loop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from rarefy.core.errors import DataError, SparsityError
+from rarefy.core.protocols import Schedule
+from rarefy.core.shapes import Bool, Float
+from rarefy.selectors.readers import readers
+
+Term = Callable[[Float[Tensor, "tokens width"]], Tensor]
+
+
+@dataclass(frozen=True)
+class L1:
+    """Mean of |a| over tokens and neurons.
+
+    Source: Georgiadis 2019, arXiv:1812.04056, eq. 2. Differs: a mean, not a sum, so a weight fits every width.
+    """
+
+    def __call__(self, hidden: Float[Tensor, "tokens width"]) -> Tensor:
+        return hidden.abs().mean()
+
+
+@dataclass(frozen=True)
+class Hoyer:
+    """Mean over tokens of (sum |a|)^2 / (width * sum a^2): in (0, 1], the density of a vector of equal entries.
+
+    Scaling the activations down does not lower it, as it does L1. Source: Kurtz et al. 2020, ICML (PMLR 119), section
+    3.1. Differs: a token, where they take a feature map; a token without any activation counts 0.
+    """
+
+    def __call__(self, hidden: Float[Tensor, "tokens width"]) -> Tensor:
+        squares = hidden.square().sum(-1)
+        alive = squares > 0
+        share = hidden.abs().sum(-1).square() / torch.where(alive, squares, torch.ones_like(squares))
+        return share.mean() / hidden.shape[-1]
+
+
+@dataclass(frozen=True)
+class SmoothCount:
+    """Mean of tanh(beta |a|): the density, once beta |a| is large for everything that is not zero."""
+
+    beta: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise SparsityError(f"SmoothCount: beta {self.beta} is not positive")
+
+    def __call__(self, hidden: Float[Tensor, "tokens width"]) -> Tensor:
+        return torch.tanh(self.beta * hidden.abs()).mean()
+
+
+class ActivationPenalty:
+    """weight(step) * mean over layers of term(hidden activation), of the last forward pass.
+
+    The hidden activation is what the down projection of a feed-forward layer reads; `layers` names other modules
+    whose inputs are meant. weight: a number, or a schedule over the steps that `step()` counts. A weight of 0 adds a
+    constant 0, so training is bit for bit what it is without. Leave it by `close()`, or use it as a context:
+
+        with ActivationPenalty(model, L1(), 0.01) as penalty:
+            (task_loss(model, batch) + penalty.loss()).backward()
+            optimizer.step(); penalty.step()
+    """
+
+    def __init__(
+        self, model: nn.Module, term: Term, weight: float | Schedule, layers: Sequence[str] | None = None
+    ) -> None:
+        self.term, self._weight, self._step = term, weight, 0
+        self._seen: dict[str, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        for name, module in readers(model, layers, ("down",), linear=False).items():
+            self._handles.append(module.register_forward_pre_hook(self._keep(name)))
+
+    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self._seen[name] = args[0]
+
+        return keep
+
+    @property
+    def weight(self) -> float:
+        """The weight at the present step."""
+        return float(self._weight if isinstance(self._weight, int | float) else self._weight(self._step))
+
+    def loss(self, real: Bool[Tensor, "batch tokens"] | None = None) -> Tensor:
+        """The term to add to the task's loss; real: which tokens are no padding. DataError before any forward pass."""
+        if len(self._seen) != len(self._handles):
+            raise DataError(
+                "ActivationPenalty.loss: not every layer has run; call the model first, and loss() once a pass"
+            )
+        seen = [_rows(hidden, real) for hidden in self._seen.values()]
+        if self.weight == 0.0:
+            return seen[0].new_zeros(())
+        return self.weight * torch.stack([self.term(hidden) for hidden in seen]).mean()
+
+    def density(self, above: float = 0.0) -> dict[str, float]:
+        """{layer: share of the last pass's hidden activations with |a| > above}."""
+        return {name: float((h.detach().abs() > above).float().mean()) for name, h in self._seen.items()}
+
+    def step(self) -> None:
+        """Counts an optimizer step."""
+        self._step += 1
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._seen.clear()
+
+    def __enter__(self) -> "ActivationPenalty":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _rows(hidden: Tensor, real: Tensor | None) -> Tensor:
+    return hidden.flatten(0, -2) if real is None else hidden[real]

@@ -1,0 +1,81 @@
+"""ReLU-fication: a smooth activation becomes a ReLU, so that a short training brings exact zeros."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rarefy.activations.swap import swap_activations
+from rarefy.core.errors import ModelError, SparsityError, unknown_name
+from rarefy.core.registry import method
+from rarefy.selectors import feed_forwards, projections, select_inputs
+from rarefy.selectors.positive import Positive
+
+_NAMES = {"relu": "relu", "squared": "relu2", "shifted": "shifted_relu"}  # in configs; transformers lacks the last
+
+
+class ShiftedReLU(nn.Module):
+    """max(x - shift, 0): the shift is chosen where most pre-activations lie below it."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x - self.shift)
+
+    def extra_repr(self) -> str:
+        return f"shift={self.shift}"
+
+
+class SquaredReLU(nn.Module):
+    """max(x, 0)^2. Source: So et al. 2021 (Primer), arXiv:2109.08668."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x).square()
+
+
+@method("relufication", source="Mirzadeh et al. 2023, arXiv:2310.04564, sections 4 and 5.3", protocols=("selector",))
+@dataclass(frozen=True)
+class Relufication:
+    """Swaps the feed-forward activations for ReLU ("relu"), ReLU(x - shift) ("shifted") or ReLU(x)^2 ("squared").
+
+    inputs: the paper's second stage, a ReLU behind the norms too: what q, k, v, gate and up read is rectified, as a
+    selector `Positive` of their inputs, so that the whole block multiplies by zeros. Train on after `apply`.
+    Folders hold a model with "relu" and "squared", which transformers has; one with "shifted" is not loaded.
+    """
+
+    function: str = "relu"
+    shift: float = 0.0
+    inputs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.function not in ("relu", "shifted", "squared"):
+            raise unknown_name("relufication(function=)", self.function, ("relu", "shifted", "squared"))
+        if self.shift and self.function != "shifted":
+            raise SparsityError(f"relufication: shift {self.shift} is for function='shifted', not {self.function!r}")
+
+    def make(self) -> nn.Module:
+        """A new activation module."""
+        kinds = {"relu": nn.ReLU, "squared": SquaredReLU}
+        return ShiftedReLU(self.shift) if self.function == "shifted" else kinds[self.function]()
+
+    def apply(self, model: nn.Module) -> list[str]:
+        """Changes the model in place; gives the names of the activations and layers that were changed."""
+        found = swap_activations(model, lambda layer: self.make(), _NAMES[self.function])
+        return found + (_rectify_inputs(model) if self.inputs else [])
+
+
+def _rectify_inputs(model: nn.Module) -> list[str]:
+    layers = [p for p in projections(model) if p.part in ("q", "k", "v", "qkv", "gate", "up", "in")]
+    for layer in layers:
+        select_inputs(layer.module, Positive())
+    return [layer.name for layer in layers]
+
+
+def require_relu(model: nn.Module, what: str) -> None:
+    """ModelError unless every feed-forward activation is a plain ReLU."""
+    for layer in feed_forwards(model):
+        if type(layer.activation).__name__ not in ("ReLU", "ReLUActivation"):
+            kind = type(layer.activation).__name__ if isinstance(layer.activation, nn.Module) else layer.activation
+            raise ModelError(f"{what}: {layer.name} has {kind}, not ReLU; call Relufication().apply(model) and train")

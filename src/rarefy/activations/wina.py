@@ -1,0 +1,39 @@
+"""WINA: inputs are ranked by what they are multiplied with, too."""
+
+from dataclasses import dataclass, replace
+
+from rarefy.activations.bases import reading_bases
+from rarefy.activations.inputs import sparsify_inputs
+from rarefy.activations.job import Job, Placed
+from rarefy.activations.quantiles import Form, column_norms
+from rarefy.activations.rotation import rotate, turnable
+from rarefy.core.registry import method
+
+
+@method(
+    "wina", role="selector", protocols=("selector", "method"), source="Chen et al. 2025, arXiv:2505.19427, eqs. 3-6"
+)
+@dataclass(frozen=True)
+class Wina:
+    """Keeps inputs with the largest |x_j| * ||W_:,j||_2, the best choice where W has orthogonal columns.
+
+    form: "top-k" (an exact count a token, the paper's) or "threshold" (its run-time form). allocation, step and
+    settle are as TEAL's. rotate: first turns the model's basis so that the columns of k_proj and gate_proj are
+    orthogonal; the dense function stays (see `rotation`; RMS-norm models only).
+    """
+
+    form: Form = "top-k"
+    allocation: str = "greedy"
+    step: float = 0.025
+    settle: int = 1
+    rotate: bool = False
+
+    def __call__(self, job: Job) -> list[Placed]:
+        added = 0
+        if self.rotate:
+            found = turnable(job.model)
+            added = rotate(found, *reading_bases(found))
+        placed = sparsify_inputs(
+            job, form=self.form, allocation=self.allocation, step=self.step, settle=self.settle, weigh=column_norms
+        )
+        return [replace(placed[0], added=added), *placed[1:]]

@@ -1,0 +1,145 @@
+"""State dicts that `torch.save` wrote, read without unpickling: tensors from a fixed table, everything else skipped."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rarefy.core.errors import FileError
+from rarefy.formats.held import Held
+from rarefy.formats.opcodes import Call, Name, Persistent, follow
+from rarefy.formats.torch_sparse import LAYOUTS, from_parts
+from rarefy.formats.zipped import Records, open_records
+
+SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128, "UntypedStorage": torch.uint8,
+}  # fmt: skip
+_TYPES = {
+    name: getattr(torch, name)
+    for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+}
+_WITHIN = ("state_dict", "model_state_dict", "model", "module")
+"""Where training programs keep the weights among other things."""
+
+
+def read_torch(path: Path, *, mapped: bool = False) -> dict[str, Tensor | Held]:
+    """{name: tensor} of a state dict, or of the one in a checkpoint. Raises FileError.
+
+    What is no tensor (an epoch, an optimizer, an object of some class) is left out; nothing in the file is called.
+    """
+    records = open_records(path, mapped=mapped)
+    try:
+        if "data.pkl" not in records.places:
+            raise FileError("it holds no data.pkl; it is no file of torch.save (a TorchScript archive, perhaps)")
+        if "byteorder" in records.places and records.bytes("byteorder").numpy().tobytes() != b"little":
+            raise FileError("it was written on a big-endian machine; read it there and save it as safetensors")
+        root = follow(records.bytes("data.pkl").numpy().tobytes())
+        return _tensors(root, records)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def _tensors(root: Any, records: Records) -> dict[str, Tensor | Held]:
+    """Tensors of the dict that stands under a usual name, else of the outermost."""
+    for within in (*_WITHIN, None):
+        entries = _entries(root if within is None else _entries(root).get(within))
+        found = {name: _tensor(entry, records, name) for name, entry in entries.items() if isinstance(name, str)}
+        held = {name: tensor for name, tensor in found.items() if tensor is not None}
+        if held:
+            return held
+    raise FileError(f"it holds no tensors by name (neither itself nor in one of {_WITHIN}); save a state dict")
+
+
+def _entries(node: Any) -> dict[Any, Any]:
+    if isinstance(node, Call):
+        return node.entries if node.what == Name("collections", "OrderedDict") else {}
+    return node if isinstance(node, dict) else {}
+
+
+def _tensor(node: Any, records: Records, name: str) -> Tensor | Held | None:
+    """The tensor that a call would make, None if it would make none."""
+    if not isinstance(node, Call) or not isinstance(node.what, Name) or not isinstance(node.args, tuple):
+        return None
+    what, args = node.what, node.args
+    if what.module != "torch._utils":
+        return None
+    if what.name in ("_rebuild_parameter", "_rebuild_parameter_with_state") and args:
+        return _dense(args[0], records, name)
+    if what.name == "_rebuild_sparse_tensor" and len(args) == 2:
+        return _sparse(*args, records, name)
+    return _dense(node, records, name)
+
+
+def _dense(node: Any, records: Records, name: str) -> Tensor | None:
+    """The same for the calls that make a strided tensor."""
+    if not isinstance(node, Call) or not isinstance(node.what, Name) or not isinstance(node.args, tuple):
+        return None
+    what, args = node.what, node.args
+    if what in (Name("torch._utils", "_rebuild_tensor_v2"), Name("torch._utils", "_rebuild_tensor")) and len(args) >= 4:
+        return _strided(args[0], args[1:4], None, records, name)
+    if what == Name("torch._utils", "_rebuild_tensor_v3") and len(args) >= 7:
+        return _strided(args[0], args[1:4], args[6], records, name)
+    return None
+
+
+def _sparse(layout: Any, data: Any, records: Records, name: str) -> Held:
+    known = isinstance(layout, Call) and layout.what == Name("torch.serialization", "_get_layout")
+    said = layout.args[0] if known and isinstance(layout.args, tuple) and layout.args else None
+    count = 1 if said == "torch.sparse_coo" else 2
+    whole = said in LAYOUTS and isinstance(data, tuple) and len(data) in (count + 2, count + 3)
+    _require(whole, name, "its sparse layout makes no sense")
+    parts = [_dense(part, records, name) for part in data[: count + 1]]
+    _require(all(isinstance(part, Tensor) for part in parts), name, "its indices or values are no tensors")
+    *indices, values = parts
+    return from_parts(said, tuple(indices), values, _sizes(data[count + 1], name), name)  # type: ignore[arg-type]
+
+
+def _strided(storage: Any, view: tuple[Any, ...], dtype: Any, records: Records, name: str) -> Tensor:
+    """A view of a record. Checked against the record's bytes: what the program says of them is not trusted."""
+    offset, size, stride = view
+    raw, kind = _storage(storage, records, name)
+    if dtype is not None:
+        known = isinstance(dtype, Name) and dtype.module == "torch" and dtype.name in _TYPES
+        _require(known, name, "its type is none that is read here")
+        kind = _TYPES[dtype.name]
+    shape, strides = _sizes(size, name), _sizes(stride, name)
+    _require(type(offset) is int and offset >= 0 and len(shape) == len(strides), name, "its view makes no sense")
+    if 0 in shape:
+        return torch.empty(shape, dtype=kind)
+    have = raw.numel() // kind.itemsize
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    fits = last < have and math.prod(shape) <= have
+    _require(fits, name, f"a view of {shape} has only {have} entries behind it")
+    place, off = divmod(int(raw.storage_offset()), kind.itemsize)
+    _require(off == 0, name, "its record does not begin where torch.save lets records begin")
+    return raw[: have * kind.itemsize].view(kind).as_strided(shape, strides, place + offset)
+
+
+def _storage(node: Any, records: Records, name: str) -> tuple[Tensor, torch.dtype]:
+    said: Any = node.said if isinstance(node, Persistent) else None
+    _require(isinstance(said, tuple) and len(said) >= 5 and said[0] == "storage", name, "it has no storage")
+    kind, key = said[1], said[2]
+    known = isinstance(kind, Name) and kind.module in ("torch", "torch.storage") and kind.name in _STORAGES
+    _require(known and isinstance(key, str), name, "its storage is none that is read here")
+    place = f"data/{key}"
+    _require(place in records.places, name, f"its record {place!r} is missing")
+    return records.bytes(place), _STORAGES[kind.name]
+
+
+def _sizes(node: Any, name: str) -> tuple[int, ...]:
+    if isinstance(node, Call) and node.what == Name("torch", "Size") and isinstance(node.args, tuple) and node.args:
+        node = node.args[0]
+    whole = isinstance(node, tuple) and len(node) <= 8 and all(type(n) is int and 0 <= n < 2**48 for n in node)
+    _require(whole and math.prod(max(1, n) for n in node) < 2**60, name, "its shape makes no sense")
+    return tuple(node)
+
+
+def _require(holds: bool, name: str, why: str) -> None:
+    if not holds:
+        raise FileError(f"tensor {name!r}: {why}; the file is damaged or was not written by torch.save, get it again")

@@ -1,0 +1,137 @@
+"""What lies beside the weights of a model whose activations are selected: selectors, turned bases, low-rank parts.
+
+`activations.json` and `activations.safetensors`. Tensors that a plain model of the class does not have lie here and not
+among the weights, so that the weights still fit the class. The files name the fingerprint of the weights that they
+belong to.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from rarefy.activations.rank_aware import RankAware, replace_module
+from rarefy.activations.rotation import hang_rotation, turned_modules
+from rarefy.core.errors import FileError, RarefyError
+from rarefy.formats.atomic import write_text
+from rarefy.formats.container import Contents, Prepared, prepare, write
+from rarefy.formats.folder import read, read_json
+from rarefy.selectors.attach import Masking, attached, input_selector, select_hidden, select_inputs
+from rarefy.selectors.block_top_k import BlockTopK
+from rarefy.selectors.positive import Positive
+from rarefy.selectors.threshold import Threshold
+from rarefy.selectors.top_k import TopK
+
+FILE, TENSORS = "activations.json", "activations.safetensors"
+LAYOUT = 1
+
+
+def extra_names(model: nn.Module) -> set[str]:
+    """Names of the state that rarefy added to the model's class."""
+    turned = {f"{name}.{buffer}" if name else buffer for name, buffer in turned_modules(model)}
+    ranked = (name for name, module in model.named_modules() if isinstance(module, RankAware))
+    return turned | {f"{name}.{part}" for name in ranked for part in ("left", "right")}
+
+
+def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor], weights: Prepared) -> list[str]:
+    """Writes both files where there is something to say; their names."""
+    tensors = dict(extra)
+    selectors = [_out(i, *found, tensors) for i, found in enumerate(attached(model))]
+    if not selectors and not tensors:
+        return []
+    said = {
+        "layout": LAYOUT,
+        "weights": weights.metadata.get("rarefy.digest"),
+        "selectors": selectors,
+        "turned": [list(found) for found in turned_modules(model)],
+        "low_rank": [name for name, module in model.named_modules() if isinstance(module, RankAware)],
+    }
+    if tensors:
+        write(folder / TENSORS, prepare(tensors))
+    write_text(folder / FILE, json.dumps(said, indent=1) + "\n")
+    return [FILE, TENSORS] if tensors else [FILE]
+
+
+def _out(i: int, name: str, module: nn.Module, selector: Masking, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    side = "input" if input_selector(module) is selector else "hidden"
+    said: dict[str, Any] = {"name": name, "side": side}
+    if isinstance(selector, TopK):
+        parts: dict[str, Tensor | None] = {"weight": selector.weight}
+        said |= {"kind": "top-k", "k": selector.k}
+    elif isinstance(selector, Threshold):
+        parts = {"threshold": selector.threshold, "weight": selector.weight}
+        said |= {"kind": "threshold"}
+    elif isinstance(selector, Positive):
+        parts = {}
+        said |= {"kind": "positive"}
+    elif isinstance(selector, BlockTopK):
+        parts = {}
+        said |= {"kind": "block-top-k", "n": selector.n, "m": selector.m}
+    else:
+        raise FileError(
+            f"save: {name} has a {type(selector).__name__}, which no file holds; take it off with "
+            "rarefy.selectors.detach(model) first"
+        )
+    tensors |= {f"selectors.{i}.{part}": value for part, value in parts.items() if value is not None}
+    return said
+
+
+def forget_activations(folder: Path) -> None:
+    """Removes what an earlier model left, which would not belong to new weights."""
+    for name in (FILE, TENSORS):
+        with suppress(OSError):
+            (folder / name).unlink()
+
+
+def restore_activations(model: nn.Module, folder: Path, contents: Contents) -> None:
+    """Attaches what was written beside the weights, if anything was.
+
+    Raises FileError for files that are damaged, of a later version, or of other weights.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return
+    raw = read_json(path)
+    if raw.get("layout") != LAYOUT:
+        raise FileError(f"{path}: layout {raw.get('layout')!r}, this rarefy reads {LAYOUT}; upgrade rarefy")
+    if contents.fingerprint is not None and raw.get("weights") != contents.fingerprint:
+        raise FileError(
+            f"{path}: belongs to other weights than those beside it (a save was cut short?); save the model again"
+        )
+    held = read(folder / TENSORS) if (folder / TENSORS).exists() else {}
+    tensors = {name: t if isinstance(t, Tensor) else t.to_dense() for name, t in held.items()}
+    try:
+        _restore(model, raw, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RarefyError) as error:
+        raise FileError(f"{path}: does not fit the model ({type(error).__name__}: {error}); save it again") from error
+
+
+def _restore(model: nn.Module, raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    for name, buffer in raw["turned"]:
+        if buffer not in ("residual_adapter", "rotation"):
+            raise ValueError(f"{buffer!r} is no rotation")
+        hang_rotation(model, name, buffer)
+        getattr(model.get_submodule(name), buffer).copy_(tensors[f"{name}.{buffer}"])
+    for name in raw["low_rank"]:
+        layer = model.get_submodule(name)
+        left, right = (tensors[f"{name}.{part}"] for part in ("left", "right"))
+        replace_module(model, name, RankAware.of(layer, left, right))
+    for i, said in enumerate(raw["selectors"]):
+        parts = {part: tensors.get(f"selectors.{i}.{part}") for part in ("threshold", "weight")}
+        attach = select_inputs if said["side"] == "input" else select_hidden
+        attach(model.get_submodule(said["name"]), _in(said, parts))
+
+
+def _in(said: Mapping[str, Any], parts: Mapping[str, Tensor | None]) -> Masking:
+    if said["kind"] == "top-k":
+        return TopK(int(said["k"]), parts["weight"])
+    if said["kind"] == "threshold" and parts["threshold"] is not None:
+        return Threshold(parts["threshold"], parts["weight"])
+    if said["kind"] == "positive":
+        return Positive()
+    if said["kind"] == "block-top-k":
+        return BlockTopK(int(said["n"]), int(said["m"]))
+    raise ValueError(f"{said} is no selector")

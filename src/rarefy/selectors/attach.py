@@ -1,0 +1,147 @@
+"""How selectors hang on a model: hooks that put zeros where a token does not look. No tensor of the model changes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from rarefy.core.errors import ModelError, ShapeError
+from rarefy.core.selection import Selection
+from rarefy.selectors.matrix import is_linear, weight_of
+
+
+@runtime_checkable
+class Masking(Protocol):
+    """A Selector that also says its choice as a mask, `(..., width)` to bool of the same shape."""
+
+    @property
+    def width(self) -> int | None: ...
+    def mask(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, context: Any = None) -> Selection: ...
+
+
+class InputSelector:
+    """A forward pre-hook: the layer sees `x * mask(x)`, and what was dropped too where its `wants_rest` is true."""
+
+    def __init__(self, selector: Masking) -> None:
+        self.selector = selector
+        self.active = True
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not self.active:
+            return None
+        x = args[0]
+        kept = x * self.selector.mask(x)
+        return (kept, x - kept, *args[1:]) if getattr(module, "wants_rest", False) else (kept, *args[1:])
+
+
+class OutputSelector:
+    """A forward hook on an activation: what follows sees `a * mask(a)`."""
+
+    def __init__(self, selector: Masking) -> None:
+        self.selector = selector
+        self.active = True
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output * self.selector.mask(output) if self.active else output
+
+
+def select_inputs(module: nn.Module, selector: Masking) -> RemovableHandle:
+    """Lets a linear layer see only the selected part of its input; the handle's `remove()` undoes it.
+
+    Raises ModelError if the module is no linear layer or has a selector already, ShapeError if the widths differ.
+    """
+    if not is_linear(module):
+        raise ModelError(f"select_inputs: {type(module).__name__} is not a linear layer with a weight (out, in)")
+    width = weight_of(module).shape[1]
+    if selector.width not in (None, width):
+        raise ShapeError(
+            f"select_inputs: the selector is made for {selector.width} inputs, {type(module).__name__} has {width}"
+        )
+    if input_selector(module) is not None:
+        raise ModelError(f"select_inputs: {type(module).__name__} has a selector already; call detach(model) first")
+    return module.register_forward_pre_hook(InputSelector(selector))
+
+
+def select_hidden(module: nn.Module | Callable[..., Any] | str, selector: Masking) -> RemovableHandle:
+    """Zeroes what an activation module gives where the selector does not keep it: those neurons need no rows of up
+    and no columns of down.
+
+    Raises ModelError if `module` is a function or has a selector already.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"select_hidden: the activation {module!r} is a function, which takes no hooks; "
+            "make it a module (nn.SiLU(), nn.ReLU()) in the model's config or class"
+        )
+    if hidden_selector(module) is not None:
+        raise ModelError(
+            f"select_hidden: this {type(module).__name__} has a selector already; call detach(model) first, "
+            "and give every layer an activation module of its own"
+        )
+    return module.register_forward_hook(OutputSelector(selector))
+
+
+def reselect_inputs(module: nn.Module, selector: Masking) -> None:
+    """Puts another selector in the place of the one on a layer's input."""
+    hook = next((h for h in module._forward_pre_hooks.values() if isinstance(h, InputSelector)), None)
+    if hook is None:
+        raise ModelError(f"reselect_inputs: {type(module).__name__} has no selector; use select_inputs")
+    hook.selector = selector
+
+
+def input_selector(module: object) -> Masking | None:
+    """The selector on a layer's input, or None."""
+    if not isinstance(module, nn.Module):
+        return None
+    found = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, InputSelector)]
+    return found[0].selector if found else None
+
+
+def hidden_selector(module: object) -> Masking | None:
+    """The selector on an activation's output, or None (also for the name of a function)."""
+    if not isinstance(module, nn.Module):
+        return None
+    found = [hook for hook in module._forward_hooks.values() if isinstance(hook, OutputSelector)]
+    return found[0].selector if found else None
+
+
+def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, Masking]]:
+    """(name, module, selector) of everything that has one, inputs and outputs alike, in the order of the modules."""
+    for name, module in model.named_modules():
+        for selector in (input_selector(module), hidden_selector(module)):
+            if selector is not None:
+                yield name, module, selector
+
+
+def _hooks(model: nn.Module) -> Iterator[InputSelector | OutputSelector]:
+    for module in model.modules():
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            if isinstance(hook, InputSelector | OutputSelector):
+                yield hook
+
+
+@contextmanager
+def paused(model: nn.Module) -> Iterator[None]:
+    """While open, the selectors of a model let everything through."""
+    hooks = [hook for hook in _hooks(model) if hook.active]
+    for hook in hooks:
+        hook.active = False
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.active = True
+
+
+def detach(model: nn.Module) -> int:
+    """Takes all selectors off; gives how many there were."""
+    count = 0
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, InputSelector | OutputSelector)]:
+                del hooks[key]
+                count += 1
+    return count

@@ -1,0 +1,163 @@
+"""Compiled decoders of models with selectors: the same logits and tokens as the source with its hooks."""
+
+import pytest
+import torch
+from language_models import build, tokens
+
+import rarefy
+from rarefy.engine import CompiledDecoder
+from rarefy.engine.decoder.choose_selecting import Selecting
+from rarefy.ops import available
+from rarefy.selectors import Threshold, TopK, detach, feed_forwards, projections, select_hidden, select_inputs
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+native = pytest.mark.skipif(not available(), reason="the native module is not built")
+
+
+def compiled(model, rows=1, **types):
+    fast = rarefy.compile(model, {"input_ids": tokens(rows, 16)}, measure=False, **types)
+    assert isinstance(fast, CompiledDecoder), fast.explain().notes
+    return fast
+
+
+def kernels(fast):
+    return {row.kernel.split("-")[0] for row in fast.explain().rows}
+
+
+def select_all(model, make):
+    """Selectors that differ from projection to projection, on all of them."""
+    for number, place in enumerate(projections(model)):
+        width = place.module.weight.shape[1 if isinstance(place.module, torch.nn.Linear) else 0]
+        select_inputs(place.module, make(number, width))
+
+
+def thresholds(number, width):
+    return Threshold(torch.full((width,), 0.3 + 0.15 * (number % 3)), torch.linspace(0.5, 1.5, width))
+
+
+def assert_same(fast, model):
+    for shape in ((1, 9), (3, 17)):
+        ids = tokens(*shape)
+        torch.testing.assert_close(fast(input_ids=ids).logits, model(input_ids=ids).logits, **CLOSE)
+    for batch in (1, 5):
+        ids = tokens(batch, 7, seed=batch)
+        ours, theirs = (m.generate(ids, max_new_tokens=12, do_sample=False) for m in (fast, model))
+        assert torch.equal(ours, theirs)
+
+
+@native
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("make", [thresholds, lambda number, width: TopK(width // (2 + number % 2))])
+def test_selected_inputs_of_every_projection(name, make):
+    model = build(name)
+    select_all(model, make)
+    fast = compiled(model)
+    assert "columns" in kernels(fast)
+    assert_same(fast, model)
+    detach(model)
+    ids = tokens(1, 9)
+    assert not torch.allclose(fast(input_ids=ids).logits, model(input_ids=ids).logits, **CLOSE)
+
+
+@native
+@pytest.mark.parametrize("name", ["llama", "opt", "gpt2"])
+@pytest.mark.parametrize("with_inputs", [False, True])
+def test_selected_neurons(name, with_inputs):
+    model = build(name)
+    if with_inputs:
+        select_all(model, thresholds)
+    for layer in feed_forwards(model):
+        select_hidden(layer.activation, Threshold(torch.tensor(0.25)))
+    fast = compiled(model)
+    assert ("neurons" in kernels(fast)) == (name == "llama")  # only a gated layer has rows to choose
+    assert_same(fast, model)
+
+
+@native
+@pytest.mark.parametrize("selector", [Threshold(torch.tensor(0.0)), Threshold(torch.tensor(-1.0)), TopK(48)])
+def test_with_sparsity_0_tokens_are_those_of_the_dense_model(selector):
+    model = build("llama")
+    ids = tokens(2, 7)
+    dense = model.generate(ids, max_new_tokens=20, do_sample=False)
+    for place in projections(model):
+        if place.module.in_features == 48:
+            select_inputs(place.module, selector)
+    assert torch.equal(compiled(model).generate(ids, max_new_tokens=20, do_sample=False), dense)
+
+
+@native
+def test_a_threshold_that_nothing_passes():
+    model = build("llama")
+    select_all(model, lambda number, width: Threshold(torch.tensor(1e9)))
+    assert_same(compiled(model), model)
+
+
+@native
+@pytest.mark.parametrize(
+    "types", [{"weights": "bf16"}, {"weights": "int8"}, {"weights": "int8", "activations": "int8"}]
+)
+def test_narrower_types_compute_the_same_by_columns_as_by_rows(monkeypatch, types):
+    """The edge of a selection falls differently with every rounding: what is compared has the same stored weights."""
+    found = {}
+    for winner in ("columns", "dense"):
+        model = build("llama")
+        select_all(model, lambda number, width: Threshold(torch.tensor(0.05)))
+        monkeypatch.setattr(Selecting, "_times", _times_of(winner))
+        fast = compiled(model, **types)
+        assert ("columns" in kernels(fast)) == (winner == "columns")
+        found[winner] = fast(input_ids=tokens(1, 1)).logits
+    far = (found["columns"] - found["dense"]).norm() / found["dense"].norm()
+    assert float(far) < (0.04 if "activations" in types else 1e-3)
+
+
+@native
+def test_what_is_measured_is_explained_and_times_only_decide_the_kernel(monkeypatch):
+    model = build("llama")
+    select_all(model, lambda number, width: TopK(width // 4))
+    chosen = {}
+    for winner in ("columns", "dense"):
+        monkeypatch.setattr(Selecting, "_times", _times_of(winner))
+        fast = compiled(model)
+        row = next(r for r in fast.explain().rows if "25% of the inputs are used" in r.reason and r.tokens == 1)
+        assert row.kernel.startswith("columns") == (winner == "columns")
+        chosen[winner] = fast(input_ids=tokens(1, 9)).logits
+    torch.testing.assert_close(chosen["columns"], chosen["dense"], **CLOSE)
+
+
+def _times_of(winner):
+    def times(self, merged, source, names, packs, x, used, rows):
+        wins = [name for name in names if name.startswith(("columns", "neurons")) == (winner == "columns")]
+        return {name: 1.0 if name in wins else 2.0 for name in names}
+
+    return times
+
+
+def test_the_walk_in_torch_selects_too(monkeypatch):
+    from rarefy.engine.decoder import choose, runner
+
+    monkeypatch.setattr(choose, "available", lambda: False)
+    monkeypatch.setattr(runner, "available", lambda: False)
+    model = build("llama")
+    select_all(model, thresholds)
+    for layer in feed_forwards(model):
+        select_hidden(layer.activation, Threshold(torch.tensor(0.05)))
+    assert_same(compiled(model), model)
+
+
+@native
+def test_selectors_that_the_runtime_does_not_know_are_never_ignored():
+    class Half(Threshold):
+        pass
+
+    ids = {"input_ids": tokens(1, 8)}
+    for attach in (
+        lambda m: select_inputs(projections(m)[0].module, Half(torch.tensor(0.3))),
+        lambda m: select_inputs(m.lm_head, Threshold(torch.tensor(0.3))),
+        lambda m: projections(m)[0].module.register_forward_pre_hook(lambda module, args: (args[0] * 0.5,)),
+    ):
+        model = build("llama")
+        plain = model(**ids).logits
+        attach(model)
+        fast = rarefy.compile(model, ids, measure=False)
+        torch.testing.assert_close(fast(**ids).logits, model(**ids).logits, **CLOSE)
+        assert not torch.allclose(fast(**ids).logits, plain, **CLOSE)

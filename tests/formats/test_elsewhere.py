@@ -1,0 +1,30 @@
+"""Layouts that are not read are named, and the message says what to do."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rarefy.core.errors import FileError
+from rarefy.formats import read
+
+LAYOUTS = {
+    "marlin-24": ("weight_packed", "scale_packed", "meta"),
+    "pack-quantized": ("weight_packed", "weight_scale", "weight_shape"),
+    "GPTQ": ("qweight", "qzeros", "scales"),
+    "bitsandbytes": ("weight", "weight.absmax", "weight.quant_map"),
+    "semi-structured": ("weight.packed", "weight.meta"),
+    "LoRA": ("lora_A.weight", "lora_B.weight"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_it_is_named_with_what_to_do(tmp_path, layout) -> None:
+    stored = {f"m.{part}": torch.ones(2, dtype=torch.int32) for part in LAYOUTS[layout]}
+    save_file(stored, tmp_path / "m.safetensors")
+    with pytest.raises(FileError, match=rf"m\.safetensors: tensor 'm\..*{layout}.*does not read; \w+") as caught:
+        read(tmp_path / "m.safetensors")
+    assert len(str(caught.value).rpartition("does not read; ")[2]) > 30
+    for part in LAYOUTS[layout]:
+        save_file({name: t for name, t in stored.items() if name != f"m.{part}"}, tmp_path / "p.safetensors")
+        if layout not in ("pack-quantized", "GPTQ", "bitsandbytes") and part != "scale_packed":
+            assert read(tmp_path / "p.safetensors").keys() == stored.keys() - {f"m.{part}"}

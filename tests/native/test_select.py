@@ -1,0 +1,46 @@
+"""What the native step keeps of its inputs, against the selectors in torch."""
+
+import pytest
+import torch
+from oracle import normal
+
+from rarefy import ops
+from rarefy.core.errors import ShapeError
+from rarefy.ops.select import Select, select_inputs
+from rarefy.selectors import Threshold, TopK
+
+pytestmark = pytest.mark.skipif(not ops.available(), reason="the native module is not built")
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 333])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_thresholds(width, weighted):
+    x, weight = normal(5, width), normal(width, seed=3).abs() if weighted else None
+    x[:, ::3] = 0
+    for threshold in (torch.tensor(-1.0), torch.tensor(0.0), torch.tensor(0.6), normal(width, seed=4).abs()):
+        want = x * Threshold(threshold, weight).mask(x)
+        assert torch.equal(select_inputs(x, Select(width, threshold, weight)), want)
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 333])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_largest_of_each_token_with_ties_to_the_lower_index(width, weighted):
+    x, weight = normal(6, width), normal(width, seed=3).abs() if weighted else None
+    x[1], x[2], x[3] = 1.0, 0.0, x[3].round()
+    for keep in {0, 1, width // 3, width - 1, width}:
+        want = x * TopK(keep, weight).mask(x)
+        assert torch.equal(select_inputs(x, Select(width, weight=weight, keep=keep)), want)
+
+
+def test_what_is_no_number_is_kept():
+    x = torch.tensor([[0.1, float("nan"), 2.0, -3.0]])
+    for by in (Select(4, torch.tensor(1.0)), Select(4, keep=2)):
+        got = select_inputs(x, by)
+        assert got[0, 1].isnan() and got[0, 3] == -3.0 and got[0, 0] == 0.0
+
+
+def test_a_vector_of_another_width_is_refused():
+    with pytest.raises(ShapeError, match="shape"):
+        Select(4, torch.zeros(5))
+    with pytest.raises(ShapeError, match="and not both"):
+        Select(4, torch.zeros(()), keep=2)

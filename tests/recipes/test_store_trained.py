@@ -1,0 +1,56 @@
+"""Models that were trained sparse come back from a folder as they were."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import rarefy
+from activations.tiny import llama, opt, text, train
+from rarefy.activations.fatrelu import FATReLU
+from rarefy.activations.q_sparse import QSparse, settle
+from rarefy.activations.relufication import Relufication
+from rarefy.activations.turbo_sparse_drelu import DReLU
+
+
+def fat(model: nn.Module) -> None:
+    Relufication().apply(model)
+    FATReLU(0.02).apply(model)
+
+
+def blocks(model: nn.Module) -> None:
+    QSparse(0.5, block=8, ternary=True).apply(model)
+    train(model, 1)
+    settle(model)
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "drelu": DReLU().apply,
+    "fatrelu": fat,
+    "squared": Relufication("squared", inputs=True).apply,
+    "blocks": blocks,
+}
+
+
+@pytest.mark.parametrize(("make", "change"), [(llama, name) for name in CHANGES] + [(opt, "squared"), (opt, "fatrelu")])
+def test_the_loaded_model_computes_the_same(make: Callable[[], nn.Module], change: str, tmp_path: Path) -> None:
+    model = make().eval()
+    with torch.no_grad():
+        before = model(input_ids=text()).logits
+        torch.enable_grad()(CHANGES[change])(model)
+        model.eval()
+        wanted = model(input_ids=text()).logits
+        rarefy.save(model, tmp_path / "model")
+        loaded = rarefy.load(tmp_path / "model")
+        assert torch.allclose(loaded(input_ids=text()).logits, wanted, atol=1e-5)  # the attention's kernel may differ
+    assert change == "fatrelu" or not torch.allclose(before, wanted, atol=1e-3)
+
+
+def test_a_function_that_no_folder_can_name_is_not_loaded_as_another(tmp_path: Path) -> None:
+    model = llama().eval()
+    Relufication("shifted", shift=0.5).apply(model)
+    rarefy.save(model, tmp_path / "model")
+    with pytest.raises(Exception, match="shifted_relu"):
+        rarefy.load(tmp_path / "model")
