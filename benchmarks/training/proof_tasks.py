@@ -113,7 +113,7 @@ def cifar(data: Path) -> Task:
     seen, unseen = part("train20k"), part("test_public")
     optimizer = lambda net: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)  # noqa: E731
     draw, measure = _drawn(*seen, 64), _accuracy(*unseen)
-    return Task("CIFAR-10, ResNet", "accuracy, %", "high", 500, model, optimizer, draw, measure, ("0", "8"))
+    return Task("CIFAR-10, ResNet", "accuracy, %", "high", 300, model, optimizer, draw, measure, ("0", "8"))
 
 
 class Bytes(nn.Module):
@@ -165,7 +165,7 @@ def shakespeare(data: Path) -> Task:
         return float(loss) / float(np.log(2))
 
     optimizer = lambda net: torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)  # noqa: E731
-    return Task("Shakespeare, transformer", "bits a byte", "low", 600, Bytes, optimizer, draw, measure, ("head",))
+    return Task("Shakespeare, transformer", "bits a byte", "low", 300, Bytes, optimizer, draw, measure, ("head",))
 
 
 TASKS = {"fashion": fashion, "cifar": cifar, "shakespeare": shakespeare}

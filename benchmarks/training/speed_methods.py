@@ -1,0 +1,105 @@
+"""A training step of each method, with masks over dense weights and on the kept weights only, beside plain dense torch.
+
+Steps between changes of the masks (a change is one step in 100 or so), Adam, zeros spread evenly. Held: bytes of
+weights, gradients, optimizer state, masks and what the method remembers, after the steps.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sides import Sides, Target, options, page, table, timed, training
+from torch import Tensor, nn
+
+import rarefy
+
+WIDTH, DEPTH, TOKENS, NEVER = 1024, 3, 256, 10**6
+SPARSITIES = (0.8, 0.9, 0.95, 0.98)
+METHODS: dict[str, dict[str, Any]] = {
+    "static": {},
+    "set": {"every": NEVER},
+    "deep-rewiring": {},
+    "sparse-momentum": {"every": NEVER},
+    "dst-ee": {"every": NEVER},
+    "rigl": {"every": NEVER},
+    "srigl": {"every": NEVER},
+    "top-kast": {"every": NEVER},
+    "powerpropagation": {"every": NEVER},
+    "blast-block-sparse": {"every": NEVER},
+}
+DENSE = "dense torch"
+
+
+def _bytes(things: Any) -> int:
+    if isinstance(things, Tensor):
+        return things.nbytes
+    values = things.values() if isinstance(things, dict) else things if isinstance(things, list | tuple) else ()
+    return sum(_bytes(value) for value in values)
+
+
+def side(method: str | None, sparsity: float, runtime: str) -> tuple[Callable[[], float], Callable[[], int], str]:
+    """(a step, bytes held, what the runtime says of the layers)."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(DEPTH) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
+    model = nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4, foreach=False)
+    step, trainer = optimizer.step, None
+    if method is not None:
+        settings = {"sparsity": sparsity, "allocation": "uniform", "total_steps": NEVER, **METHODS[method]}
+        trainer = rarefy.sparse_training(model, optimizer, method, runtime=runtime, **settings)
+        step = trainer.step
+    generator = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(TOKENS, WIDTH, generator=generator) for _ in range(2))
+
+    def call() -> float:
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        step()
+        return float(loss.detach())
+
+    def held() -> int:
+        own = sum(p.nbytes + (0 if p.grad is None else p.grad.nbytes) for p in model.parameters())
+        memory = sum(_bytes(state) for state in optimizer.state.values())
+        if trainer is None:
+            return own + memory
+        states = trainer.run.states
+        kept = sum(s.mask.nbytes if s.packed is None else s.packed.nbytes for s in states)
+        tried = sum(0 if s.tried is None else s.tried.nbytes for s in states)
+        masters = sum(0 if s.master is None else s.master.nbytes for s in states)
+        return own + memory + kept + tried + masters + sum(_bytes(s.extra) for s in states)
+
+    return call, held, "" if trainer is None else next(iter(trainer.runtime.values()))
+
+
+def main() -> None:
+    asked = options(__doc__)
+    sparsities = SPARSITIES[2:3] if asked.quick else SPARSITIES
+    pieces, gains = [], {}
+    for sparsity in sparsities:
+        made = {DENSE: side(None, 0.0, "dense")}
+        for method in METHODS:
+            made[method] = side(method, sparsity, "dense")
+            packed = side(method, sparsity, "sparse")
+            if packed[2] == "sparse":
+                made[method + ", packed"] = packed
+        sides = Sides()
+        sides.turns = {name: training(call) for name, (call, _, _) in made.items()}
+        times = timed(sides, 3 if asked.quick else 5, seconds=0.1, most=10)
+        sides.close()
+        base = made[DENSE][1]()
+        rows = [
+            [name, times.ms(name), times.ratio(name, DENSE), held() / 2**20, held() / base]
+            for name, (_, held, _) in made.items()
+        ]
+        pieces.append(
+            f"## {sparsity:.0%}\n\n" + table(["", "ms a step", "times as fast as dense", "held MiB", "of dense"], rows)
+        )
+        gains[sparsity] = times.ratio("rigl, packed", DENSE)
+    body = f"{DEPTH} layers of {WIDTH} x {WIDTH}, {TOKENS} rows.\n\n" + "\n\n".join(pieces)
+    targets = [Target("a step of RigL at 95 %, packed, times dense", 3.0, gains[0.95])]
+    page("speed_methods", "A step of each method", body, targets, {}, asked)
+
+
+if __name__ == "__main__":
+    main()
