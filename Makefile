@@ -70,7 +70,7 @@ bench-decode: $(done)/test
 	$(bin)/python benchmarks/engine/decode_selected.py $(BENCH_ARGS)
 
 bench-training: $(done)/test
-	for part in speed_linear speed_resnet18 speed_fanin speed_trainer memory; do $(bin)/python benchmarks/training/$$part.py $(BENCH_ARGS); done
+	for part in speed_linear speed_resnet18 speed_fanin speed_trainer speed_methods memory; do $(bin)/python benchmarks/training/$$part.py $(BENCH_ARGS); done
 
 docs: $(done)/check
 	$(bin)/mkdocs build --strict

@@ -8,7 +8,7 @@ proof.svg beside this file from what is there. Every method sees the same batche
 
 import argparse
 import json
-import statistics
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from proof_tasks import TASKS, Task
 
 import rarefy
+from rarefy.core.errors import SparsityError
 
 EVERY = 25
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -98,7 +99,10 @@ def main() -> None:
         if file.exists() or asked.collect:
             continue
         task = made[name] = made.get(name) or TASKS[name](asked.data)
-        found = train(task, label, sparsity, seed)
+        try:
+            found = train(task, label, sparsity, seed)
+        except SparsityError as error:  # the method leaves a layer without weights
+            found = {"value": math.nan, "seconds": 0.0, "refused": str(error)}
         whole = {"task": name, "method": label, "sparsity": sparsity, "seed": seed, **found}
         file.write_text(json.dumps(whole))
         print(f"{name} {label} {sparsity:.0%} seed {seed}: {found['value']:.2f}, {found['seconds']:.1f} s", flush=True)
@@ -106,11 +110,6 @@ def main() -> None:
         from proof_page import write
 
         write([json.loads(f.read_text()) for f in sorted(asked.out.glob("*.json"))], list(METHODS), list(SPARSITIES))
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The page of proof.py: tables of means with spread, what was expected of them, and a plot a task."""
 
+import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,9 @@ Found = dict[tuple[str, str, float], list[float]]
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
+    """Mean and standard deviation; NaN stands for a training that was refused."""
+    if any(math.isnan(value) for value in values):
+        return "refused: a layer is emptied"
     return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
