@@ -9,15 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import torch
 
 import rarefy
-
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
-openai = pytest.importorskip("openai")
-
 from rarefy.serving.desk import Desk
 from rarefy.serving.limits import Limits
 from rarefy.serving.model import How

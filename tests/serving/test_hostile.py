@@ -74,10 +74,7 @@ def test_a_body_without_a_length_is_bounded_too(encoder):
         for _ in range(40):
             yield b"x" * 2**16
 
-    try:
-        status, _, said = encoder.ask("POST", "/v1/embeddings", endless())
-    except (BrokenPipeError, ConnectionResetError):  # it was cut off before it had sent all
-        return
+    status, _, said = encoder.ask("POST", "/v1/embeddings", endless())
     assert status == 413 and error_of(said)["code"] == "body_too_large"
 
 

@@ -6,8 +6,6 @@ import time
 import pytest
 import torch
 
-pytest.importorskip("fastapi")
-
 from rarefy.core.errors import EngineError
 from rarefy.serving.batching import Batcher, Vectors, rows_of
 from rarefy.serving.detokenize import Words

@@ -76,7 +76,7 @@ def _slow(found: dict[str, Any]) -> list[str]:
     if found["denormal weights"]:
         total, names = sum(found["denormal weights"].values()), list(found["denormal weights"])
         said.append(
-            f"{total} weights are denormal ({', '.join(names[:4])}): dense layers with them can be many times slower; set "
-            "them to zero: weight[weight.abs() < torch.finfo(weight.dtype).tiny] = 0"
+            f"{total} weights are denormal ({', '.join(names[:4])}): dense layers with them can be many times slower; "
+            "set them to zero: weight[weight.abs() < torch.finfo(weight.dtype).tiny] = 0"
         )
     return said + found["notes"]

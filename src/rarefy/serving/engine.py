@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rarefy.serving.errors import ApiError, stopping
 from rarefy.serving.inbox import ClosedError, FullError, Inbox
@@ -15,6 +15,7 @@ from rarefy.serving.limits import Limits
 log = logging.getLogger("rarefy.serving")
 
 
+@runtime_checkable
 class Worker(Protocol):
     """What is done with the works of an inbox."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 from rarefy.serving.errors import ApiError
@@ -30,6 +31,7 @@ class Guard:
             if refused is None:
                 await self._app(scope, _Bounded(receive, self._limits), watch)
             else:
+                await _drain(receive, self._limits)
                 await _answer(watch, refused)
         finally:
             route = getattr(scope.get("route"), "path", "other")
@@ -85,8 +87,21 @@ class _Bounded:
         self._bytes += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         if self._bytes > self._limits.body_bytes:
+            await _drain(self._receive, self._limits)
             raise too_large(self._limits)
         return message
+
+
+async def _drain(receive: Any, limits: Limits) -> None:
+    """Takes what a client still sends, within bounds: one that is cut off while it sends never reads the answer."""
+    left = 8 * limits.body_bytes
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limits.client_s):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 async def _answer(send: Any, error: ApiError) -> None:
