@@ -46,4 +46,4 @@ def test_a_folder_without_a_model_is_one_line(tmp_path):
     from rarefy.cli.main import app
 
     done = CliRunner().invoke(app, ["serve", str(tmp_path)])
-    assert done.exit_code == 2 and "config.json" in done.output
+    assert done.exit_code == 2 and "holds no model.safetensors" in done.output
