@@ -9,25 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-WORDS = [
-    "river",
-    "stone",
-    "market",
-    "winter",
-    "quickly",
-    "small",
-    "engine",
-    "light",
-    "of",
-    "the",
-    "and",
-    "green",
-    "seven",
-    "under",
-    "paper",
-    "music",
-    "far",
-]
+WORDS = ("river", "stone", "market", "winter", "quickly", "small", "engine", "light", "of", "the", "and", "seven")
 JSON = {"Content-Type": "application/json"}
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/serving/load.py [--seconds 60] [--rounds 3]
 
-Starts `rarefy serve` four times: an encoder and a language model, each on rarefy's kernels and dense as torch runs it. The
-clients run on the same cores. Writes results.md beside this file.
+Starts `rarefy serve` four times: an encoder and a language model, each on rarefy's kernels and dense as torch runs it.
+The clients run on the same cores. Writes results.md beside this file.
 """
 
 import argparse
@@ -137,14 +137,16 @@ def write(load: list[list[str]], rates: dict[tuple[str, str], list[float]], args
     head = ["model", "good requests", "failed", "ms, median / 99 %", "attacks", "MiB before -> after", "open files"]
     text = f"""# A server under load
 
-Measured by `python benchmarks/serving/load.py --seconds {args.seconds:g}` on {where["cpu"]}, {where["cores"]} cores, which the
-clients share, {where["isa"]}, {where["date"][:10]}. Both models have 80 % zeros: all-MiniLM-L6 ({MANY["encoder"]} texts a
-request) and a Llama of 35 M random weights ({MANY["writer"]} tokens a text, streamed). Four good clients each, and one of
-each kind in `clients.py` that is slow, broken or hostile, at both servers at the same time for {args.seconds:g} seconds.
+Measured by `python benchmarks/serving/load.py --seconds {args.seconds:g}` on {where["cpu"]},
+{where["cores"]} cores, which the clients share, {where["isa"]}, {where["threads"]} threads a server, {where["date"][:10]}.
+Both models have 80 % zeros: all-MiniLM-L6 ({MANY["encoder"]} texts a request) and a Llama of 35 M random weights
+({MANY["writer"]} tokens a text, streamed). Four good clients each, and one of each kind in `clients.py` that is slow,
+broken or hostile, at both servers at the same time for {args.seconds:g} seconds. MiB: of the server's process.
 
 {table(head, load)}
 
-Throughput of four good clients alone, {args.rounds} interleaved rounds of 3 seconds, beside the same server with `--dense`:
+Throughput of four good clients alone, {args.rounds} interleaved rounds of 3 seconds, beside the same server with
+`--dense` (the same weights, zeros included, by torch and transformers):
 
 {table(["model", "", "dense", "sparse", "times"], rows)}
 """
