@@ -138,7 +138,8 @@ def write(load: list[list[str]], rates: dict[tuple[str, str], list[float]], args
     text = f"""# A server under load
 
 Measured by `python benchmarks/serving/load.py --seconds {args.seconds:g}` on {where["cpu"]},
-{where["cores"]} cores, which the clients share, {where["isa"]}, {where["threads"]} threads a server, {where["date"][:10]}.
+{where["cores"]} cores, which the clients share, {where["isa"]}, {where["threads"]} threads a server,
+{where["date"][:10]}.
 Both models have 80 % zeros: all-MiniLM-L6 ({MANY["encoder"]} texts a request) and a Llama of 35 M random weights
 ({MANY["writer"]} tokens a text, streamed). Four good clients each, and one of each kind in `clients.py` that is slow,
 broken or hostile, at both servers at the same time for {args.seconds:g} seconds. MiB: of the server's process.

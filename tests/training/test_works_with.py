@@ -1,6 +1,7 @@
 """Whatever a training loop does around the step: every optimizer, accumulation, mixed precision, compilation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -113,8 +114,15 @@ def test_bfloat16_weights_stay_exactly_sparse() -> None:
         assert bool((state.value()[~state.mask] == 0).all())
 
 
-def test_accelerate_in_bfloat16_goes_on_from_its_checkpoint(tmp_path: Any) -> None:
+def _forget_settings(accelerate: Any) -> None:
+    """The first Accelerator of a process settles the precision of all others, in other tests too."""
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_accelerate_in_bfloat16_goes_on_from_its_checkpoint(tmp_path: Any, request: Any) -> None:
     accelerate = pytest.importorskip("accelerate")
+    request.addfinalizer(partial(_forget_settings, accelerate))
+    _forget_settings(accelerate)
 
     def made() -> tuple[Any, Task, nn.Module, Any, SparseTrainer]:
         accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
