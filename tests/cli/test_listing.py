@@ -130,7 +130,7 @@ def test_the_command_line_starts_without_torch():
 
 def test_version_and_help(run):
     assert run("--version").output.startswith("rarefy")
-    for command in ("demo", "compress", "bench", "report", "methods", "doctor", "cache"):
+    for command in ("demo", "compress", "bench", "report", "methods", "doctor", "cache", "serve"):
         done = run(command, "--help")
         assert done.exit_code == 0
         assert f"rarefy {command}" in done.output  # an example

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ class Served:
     writes: bool
     most_tokens: int
 
+    @cached_property
+    def _last_only(self) -> dict[str, int]:
+        """The argument that spares the logits of all tokens but the last, where the model has it."""
+        source: Any = getattr(self.text.model, "source", self.text.model)
+        known = inspect.signature(source.forward).parameters
+        return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+
     def embed(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Unit vectors (texts, width) of texts as ids."""
         ids, mask = self._padded(texts)
@@ -57,13 +65,8 @@ class Served:
     def step(self, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """(logits (1, vocabulary) behind the last of ids (1, n), the cache with them)."""
         with torch.inference_mode():
-            out = self.text.model(input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only())
+            out = self.text.model(input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only)
         return out.logits[:, -1].float(), out.past_key_values
-
-    def _last_only(self) -> dict[str, int]:
-        model = self.text.model
-        known = inspect.signature(getattr(model, "source", model).forward).parameters
-        return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
     def eos(self) -> frozenset[int]:
         """Ids that end a text, by the model's generation config and its tokenizer."""
