@@ -2,7 +2,7 @@
 
     python benchmarks/serving/load.py [--seconds 60] [--rounds 3]
 
-Starts `rarefy serve` four times: an encoder and a language model, each on rarefy's kernels and dense as torch runs it.
+Serves an encoder and a language model, each on rarefy's kernels, and dense as torch runs it.
 The clients run on the same cores. Writes results.md beside this file.
 """
 
@@ -108,22 +108,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as work:
         os.environ["RAREFY_CACHE_DIR"] = f"{work}/cache"
         folders = models.make(Path(work))
+        load = loaded(folders, args.seconds)
+        rates = throughput(folders, args.rounds)
+    write(load, rates, args)
+
+
+def loaded(folders: dict[str, Path], seconds: float) -> list[list[str]]:
+    """Rows of the load, both models at the same time, with a thread each: more would wait for each other."""
+    with ExitStack() as stack, ProcessPoolExecutor(2) as pool:
+        ports = [stack.enter_context(server(f, 8450 + i, "--threads", "1")) for i, f in enumerate(folders.values())]
+        return list(pool.map(minute, folders, ports, [seconds] * len(ports)))
+
+
+def throughput(folders: dict[str, Path], rounds: int) -> dict[tuple[str, str], list[float]]:
+    """{(model, "dense" or "sparse"): what good clients got in a second, a round each}."""
+    with ExitStack() as stack:
         ports = {
-            (kind, how): stack.enter_context(server(folder, 8450 + i * 2 + j, *(["--dense"] if how == "dense" else [])))
+            (kind, how): stack.enter_context(server(folder, 8460 + i * 2 + j, *(["--dense"] if how == "dense" else [])))
             for i, (kind, folder) in enumerate(folders.items())
             for j, how in enumerate(("sparse", "dense"))
         }
-        print("servers are up", flush=True)
-        with ProcessPoolExecutor(2) as pool:  # both kinds at the same time
-            load = list(pool.map(minute, folders, [ports[kind, "sparse"] for kind in folders], [args.seconds] * 2))
-        rates: dict[tuple[str, str], list[float]] = {key: [] for key in ports}
-        for _ in range(args.rounds):
+        found: dict[tuple[str, str], list[float]] = {key: [] for key in ports}
+        for _ in range(rounds):
             for (kind, how), port in ports.items():
-                rates[kind, how].append(rate(kind, port, 3))
-    write(load, rates, args)
+                found[kind, how].append(rate(kind, port, 3))
+        return found
 
 
 def write(load: list[list[str]], rates: dict[tuple[str, str], list[float]], args: argparse.Namespace) -> None:
@@ -138,16 +150,16 @@ def write(load: list[list[str]], rates: dict[tuple[str, str], list[float]], args
     text = f"""# A server under load
 
 Measured by `python benchmarks/serving/load.py --seconds {args.seconds:g}` on {where["cpu"]},
-{where["cores"]} cores, which the clients share, {where["isa"]}, {where["threads"]} threads a server,
-{where["date"][:10]}.
+{where["cores"]} cores, which the clients share, {where["isa"]}, {where["date"][:10]}.
 Both models have 80 % zeros: all-MiniLM-L6 ({MANY["encoder"]} texts a request) and a Llama of 35 M random weights
 ({MANY["writer"]} tokens a text, streamed). Four good clients each, and one of each kind in `clients.py` that is slow,
-broken or hostile, at both servers at the same time for {args.seconds:g} seconds. MiB: of the server's process.
+broken or hostile, at both servers at the same time for {args.seconds:g} seconds, a thread each. MiB: of the
+server's process.
 
 {table(head, load)}
 
-Throughput of four good clients alone, {args.rounds} interleaved rounds of 3 seconds, beside the same server with
-`--dense` (the same weights, zeros included, by torch and transformers):
+Throughput of four good clients alone, {args.rounds} interleaved rounds of 3 seconds, {where["threads"]} threads a
+server, beside the same server with `--dense` (the same weights, zeros included, by torch and transformers):
 
 {table(["model", "", "dense", "sparse", "times"], rows)}
 """

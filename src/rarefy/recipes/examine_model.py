@@ -19,7 +19,7 @@ def examine_model(folder: Path) -> dict[str, Any]:
     """Findings by name: `layers` of the model, those that `stay dense` with the reason, `denormal weights` a tensor,
     and `slow` in words. Compiles a model that was not saved compiled. Raises FileError for a folder without a model."""
     text = load_text_model(folder)
-    model = text.model
+    model: Any = text.model
     denormal = denormal_weights(model)
     if not isinstance(model, Compiled | CompiledDecoder):
         example = text.example(1, min(_TOKENS, text.max_tokens))

@@ -16,7 +16,8 @@ class Tokens:
 
     def __init__(self, served: Served, limits: Limits) -> None:
         self._tokenizer: Any = served.text.tokenizer
-        self._vocabulary = int(served.text.model.config.vocab_size)
+        config: Any = served.text.model.config
+        self._vocabulary = int(config.vocab_size)
         self._limits = limits
         self._whole = served.most_tokens
         self.most = min(served.most_tokens, limits.input_tokens or served.most_tokens)
