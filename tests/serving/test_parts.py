@@ -9,7 +9,7 @@ import torch
 from rarefy.core.errors import EngineError
 from rarefy.serving.batching import Batcher, Vectors, rows_of
 from rarefy.serving.detokenize import Words
-from rarefy.serving.engine import Pace
+from rarefy.serving.engine import Engine, Pace
 from rarefy.serving.errors import ApiError
 from rarefy.serving.generation import Generator, Piece, Text
 from rarefy.serving.inbox import ClosedError, FullError, Inbox
@@ -110,6 +110,27 @@ def test_a_stop_string_is_found_across_tokens_and_what_only_begins_like_one_is_g
     assert pieces[2] == "" and pieces[3] == "STOx"
     kept = Words(lambda ids: "".join(words[i] for i in ids), ["STOP"])
     assert said_by(kept, [0, 2]) == (["ab", ""], "STO") and not kept.stopped
+
+
+def test_where_the_worker_breaks_or_cannot_be_made_nothing_more_is_taken():
+    class Broken:
+        def turn(self, inbox):
+            raise RuntimeError("broken")
+
+    engine = Engine(Broken, Limits())
+    engine.start()
+    engine.submit([1])
+    engine.stop(10)
+    assert not engine.alive
+    with pytest.raises(ApiError, match="stopping") as caught:
+        engine.submit([2])
+    assert caught.value.status == 503
+
+    def no_model():
+        raise EngineError("no model")
+
+    with pytest.raises(EngineError, match="no model"):
+        Engine(no_model, Limits()).start()
 
 
 def test_when_to_come_back_follows_the_pace():

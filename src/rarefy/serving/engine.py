@@ -86,7 +86,6 @@ class Engine:
             self._turns(worker)
         except BaseException:
             log.exception("the engine's thread ended")
-            raise
         finally:
             self.inbox.close()
 
