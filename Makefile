@@ -64,6 +64,7 @@ bench: $(done)/test $(done)/rivals
 	$(bin)/python benchmarks/cost/run.py
 	$(bin)/python benchmarks/latency/run.py
 	$(bin)/python benchmarks/startup/run.py
+	$(bin)/python benchmarks/serving/load.py
 	for part in mlp minilm decode resnet18 mobilenet; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
 
 bench-decode: $(done)/test

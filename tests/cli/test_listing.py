@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+import rarefy
 from rarefy.core.registry import entries
 from rarefy.engine.cache import Record, TimingCache
 from rarefy.recipes.examine import slow
@@ -89,6 +90,36 @@ def test_each_cause_of_slowness_is_named(change, word, monkeypatch):
     assert word in slow(well | change, None)[0]
 
 
+@pytest.mark.parametrize("level", ["avx512", "vnni", "amx"])
+def test_no_level_from_avx512_on_is_called_slow_unless_it_is_capped(level, monkeypatch):
+    monkeypatch.delenv("RAREFY_ISA", raising=False)
+    well = {
+        "instruction set in force": level,
+        "torch threads": 1,
+        "cores usable": 1,
+        "openmp runtimes": [],
+        "denormals flushed": {"torch's worker threads": None},
+    }
+    assert slow(well, None) == []
+    monkeypatch.setenv("RAREFY_ISA", "vnni")
+    assert ("RAREFY_ISA=vnni caps it" in " ".join(slow(well, None))) == (level == "vnni")
+
+
+def test_doctor_names_layers_that_stay_dense_and_denormal_weights(run, compressed, tmp_path):
+    said = json.loads(run("doctor", compressed[0], "--json").output)
+    assert any("pooler" in one["layer"] for one in said["model"]["stay dense"])
+    assert any("no zeros to skip" in line and "pooler" in line for line in said["slow"])
+    assert said["model"]["denormal weights"] == {}
+    model = rarefy.load(compressed[0], compiled=False)
+    with torch.no_grad():
+        model.encoder.layer[0].output.dense.weight[0, :3] = 1e-40
+    rarefy.save(model, tmp_path / "tiny", carry=compressed[0])
+    said = json.loads(run("doctor", tmp_path / "tiny", "--json").output)
+    assert said["model"]["denormal weights"] == {"encoder.layer.0.output.dense.weight": 3}
+    assert any("3 weights are denormal" in line for line in said["slow"])
+    assert "of them dense" in run("doctor", tmp_path / "tiny").output
+
+
 def test_the_command_line_starts_without_torch():
     code = "import sys, rarefy.cli.main; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
 
@@ -99,7 +130,7 @@ def test_the_command_line_starts_without_torch():
 
 def test_version_and_help(run):
     assert run("--version").output.startswith("rarefy")
-    for command in ("demo", "compress", "bench", "report", "methods", "doctor", "cache"):
+    for command in ("demo", "compress", "bench", "report", "methods", "doctor", "cache", "serve"):
         done = run(command, "--help")
         assert done.exit_code == 0
         assert f"rarefy {command}" in done.output  # an example

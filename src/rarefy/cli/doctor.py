@@ -1,6 +1,7 @@
 """`rarefy doctor`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -8,18 +9,27 @@ from rarefy.cli.errors import friendly
 
 
 @friendly
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False) -> None:
+def doctor(
+    model: Annotated[
+        Path | None, typer.Argument(help="A saved model to look at too: which layers stay dense, and why.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
     """Say what this machine offers, what rarefy will use of it, and what will be slow and why.
 
     Examples:
 
       rarefy doctor
 
+      rarefy doctor sparse-bert
+
       rarefy doctor --json
     """
     from rarefy.recipes.examine import examine
 
     found = examine()
+    if model is not None:
+        found = _with_model(found, model)
     if json:
         import json as writer
 
@@ -32,12 +42,25 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON for pro
 
     console = Console()
     warnings = found.pop("slow")
+    model_found = found.pop("model", None)
     rows = [[name, _said(value)] for name, value in found.items()]
+    if model_found is not None:
+        dense = [one["layer"] for one in model_found["stay dense"]]
+        rows.append(["layers of the model", f"{model_found['layers']}, {len(dense)} of them dense"])
     console.print(grid(("what", "found"), rows))
     if not warnings:
         console.print("Nothing found that would make rarefy slow.")
     for line in warnings:
         console.print(Text(f"slow: {line}", style="yellow"))
+
+
+def _with_model(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from rarefy.cli.quiet import quiet_libraries
+    from rarefy.recipes.examine_model import examine_model
+
+    quiet_libraries()
+    of_model = examine_model(folder)
+    return found | {"model": of_model, "slow": found["slow"] + of_model["slow"]}
 
 
 def _said(value: object) -> str:

@@ -15,6 +15,7 @@ from rarefy.cli.doctor import doctor
 from rarefy.cli.methods import methods
 from rarefy.cli.prune import prune
 from rarefy.cli.report import report
+from rarefy.cli.serve import serve
 
 app = typer.Typer(
     name="rarefy",
@@ -45,7 +46,7 @@ def options(
     """Makes neural networks sparse and makes the sparsity pay."""
 
 
-for command in (demo, compress, prune, convert, compare, bench, report, methods, doctor, cache):
+for command in (demo, compress, prune, convert, compare, bench, report, serve, methods, doctor, cache):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rarefy.engine.cache import TimingCache
 from rarefy.engine.cpu import cpu_flags, cpu_name, int8_units
 from rarefy.engine.rivals import RIVALS
 from rarefy.ops import features, kernels, why_not
+from rarefy.ops.native import LEVELS
 from rarefy.recipes.denormals import flushes
 from rarefy.recipes.environment import usable_cores, version
 
@@ -59,14 +60,19 @@ def openmp_runtimes() -> list[str]:
     return sorted({Path(p).name for p in re.findall(r"\S*/lib(?:gomp|iomp5|omp)[\w.-]*\.so[\w.]*", maps)})
 
 
+def _missing(level: str, cap: str | None) -> str | None:
+    """Why kernels run with less than they could or should; None where the level is AVX-512 or more, and not capped."""
+    if cap == level != LEVELS[-1]:
+        return f"RAREFY_ISA={cap} caps it"
+    return None if LEVELS.index(level) >= LEVELS.index("avx512") else "this CPU has no AVX-512"
+
+
 def slow(found: dict[str, Any], native: str | None) -> list[str]:
     """What will be slow, why, and what to do."""
     said = []
     if native is not None:
         said.append(f"no native kernels: {native}")
-    elif found["instruction set in force"] != "avx512":
-        capped = os.environ.get("RAREFY_ISA")
-        why = f"RAREFY_ISA={capped} caps it" if capped else "this CPU has no AVX-512"
+    elif (why := _missing(found["instruction set in force"], os.environ.get("RAREFY_ISA"))) is not None:
         said.append(f"kernels run with {found['instruction set in force']}: {why}")
     threads, cores = found["torch threads"], found["cores usable"]
     if threads > cores:
