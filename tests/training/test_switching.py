@@ -1,6 +1,7 @@
 """Training on the kept values only: the same masks and losses as dense training with masks, from the same two lines."""
 
 import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -204,10 +205,91 @@ def test_layers_without_kernels_stay_dense_and_say_so() -> None:
     list(loops.train(task, trainer, 2))
 
 
-def test_an_unknown_runtime_is_refused() -> None:
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("method", ["rigl", "dst-ee"])
+def test_a_batch_that_was_skipped_does_not_count_for_growth(method: str, to_none: bool) -> None:
+    """Its gradient was cleared before the step: what was watched of it has to go too."""
+    found = {}
+    for runtime in ("dense", "sparse"):
+        task = loops.mlp()
+        optimizer = loops.sgd(task.model)
+        options = {"total_steps": 48, "sparsity": 0.8, "every": 4}
+        trainer = rarefy.sparse_training(task.model, optimizer, method, runtime=runtime, **options)
+        for step in range(10):
+            (1e3 * task.loss(step + 1)).backward()
+            optimizer.zero_grad(set_to_none=to_none)
+            task.loss(step).backward()
+            trainer.step()
+            optimizer.zero_grad(set_to_none=to_none)
+        found[runtime] = trainer.masks
+    assert all(torch.equal(found["dense"][name], found["sparse"][name]) for name in found["dense"])
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("rigl", {"instead": False}), ("dst-ee", {}), ("blast-block-sparse", {"pattern": "block:4x4"})],
+)
+def test_a_gradient_that_was_scaled_since_is_scaled_for_new_weights_too(method: str, more: dict[str, Any]) -> None:
+    """As a scaler of the loss or clipping does, between the backward pass and a step at which masks change."""
+    found = {}
+    for runtime in ("dense", "sparse"):
+        task = loops.mlp()
+        optimizer = loops.sgd(task.model)
+        options = {"total_steps": 48, "sparsity": 0.8, "every": 4, **more}
+        trainer = rarefy.sparse_training(task.model, optimizer, method, runtime=runtime, **options)
+        for step in range(14):
+            (256.0 * task.loss(step)).backward()
+            for parameter in task.model.parameters():
+                parameter.grad /= 256.0
+            trainer.step()
+            optimizer.zero_grad()
+        found[runtime] = (trainer.masks, task.model.state_dict())
+    for name, mask in found["dense"][0].items():
+        assert torch.equal(mask, found["sparse"][0][name])
+    for name, value in found["dense"][1].items():
+        assert torch.allclose(value, found["sparse"][1][name], atol=1e-5)
+
+
+def test_a_packed_model_is_copied_and_pickled_between_backward_and_step() -> None:
+    _, _, _, task = run("rigl", "sparse", steps=6)  # the next step changes masks, so the gradient is watched
+    task.loss(6).backward()
+    file = io.BytesIO()
+    torch.save(task.model, file)
+    file.seek(0)
+    x = task.batches[0][0]
+    for twin in (copy.deepcopy(task.model), torch.load(file, weights_only=False)):
+        assert torch.equal(twin(x), task.model(x))
+        assert twin[0].packing.watch is None
+
+
+def test_auto_asks_again_after_everything_was_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rarefy.training.switching.faster", lambda layer, images, density: Speed(2.0, 1.0))
     task = loops.mlp()
+    trainer = rarefy.sparse_training(task.model, loops.adam(task.model), "static", sparsity=0.9, runtime="auto")
+    list(loops.train(task, trainer, 2))
+    trainer.unpack()
+    assert task.model[0].weight.shape == (64, 16)
+    list(loops.train(task, trainer, 2))
+    assert set(trainer.runtime.values()) == {"sparse"}
+
+
+def test_an_unknown_runtime_is_refused_and_nothing_has_changed() -> None:
+    task = loops.mlp()
+    before = copy.deepcopy(task.model.state_dict())
     with pytest.raises(UnknownNameError, match="runtime"):
         rarefy.sparse_training(task.model, loops.adam(task.model), "static", sparsity=0.8, runtime="fast")
+    assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
+
+
+class Doubled(torch.optim.SGD):
+    """Somebody's own optimizer, which may look at whole matrices."""
+
+
+def test_optimizers_that_are_not_known_stay_dense_and_it_is_said() -> None:
+    task = loops.mlp()
+    options = {"sparsity": 0.8, "runtime": "sparse"}
+    trainer = rarefy.sparse_training(task.model, Doubled(task.model.parameters(), lr=0.1), "static", **options)
+    assert all("Doubled" in said for said in trainer.runtime.values())
 
 
 def test_the_switch_is_described_where_nothing_is_asked_of_it() -> None:

@@ -20,6 +20,7 @@ from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import GivenStart, dense_mask, require_kept
 from rarefy.training.state import WeightState
+from rarefy.training.switching import require_mode
 from rarefy.training.trainer import SparseTrainer, require_in_optimizer
 from rarefy.training.weights import find_weights
 
@@ -42,6 +43,7 @@ def begin(
     runtime: str = "dense",
 ) -> SparseTrainer:
     """A trainer for a method, its first masks chosen; see `rarefy.sparse_training`, which finds the method by name."""
+    require_mode(runtime)
     support = _pattern(pattern, method.pattern)
     inner = optimizers.unwrap(optimizer)
     if isinstance(inner, torch.optim.LBFGS):

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, optim
 
 from rarefy.core.errors import ModelError
 from rarefy.training.runtime.topology import Topology
 
-# torch's optimizers whose step of one weight depends on that weight alone
-ENTRYWISE = (
-    *("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax"),
-    *("Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD"),
+ENTRYWISE = (  # the step of one weight depends on that weight alone
+    *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
+    *(optim.Adagrad, optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
 )
 _OLD = 1e-4  # a moment is old enough when beta^age is below it: the correction is 1 to this much
 

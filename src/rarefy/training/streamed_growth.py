@@ -12,6 +12,7 @@ from rarefy.training.run import Run
 from rarefy.training.runtime.data import replace_data
 from rarefy.training.runtime.faces import Packing
 from rarefy.training.runtime.topology import Move
+from rarefy.training.runtime.watch import Scale
 from rarefy.training.state import WeightState
 
 _ENTRIES = 2**20  # of the dense gradient at a time: 4 MiB
@@ -36,13 +37,14 @@ def exchange(run: Run, state: WeightState, survivors: int, kept: int) -> None:
     topology, parameter = packing.topology, state.weight.parameter
     stay = keep_top(parameter.detach().abs().float()[None], min(survivors, topology.nnz))[0]
     old = topology.positions
-    grads, places = largest(_blocks(packing), old[stay], kept - int(stay.sum()))
+    scale = Scale()
+    grads, places = largest(_blocks(packing, parameter.grad, scale), old[stay], kept - int(stay.sum()))
     known = topology.entries(places)
     leave = ~stay
     leave[known[known >= 0]] = False  # just dropped, and grown again at once: it has never been away
     fresh = known < 0
     move = topology.edit(leave.nonzero().flatten(), places[fresh])
-    _carry(run, state, move, grads[fresh], places[fresh])
+    _carry(run, state, move, scale.factor * grads[fresh])
     gone = old[leave]
     run.renew(state, lambda index: torch.isin(index, gone), places[fresh])
     if state.tried is not None:
@@ -73,15 +75,23 @@ def _best(grads: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return grads[best], places[best]
 
 
-def _blocks(packing: Packing) -> Iterator[tuple[int, Tensor]]:
+def _blocks(packing: Packing, now: Tensor | None, scale: Scale) -> Iterator[tuple[int, Tensor]]:
+    """(first flat position, gradients) of some rows at a time; scale: sees the kept ones beside what they are now."""
     assert packing.watch is not None
-    width = packing.topology.shape[1]
+    width, positions = packing.topology.shape[1], packing.topology.positions
     for rows, grad in packing.watch.blocks(max(1, _ENTRIES // width)):
-        yield rows.start * width, grad.flatten()
+        first, flat = rows.start * width, grad.flatten()
+        if now is not None:
+            low, high = torch.searchsorted(positions, torch.tensor([first, first + flat.numel()])).tolist()
+            scale.see(flat[positions[low:high] - first], now[low:high])
+        yield first, flat
 
 
-def _carry(run: Run, state: WeightState, move: Move, grads: Tensor, places: Tensor) -> None:
-    """Values, gradient and optimizer memory follow their entries; fresh ones begin at zero with their own gradient."""
+def _carry(run: Run, state: WeightState, move: Move, grads: Tensor) -> None:
+    """Values, gradient and optimizer memory follow their entries; fresh ones begin at zero with their own gradient.
+
+    grads: of the fresh entries, by their position.
+    """
     parameter = state.weight.parameter
     for name, value in list(optimizers.entries(run.optimizer, parameter)):
         run.optimizer.state[parameter][name] = move.carry(value, optimizers.begin_of(run.optimizer, parameter, name))
@@ -90,5 +100,5 @@ def _carry(run: Run, state: WeightState, move: Move, grads: Tensor, places: Tens
     replace_data(parameter, values)
     if grad is not None:
         new = move.carry(grad)
-        new[move.source < 0] = grads[places.argsort()].to(new.dtype)
+        new[move.source < 0] = grads.to(new.dtype)
         parameter.grad = new

@@ -20,10 +20,9 @@ from rarefy.training.run import Run
 from rarefy.training.runtime import faces
 from rarefy.training.runtime.faces import Packing
 from rarefy.training.runtime.faster import faster
-from rarefy.training.runtime.watch import Watch
 from rarefy.training.state import WeightState
 
-MODES = ("dense", "auto", "sparse")
+_MODES = ("dense", "auto", "sparse")
 _DENSEST = 0.5  # denser weights were never faster on any machine measured, so they are not timed
 _GAIN, _LOSS = 1.1, 1.0  # packed above the one ratio, unpacked below the other: no flutter between them
 _STEP = math.log(1.25)  # densities within a quarter of each other are one question
@@ -40,6 +39,12 @@ class InputSize:
             self.shape = tuple(args[0].shape)
 
 
+def require_mode(mode: str) -> None:
+    """Refuses a `runtime=` that there is not."""
+    if mode not in _MODES:
+        raise unknown_name("sparse_training(runtime=)", mode, _MODES)
+
+
 class Switching:
     """Gives layers their sparse face, where only kept values, their gradients and optimizer memory exist, and back.
 
@@ -49,11 +54,9 @@ class Switching:
     """
 
     def __init__(self, run: Run, method: SparseMethod, mode: str) -> None:
-        if mode not in MODES:
-            raise unknown_name("sparse_training(runtime=)", mode, MODES)
         self.run, self.mode, self._topology = run, mode, method.topology
-        general = None if mode == "dense" else _why_not(run, method)
-        self.reasons = {s.name: general or _why_not_weight(run, s) for s in run.states} if mode != "dense" else {}
+        general = "runtime='dense'" if mode == "dense" else _why_not(run, method)
+        self._reasons = {state.name: general or _why_not_weight(state) for state in run.states}
         self._sizes: dict[str, InputSize] = {}
         self._asked: dict[str, Any] = {}
         self._hooks: list[Any] = []
@@ -68,24 +71,15 @@ class Switching:
             self._hooks.append(state.weight.module.register_forward_pre_hook(self._sizes[state.name]))
 
     def _able(self) -> list[WeightState]:
-        return [state for state in self.run.states if self.mode != "dense" and self.reasons[state.name] is None]
-
-    @property
-    def packed(self) -> list[str]:
-        """The layers that are packed now."""
-        return [state.name for state in self.run.states if state.packed is not None]
+        return [state for state in self.run.states if self._reasons[state.name] is None]
 
     def describe(self) -> dict[str, str]:
         """Of each weight: "sparse", or "dense" with the reason."""
-        asked = "dense: runtime='dense'"
-        return {s.name: "sparse" if s.packed is not None else self._dense_reason(s, asked) for s in self.run.states}
-
-    def _dense_reason(self, state: WeightState, asked: str) -> str:
-        if self.mode == "dense":
-            return asked
-        if self.reasons[state.name] is not None:
-            return f"dense: {self.reasons[state.name]}"
-        return "dense: not measured to be faster" if self.mode == "auto" else "dense: nothing is dropped yet"
+        now = "not measured to be faster" if self.mode == "auto" else "nothing is dropped yet"
+        return {
+            state.name: "sparse" if state.packed is not None else f"dense: {self._reasons[state.name] or now}"
+            for state in self.run.states
+        }
 
     def prepare(self) -> None:
         """Ahead of a step: chooses faces, and has dense gradients watched where the step will look at them."""
@@ -94,7 +88,7 @@ class Switching:
         for state in able:
             self._choose(state)
             if state.packed is not None:
-                self._packing(state).watch = Watch() if looks else None
+                self._packing(state).watch_gradient(state.weight.parameter, looks)
 
     def _choose(self, state: WeightState) -> None:
         if self.mode == "sparse":
@@ -130,6 +124,8 @@ class Switching:
         state.open()
 
     def unpack_all(self) -> None:
+        """Every layer dense; the next step asks anew what to pack."""
+        self._asked.clear()
         for state in self.run.states:
             if state.packed is not None:
                 self.unpack(state)
@@ -154,8 +150,7 @@ class Switching:
         if state.packed is None:
             yield
             return
-        packing = self._packing(state)
-        gradient = None if packing.watch is None or not packing.watch.seen else faces.dense_gradient(packing)
+        gradient = faces.dense_gradient(state.weight.module)
         self.unpack(state)
         if gradient is not None:
             state.weight.parameter.grad = gradient
@@ -200,12 +195,13 @@ def _why_not(run: Run, method: SparseMethod) -> str | None:
         return "the method has layers of its own"
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return "training is distributed: the ranks share gradients of dense shape"
-    if type(run.optimizer).__name__ not in optimizers.ENTRYWISE:
+    if type(run.optimizer) not in optimizers.ENTRYWISE:
         return f"{type(run.optimizer).__name__} is not known to treat every weight by itself"
     return None
 
 
-def _why_not_weight(run: Run, state: WeightState) -> str | None:
-    if len(state.weight.modules) > 1 or state.weight.attribute != "weight" or state.weight.aliases:
-        return "several layers share it" if len(state.weight.modules) > 1 else "it is no layer of its own"
+def _why_not_weight(state: WeightState) -> str | None:
+    """Why this weight cannot be packed."""
+    if len(state.weight.modules) > 1 or state.weight.aliases:
+        return "several layers share it"
     return faces.why_not(state.weight.module)

@@ -6,11 +6,11 @@ Packed, `module.weight` is `(nnz,)`; state dicts show the dense weight with its 
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from rarefy.core.shapes import Mask
 from rarefy.ops import Layer, available, window_of
@@ -19,26 +19,38 @@ from rarefy.training.runtime.data import replace_data
 from rarefy.training.runtime.function import Seen
 from rarefy.training.runtime.linear import linear_product
 from rarefy.training.runtime.topology import Topology
-from rarefy.training.runtime.watch import Watch
+from rarefy.training.runtime.watch import Scale, Watch
 
 Along = Callable[[Topology, tuple[int, ...]], None]
 
 
-@dataclass
 class Packing:
     """What a packed layer has beside its values: where they belong, the dense shape, and who watches its gradient.
 
-    open: asks the trainer for the dense face, optimizer memory and all; weak, so that a copy of the module is free.
+    open: asks the trainer for the dense face, optimizer memory and all. A copy of the layer, pickled or not, has
+    neither that nor the watch: it belongs to no trainer.
     """
 
-    topology: Topology
-    shape: tuple[int, ...]
-    open: "weakref.ref[Any] | None" = None
-    watch: Watch | None = field(default=None, repr=False)
+    def __init__(self, topology: Topology, shape: tuple[int, ...]) -> None:
+        self.topology, self.shape = topology, shape
+        self.open: weakref.ref[Any] | None = None
+        self.watch: Watch | None = None
+        self._arrival: RemovableHandle | None = None
 
-    def seen(self, layer: Layer) -> Seen | None:
-        watch = self.watch
-        return None if watch is None else lambda x, grad: watch.seen.append((layer, x, grad))
+    def __getstate__(self) -> dict[str, Any]:
+        return {"topology": self.topology, "shape": self.shape}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def watch_gradient(self, weight: Tensor, on: bool) -> None:
+        """From now on the backward passes keep what the dense gradient needs; or let go of it."""
+        if self._arrival is not None:
+            self._arrival.remove()
+        self.watch, self._arrival = None, None
+        if on:
+            self.watch = watch = Watch()
+            self._arrival = weight.register_post_accumulate_grad_hook(lambda _: watch.arrived())
 
 
 class _Packed:
@@ -46,6 +58,17 @@ class _Packed:
 
     packing: Packing
     weight: Tensor
+
+    def _seen(self, layer: Layer) -> Seen | None:
+        """Passes whose gradient was cleared again (a batch that was skipped) are forgotten with it."""
+        watch, weight = self.packing.watch, self.weight
+        if watch is None:
+            return None
+
+        def note(x: Tensor, grad: Tensor) -> None:
+            watch.note(layer, x, grad, cleared=weight.grad is None or not bool(weight.grad.any()))
+
+        return note
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
@@ -65,7 +88,7 @@ class PackedLinear(_Packed, nn.Linear):
 
     @torch.compiler.disable  # addresses of memory are nothing to trace
     def forward(self, x: Tensor) -> Tensor:
-        return linear_product(x, self.weight, self.bias, self.packing.topology, self.packing.seen)
+        return linear_product(x, self.weight, self.bias, self.packing.topology, self._seen)
 
 
 class PackedConv2d(_Packed, nn.Conv2d):
@@ -76,7 +99,7 @@ class PackedConv2d(_Packed, nn.Conv2d):
         window, kernel = window_of(self), (self.packing.shape[2], self.packing.shape[3])
         assert window is not None
         packing = self.packing
-        return conv_product(x, self.weight, self.bias, packing.topology, kernel, window, packing.seen)
+        return conv_product(x, self.weight, self.bias, packing.topology, kernel, window, self._seen)
 
 
 _PACKED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: PackedLinear, nn.Conv2d: PackedConv2d}
@@ -146,10 +169,22 @@ def unpack_module(module: nn.Module, along: Along | None = None) -> None:
     del module.packing
 
 
-def dense_gradient(packing: Packing, rows: int = 64) -> Tensor:
-    """The gradient of the dense weight, in its shape, of the backward passes that were watched."""
-    assert packing.watch is not None
-    out = torch.empty(packing.topology.shape)
+def dense_gradient(module: nn.Module, rows: int = 64) -> Tensor | None:
+    """The gradient of the dense weight, in its shape, of the backward passes that were watched; None if none was.
+
+    Kept entries have what the optimizer would see; the others the same factor, where the gradient was scaled since
+    (clipping by norm, a scaler of the loss).
+    """
+    packing = getattr(module, "packing", None)
+    if packing is None or packing.watch is None or not packing.watch.seen:
+        return None
+    topology, weight = packing.topology, module.weight
+    out = torch.empty(topology.shape)
     for at, block in packing.watch.blocks(rows):
         out[at.start : at.stop] = block
+    if isinstance(weight, Tensor) and weight.grad is not None:
+        scale = Scale()
+        scale.see(topology.gather(out), weight.grad)
+        out *= scale.factor
+        out.view(-1)[topology.positions] = weight.grad
     return out.view(packing.shape)

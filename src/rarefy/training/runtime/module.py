@@ -85,7 +85,7 @@ class SparseModule(nn.Module):
 
     def _seen(self, layer: Layer) -> Any:
         watch = self._watch
-        return None if watch is None else lambda x, grad: watch.seen.append((layer, x, grad))
+        return None if watch is None else lambda x, grad: watch.note(layer, x, grad)
 
     def dense_grad_blocks(self, rows_per_block: int = 64) -> Iterator[tuple[range, Tensor]]:
         """(rows, gradient `(rows, n)`) of the dense weight, of all backward passes since `watch()`.

@@ -15,6 +15,18 @@ class Watch:
     """What a layer saw in the micro-batches of a step: its inputs and the gradients of its results."""
 
     seen: list[tuple[Layer, Tensor, Tensor]] = field(default_factory=list)
+    _arrived: int = 0
+
+    def note(self, layer: Layer, x: Tensor, grad: Tensor, *, cleared: bool = False) -> None:
+        """One backward pass through the layer. cleared: its gradient is empty, so what had arrived was given up."""
+        if cleared:
+            del self.seen[: self._arrived]
+            self._arrived = 0
+        self.seen.append((layer, x, grad))
+
+    def arrived(self) -> None:
+        """What was seen so far has been added to the layer's gradient."""
+        self._arrived = len(self.seen)
 
     def blocks(self, rows_per_block: int) -> Iterator[tuple[range, Tensor]]:
         """(rows, their gradient `(rows, n)`): together the gradient of the dense weight, summed over the step."""
@@ -30,6 +42,24 @@ class Watch:
             for first in range(start, start + per_group, rows_per_block):
                 rows = range(first, min(first + rows_per_block, start + per_group))
                 yield rows, sum_of([_rows_grad(*seen, rows) for seen in self.seen])
+
+
+class Scale:
+    """By which factor a gradient was scaled since its backward pass: least squares over the kept entries."""
+
+    def __init__(self) -> None:
+        self._both, self._seen = 0.0, 0.0
+
+    def see(self, seen: Tensor, now: Tensor) -> None:
+        """Some entries as they were seen, and as they are."""
+        before, after = seen.double(), now.double()
+        self._both += float(before @ after)
+        self._seen += float(before @ before)
+
+    @property
+    def factor(self) -> float:
+        """1 where nothing tells."""
+        return self._both / self._seen if self._seen > 0.0 else 1.0
 
 
 def sum_of(parts: list[Tensor]) -> Tensor:
