@@ -100,15 +100,19 @@ def test_a_dense_selection_is_never_rolled_back(model: nn.Module) -> None:
 
 def test_the_cache_is_the_dense_models(model: nn.Module) -> None:
     sparse(model, 6)
-    found = Sirius(5, least=0.3).generate(model, PROMPT, 20)
+    assert_dense_cache(model, Sirius(5, least=0.3).generate(model, PROMPT, 20))
+    sparse(model, 64)  # nothing falls, so the last check gives one token more than asked
+    assert_dense_cache(model, Sirius(5, exact=True).generate(model, PROMPT, 11))
+
+
+def assert_dense_cache(model: nn.Module, found: Corrected) -> None:
     with torch.inference_mode(), paused(model):
         whole = model(input_ids=found.tokens, use_cache=True).past_key_values
-    length = found.cache.get_seq_length()
-    assert length >= found.tokens.shape[1] - 1
-    kept = min(length, found.tokens.shape[1])
+    kept = found.tokens.shape[1] - 1
+    assert found.cache.get_seq_length() == kept
     for mine, theirs in zip(found.cache.layers, whole.layers, strict=True):
-        assert torch.allclose(mine.keys[..., :kept, :], theirs.keys[..., :kept, :], atol=1e-5)
-        assert torch.allclose(mine.values[..., :kept, :], theirs.values[..., :kept, :], atol=1e-5)
+        assert torch.allclose(mine.keys, theirs.keys[..., :kept, :], atol=1e-5)
+        assert torch.allclose(mine.values, theirs.values[..., :kept, :], atol=1e-5)
 
 
 def test_the_effective_density_is_what_was_counted(model: nn.Module) -> None:
@@ -176,5 +180,7 @@ def test_what_cannot_be_is_said(model: nn.Module) -> None:
     sparse(model, 4)
     with pytest.raises(DataError, match="one sequence"):
         Sirius().generate(model, text(2, 8), 4)
+    with pytest.raises(DataError, match="count=0"):
+        Sirius().generate(model, PROMPT, 0)
     with pytest.raises(SparsityError, match="period"):
         Sirius(0)

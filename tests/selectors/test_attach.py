@@ -40,6 +40,17 @@ def test_a_wrapped_model_has_them_too() -> None:
     assert len(projections(wrapped)) == 14
 
 
+def test_the_blocks_of_an_encoder_and_a_decoder_are_told_apart() -> None:
+    from transformers import BartConfig, BartModel
+
+    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 50}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_layers": 2, "decoder_layers": 2}
+    found = projections(BartModel(BartConfig(**sizes, **heads)))
+    blocks = {p.name.partition("layers.")[0] + p.name.partition("layers.")[2][0]: p.block for p in found}
+    assert blocks == {"encoder.0": 0, "encoder.1": 1, "decoder.0": 2, "decoder.1": 3}
+    assert [p.block for p in found] == [0] * 6 + [1] * 6 + [2] * 10 + [3] * 10
+
+
 def test_a_model_without_any_says_what_was_looked_for() -> None:
     with pytest.raises(ModelError, match=r"gate_proj, up_proj, down_proj.*found only Linear, ReLU, Sequential"):
         feed_forwards(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))

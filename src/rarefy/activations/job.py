@@ -10,7 +10,7 @@ from torch import nn
 from rarefy.calibration.batches import Batch, Run
 from rarefy.calibration.block_trials import BlockTrial, block_trials, sample
 from rarefy.selectors.attach import Masking
-from rarefy.selectors.places import FeedForward, Projection
+from rarefy.selectors.places import FeedForward, Projection, block_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +60,3 @@ class Activations(Protocol):
     """A method that attaches selectors."""
 
     def __call__(self, job: Job) -> list[Placed]: ...
-
-
-def block_name(name: str) -> str:
-    """The dotted name up to the number that counts the blocks: `model.layers.3` of `model.layers.3.mlp.up_proj`."""
-    parts = name.split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    return "" if first is None else ".".join(parts[: first + 1])

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.activations.job import block_name
 from rarefy.core.errors import ModelError
 from rarefy.core.grid import codes_of
 from rarefy.selectors.matrix import weight_of
-from rarefy.selectors.places import projections
+from rarefy.selectors.places import block_name, projections
 
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")  # y = x / rms(x) * weight
 MOST_ZEROS = 0.1

@@ -65,17 +65,19 @@ class Sirius:
         """`count` new tokens after the prompt ids (1, tokens), fewer if the token `end` comes.
 
         model: a language model of transformers whose cache can be cropped, with selectors attached (ModelError if
-        none); the prompt is read dense.
+        none); the prompt is read dense. DataError for several sequences or a count below 1.
         """
         if ids.dim() != 2 or ids.shape[0] != 1 or ids.shape[1] < 1:
             raise DataError(f"sirius: ids of shape {tuple(ids.shape)}; correction is for one sequence, (1, tokens)")
+        if count < 1:
+            raise DataError(f"sirius: count={count} new tokens; give 1 or more")
         if next(attached(model), None) is None:
             raise ModelError("sirius: the model has no selectors, so there is nothing to correct; attach some first")
         run = _Run(model, self, ids)
         while run.new < count and not run.ended(end):
             run.round(min(self.period, count - run.new), end)
-        stop = run.length_until(count, end)
-        return Corrected(run.tokens[:, :stop], run.cache, stop - ids.shape[1], run.drafted, run.checks, run.rollbacks)
+        run.cut(run.length_until(count, end))
+        return Corrected(run.tokens, run.cache, run.new, run.drafted, run.checks, run.rollbacks)
 
 
 class _Run:
@@ -100,6 +102,11 @@ class _Run:
         found = (self.tokens[0, self.begin :] == end).nonzero() if end is not None else torch.empty(0)
         until = int(found[0]) + 1 if len(found) else self.new
         return self.begin + min(count, until)
+
+    def cut(self, length: int) -> None:
+        """Leaves the first `length` tokens: the dense model's own token may be one too many."""
+        self._forget(int(self.tokens.shape[1]) - length)
+        self.tokens = self.tokens[:, :length]
 
     def round(self, count: int, end: int | None) -> None:
         """Drafts up to `count` tokens and keeps those that stand in one dense pass, and one dense token more."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -30,7 +30,10 @@ class FeedForward:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """A linear layer of a block. part "in": the first layer of a plain feed-forward; block: its number, from 0."""
+    """A linear layer of a block. part "in": the first layer of a plain feed-forward; block: its number, from 0.
+
+    Where an encoder and a decoder both count from 0, their blocks are numbered through.
+    """
 
     name: str
     module: nn.Module
@@ -113,6 +116,13 @@ def block_of(name: str) -> int:
     return int(numbers[0]) if numbers else 0
 
 
+def block_name(name: str) -> str:
+    """The dotted name up to the number that counts the blocks: `model.layers.3` of `model.layers.3.mlp.up_proj`."""
+    parts = name.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return "" if first is None else ".".join(parts[: first + 1])
+
+
 def _attention(name: str, module: nn.Module) -> list[Projection]:
     for parts in _ATTENTIONS:
         layers = {path: _at(module, path) for path in parts}
@@ -143,4 +153,12 @@ def projections(model: nn.Module) -> tuple[Projection, ...]:
     inner = [p for layer, shape in _found(model) for p in _parts(layer, shape)]
     _require(model, inner)
     outer = [p for name, module in model.named_modules() for p in _attention(name, module)]
-    return tuple(sorted(outer + inner, key=lambda p: p.block))
+    return tuple(sorted(_told_apart(outer + inner), key=lambda p: p.block))
+
+
+def _told_apart(found: list[Projection]) -> list[Projection]:
+    """The same, with one number a block where two stacks use the same numbers."""
+    names = list(dict.fromkeys(block_name(p.name) for p in found))
+    if len({block_of(name) for name in names}) == len(names):
+        return found
+    return [replace(p, block=names.index(block_name(p.name))) for p in found]

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from rarefy.activations.images.core_neurons import core_tokens, narrowed, sentence_core, token_core
 from rarefy.activations.images.cut_tokens import blocks_of, cut_after, last_logits, new_cache, trim_cache
-from rarefy.activations.job import block_name
 from rarefy.core.errors import DataError, ModelError, SparsityError
 from rarefy.core.registry import method
 from rarefy.core.shapes import Bool, Int
-from rarefy.selectors.places import FeedForward, feed_forwards
+from rarefy.selectors.places import FeedForward, block_name, feed_forwards
 
 
 @method(
