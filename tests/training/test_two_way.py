@@ -8,7 +8,7 @@ from torch import nn
 
 import rarefy
 from contracts.impostor import assert_beats_impostor
-from rarefy.core.errors import ModelError, ShapeError
+from rarefy.core.errors import ModelError, ShapeError, SparsityError
 from rarefy.patterns.nm import NM
 from rarefy.patterns.transposable import Transposable
 from rarefy.patterns.unstructured import Layerwise
@@ -170,3 +170,19 @@ def test_layers_become_ordinary_again() -> None:
 def test_other_patterns_are_refused(make: type) -> None:
     with pytest.raises(ShapeError, match="is not N:M"):
         make(pattern=Layerwise())
+
+
+def test_a_bi_mask_without_steps_between_searches_is_refused() -> None:
+    with pytest.raises(SparsityError, match="at least one step"):
+        bi_mask(every=0)
+
+
+@pytest.mark.parametrize("name", ["bdwp", "bi-mask"])
+def test_a_single_sample_without_a_batch_trains_as_a_batch_of_one(name: str) -> None:
+    x, found = torch.randn(16, generator=torch.Generator().manual_seed(0)), []
+    for one in (x, x[None]):
+        task = mlp()
+        start(task, name, sgd, pattern="2:4")
+        task.model(one).square().sum().backward()
+        found.append([p.grad.clone() for p in task.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Pattern
 from rarefy.core.registry import method
 from rarefy.core.shapes import Mask, Weight
@@ -101,6 +102,8 @@ def bi_mask(
     Differs: the order in use and the plain one are candidates too, so a search never makes it worse.
     """
     nm_of(pattern, "bi-mask")
+    if every < 1 or candidates < 0:
+        raise SparsityError(f"bi-mask: every={every}, candidates={candidates}; give at least one step, and 0 or more")
     topology = Reorder(every, candidates)
     return SparseMethod(
         MagnitudeStart(), topology, InsideForward(decay), pattern=pattern, prepare=MakeTwoWay("bi-mask")

@@ -27,7 +27,7 @@ class _LinearProducts(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, backward_weight = ctx.saved_tensors
         dx = dy @ backward_weight if ctx.needs_input_grad[0] else None
-        dw = dy.flatten(0, -2).t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        dw = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1]) if ctx.needs_input_grad[1] else None
         return dx, dw, None
 
 
