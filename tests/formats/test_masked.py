@@ -81,4 +81,7 @@ def test_what_is_wrong_is_named() -> None:
         fold({"a.weight_orig": weight, "a.weight_mask": torch.ones(2, 3)})
     with pytest.raises(FileError, match=r"'a\.weight'.*stored twice"):
         fold({"a.weight_orig": weight, "a.weight_mask": weight, "a.weight": weight})
+    hook = "__nncf_hooks.post_hooks.a:weight__0.{}.binary_mask"
+    with pytest.raises(FileError, match=r"'a\.weight': it has two masks"):
+        fold({"a.weight": weight, hook.format(0): weight, hook.format(1): weight})
     assert fold({"attention_mask": weight}).keys() == {"attention_mask"}

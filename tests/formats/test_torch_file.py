@@ -87,6 +87,13 @@ def test_a_checkpoint_of_training_gives_its_weights_and_nothing_is_called(tmp_pa
     assert (tmp_path / "trap").exists(), "the trap is one"
 
 
+def test_a_tensor_of_a_kind_that_is_not_read_is_named_and_not_left_out(tmp_path) -> None:
+    eight = torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8)
+    torch.save({"a": torch.ones(1), "q": eight}, tmp_path / "m.pt")
+    with pytest.raises(FileError, match="tensor 'q': _rebuild_qtensor"):
+        read(tmp_path / "m.pt")
+
+
 def test_a_folder_of_bin_files_is_read_with_and_without_an_index(tmp_path) -> None:
     weight = some(8, 12)
     torch.save({"a.weight": weight}, tmp_path / "pytorch_model.bin")

@@ -18,7 +18,8 @@ _LAYOUTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("nvfp4 or mxfp4", ("weight_packed", "weight_global_scale"), _DEQUANTIZE),
     ("GPTQ or AWQ", ("qweight", "scales"), _DEQUANTIZE),
     ("bitsandbytes", ("weight.absmax", "weight.quant_map"), _DEQUANTIZE),
-    ("bitsandbytes int8", ("weight.SCB",), _DEQUANTIZE),
+    ("bitsandbytes int8", ("SCB",), _DEQUANTIZE),
+    ("float8 in blocks (DeepSeek)", ("weight_scale_inv",), _DEQUANTIZE),
     (
         "torch's semi-structured tensors (2:4)",
         ("weight.packed", "weight.meta"),

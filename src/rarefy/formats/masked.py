@@ -46,6 +46,8 @@ def fold(entries: Mapping[str, Tensor | Held]) -> dict[str, Tensor | Held]:
     for weight, mask, target, logits in _pairs(entries):
         if target != weight and target in entries:
             raise FileError(f"tensor {target!r}: it is stored twice, plain and as {weight!r}; get the file again")
+        if isinstance(found.get(target), Masked):
+            raise FileError(f"tensor {target!r}: it has two masks, {mask!r} and another; save it with one of them")
         value, kept = entries[weight], entries[mask]
         found.pop(weight), found.pop(mask)
         found[target] = _checked(target, value, kept, logits=logits)

@@ -73,7 +73,9 @@ def _tensor(node: Any, records: Records, name: str) -> Tensor | Held | None:
         return _dense(args[0], records, name)
     if what.name == "_rebuild_sparse_tensor" and len(args) == 2:
         return _sparse(*args, records, name)
-    return _dense(node, records, name)
+    found = _dense(node, records, name)
+    _require(found is not None or not what.name.startswith("_rebuild"), name, f"{what.name} makes no tensor read here")
+    return found
 
 
 def _dense(node: Any, records: Records, name: str) -> Tensor | None:

@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from rarefy.core.errors import FileError, unknown_name
-from rarefy.formats.adapters import merge
+from rarefy.formats.adapters import Delta, merge
 from rarefy.formats.atomic import write_text
 from rarefy.formats.folder import read, read_contents, read_json
 from rarefy.formats.held import Held, dense
 from rarefy.formats.interchange import SHARD_BYTES, write_tensors
+from rarefy.recipes.store_activations import forget_activations, weights_alone
 from rarefy.recipes.store_carry import carry_companions
+from rarefy.recipes.store_engine import forget_engine
 from rarefy.recipes.store_hf import NEVER, compression_block, without
 
 
@@ -68,11 +70,15 @@ def weights_of(source: Path, options: Options) -> dict[str, Tensor | Held]:
     contents = read_contents(source, mapped=True)
     if options.adapter is None:
         return dict(contents.tensors)
-    named = {contents.aliases.get(name, name): entry for name, entry in read(options.adapter).items()}
+    changes = read(options.adapter)
+    if not any(isinstance(entry, Delta) for entry in changes.values()):
+        raise FileError(f"convert: {options.adapter} holds no SHiRA or Super-Tuning changes; give the adapter's folder")
+    named = {contents.aliases.get(name, name): entry for name, entry in changes.items()}
     return merge(contents.tensors, named)
 
 
 def _folder(source: Path, target: Path, options: Options, *, to: str, layout: str) -> Conversion:
+    notes = weights_alone(source)
     tensors = {name: dense(entry) for name, entry in weights_of(source, options).items()}
     written = write_tensors(target, tensors, layout=layout, shard_bytes=options.shard_bytes)
     files = list(written.files)
@@ -80,7 +86,10 @@ def _folder(source: Path, target: Path, options: Options, *, to: str, layout: st
         files += carry_companions(source, target)
         if (source / "config.json").exists():
             files += _write_config(source, target, layout, written.sparse)
-    notes = ("nothing fitted the layout; every tensor is dense",) if layout != "dense" and not written.sparse else ()
+    forget_engine(target)
+    forget_activations(target)
+    if layout != "dense" and not written.sparse:
+        notes += ("nothing fitted the layout; every tensor is dense",)
     return conversion(to, target, files, written.sparse, notes)
 
 

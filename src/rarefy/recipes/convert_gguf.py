@@ -12,6 +12,7 @@ from rarefy.formats.atomic import replace_file
 from rarefy.formats.folder import read_json
 from rarefy.formats.held import dense
 from rarefy.recipes.convert import Conversion, Options, conversion, weights_of
+from rarefy.recipes.store_activations import weights_alone
 
 _NAMES = {  # of a layer: as Hugging Face calls its weights, as GGUF does
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
@@ -36,8 +37,8 @@ def to_gguf(source: Path, target: Path, options: Options) -> Conversion:
         raise FileError("convert: gguf is not installed; pip install gguf") from error
     config = read_json(source / "config.json")
     kind = _checked_kind(config, source)
+    notes = [*weights_alone(source), *_windows(config)]
     tensors = {name: dense(entry) for name, entry in weights_of(source, options).items()}
-    notes: list[str] = []
 
     def write(aside: Path) -> None:
         writer = gguf.GGUFWriter(str(aside), kind)
@@ -67,7 +68,19 @@ def _checked_kind(config: Mapping[str, Any], source: Path) -> str:
             f"convert: {source} scales its positions or has biases that are not written here; write it with --to hf "
             "and use llama.cpp's convert_hf_to_gguf.py"
         )
+    if config.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise ModelError(
+            f"convert: {source} computes {config['hidden_act']!r} between its feed-forward matrices, llama.cpp's {kind} "
+            "always silu; run it with rarefy or transformers"
+        )
     return kind
+
+
+def _windows(config: Mapping[str, Any]) -> list[str]:
+    seen = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if not isinstance(seen, int) or seen >= config["max_position_embeddings"]:
+        return []
+    return [f"llama.cpp lets each token see all before it, the model the last {seen}: longer texts come out otherwise"]
 
 
 def _describe(writer: Any, config: Mapping[str, Any]) -> None:
@@ -80,7 +93,10 @@ def _describe(writer: Any, config: Mapping[str, Any]) -> None:
     writer.add_head_count(heads)
     writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(config.get("head_dim") or width // heads)
+    head = config.get("head_dim") or width // heads
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0))
     writer.add_vocab_size(config["vocab_size"])
 

@@ -32,9 +32,8 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
     Tensors are stored sparse where that is smaller, weights that were rounded while they were pruned as their integers
     and scales. Of a Hugging Face model the config is written too, and the small companion files (tokenizer, pooling,
     ...) of the folder `carry` are copied. Of a compiled model the model that was compiled is saved. The selectors of
-    `sparsify_activations` go into a folder with it, not into a single file. Every file is
-    replaced as a whole, the weights last: if the disk is full or the process is killed, the old weights are still
-    there.
+    `sparsify_activations` go into a folder with it, not into a single file. Every file is replaced as a whole, the
+    weights last: if the disk is full or the process is killed, the old weights are still there.
 
     Raises ModelError (something that cannot be stored without pickling) or FileError (it could not be written).
     """
@@ -46,7 +45,6 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
     extra: list[str] = []
     if weights.parent == path:
         forget_engine(path)
-        forget_activations(path)
         extra += write_activations(source, path, beside, prepared)
         if carry is not None:
             extra += carry_companions(Path(carry), path)
@@ -54,6 +52,8 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
             turned = any(turned_modules(source))
             extra += write_config(source, path, prepared.stored, whole="rarefy-turned" if turned else None)
     write(weights, prepared)
+    if weights.parent == path:
+        forget_activations(path, kept=extra)
     if isinstance(model, Compiled) and weights.parent == path:
         extra += write_engine(model, path)
     return SaveReport(str(path), prepared.stored, aliases, weights.stat().st_size, tuple(sorted(set(extra))))

@@ -6,7 +6,7 @@ belong to.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from rarefy.activations.rotation import hang_rotation, turned_modules
 from rarefy.core.errors import FileError, RarefyError
 from rarefy.formats.atomic import write_text
 from rarefy.formats.container import Contents, Prepared, prepare, write
-from rarefy.formats.folder import read, read_json
+from rarefy.formats.folder import read_contents, read_json
+from rarefy.recipes.store_state import dense
 from rarefy.selectors.attach import Masking, attached, input_selector, select_hidden, select_inputs
 from rarefy.selectors.block_top_k import BlockTopK
 from rarefy.selectors.positive import Positive
@@ -37,7 +38,10 @@ def extra_names(model: nn.Module) -> set[str]:
 
 
 def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor], weights: Prepared) -> list[str]:
-    """Writes both files where there is something to say; their names."""
+    """Writes both files where there is something to say; their names.
+
+    What says where the rest belongs goes first: until all is written, `restore_activations` refuses the folder.
+    """
     tensors = dict(extra)
     selectors = [_out(i, *found, tensors) for i, found in enumerate(attached(model))]
     if not selectors and not tensors:
@@ -49,10 +53,13 @@ def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor
         "turned": [list(found) for found in turned_modules(model)],
         "low_rank": [name for name, module in model.named_modules() if isinstance(module, RankAware)],
     }
-    if tensors:
-        write(folder / TENSORS, prepare(tensors))
+    prepared = prepare(tensors) if tensors else None
+    said["tensors"] = prepared.metadata.get("rarefy.digest") if prepared else None
     write_text(folder / FILE, json.dumps(said, indent=1) + "\n")
-    return [FILE, TENSORS] if tensors else [FILE]
+    if prepared is None:
+        return [FILE]
+    write(folder / TENSORS, prepared)
+    return [FILE, TENSORS]
 
 
 def _out(i: int, name: str, module: nn.Module, selector: Masking, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -79,11 +86,24 @@ def _out(i: int, name: str, module: nn.Module, selector: Masking, tensors: dict[
     return said
 
 
-def forget_activations(folder: Path) -> None:
-    """Removes what an earlier model left, which would not belong to new weights."""
-    for name in (FILE, TENSORS):
+def forget_activations(folder: Path, kept: Collection[str] = ()) -> None:
+    """Removes what an earlier model left, after the new weights are written: old ones may not do without it."""
+    for name in {FILE, TENSORS} - set(kept):
         with suppress(OSError):
             (folder / name).unlink()
+
+
+def weights_alone(folder: Path) -> tuple[str, ...]:
+    """What one has to know who takes the weights without what lies beside. Raises FileError if they need it."""
+    if not (folder / FILE).exists():
+        return ()
+    raw = read_json(folder / FILE)
+    if raw.get("turned"):
+        raise FileError(
+            f"{folder / FILE}: the weights are turned and mean nothing without its rotations, which other programs do "
+            "not apply; give the model as it was before, or use rarefy.load"
+        )
+    return (f"its selectors ({FILE}) stay behind: every input of its layers counts, outputs differ from rarefy.load's",)
 
 
 def restore_activations(model: nn.Module, folder: Path, contents: Contents) -> None:
@@ -97,15 +117,14 @@ def restore_activations(model: nn.Module, folder: Path, contents: Contents) -> N
     raw = read_json(path)
     if raw.get("layout") != LAYOUT:
         raise FileError(f"{path}: layout {raw.get('layout')!r}, this rarefy reads {LAYOUT}; upgrade rarefy")
-    if contents.fingerprint is not None and raw.get("weights") != contents.fingerprint:
+    beside = read_contents(folder / TENSORS) if raw.get("tensors") is not None else Contents({}, {}, own=True)
+    if (raw.get("weights"), raw.get("tensors")) != (contents.fingerprint, beside.fingerprint):
         raise FileError(
             f"{path}: belongs to other weights than those beside it (a save was cut short?); save the model again"
         )
-    held = read(folder / TENSORS) if (folder / TENSORS).exists() else {}
-    tensors = {name: t if isinstance(t, Tensor) else t.to_dense() for name, t in held.items()}
     try:
-        _restore(model, raw, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RarefyError) as error:
+        _restore(model, raw, dense(beside))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RarefyError) as error:
         raise FileError(f"{path}: does not fit the model ({type(error).__name__}: {error}); save it again") from error
 
 
@@ -114,7 +133,10 @@ def _restore(model: nn.Module, raw: Mapping[str, Any], tensors: Mapping[str, Ten
         if buffer not in ("residual_adapter", "rotation"):
             raise ValueError(f"{buffer!r} is no rotation")
         hang_rotation(model, name, buffer)
-        getattr(model.get_submodule(name), buffer).copy_(tensors[f"{name}.{buffer}"])
+        place, held = getattr(model.get_submodule(name), buffer), tensors[f"{name}.{buffer}"]
+        if held.shape != place.shape:
+            raise ValueError(f"{buffer} of {name} is {tuple(held.shape)}, not {tuple(place.shape)}")
+        place.copy_(held)
     for name in raw["low_rank"]:
         layer = model.get_submodule(name)
         left, right = (tensors[f"{name}.{part}"] for part in ("left", "right"))
