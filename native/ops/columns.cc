@@ -4,7 +4,7 @@
 
 #include "core/aligned.h"
 #include "core/denormals.h"
-#include "ops/from_blob.h"
+#include "ops/holds.h"
 #include "ops/parallel.h"
 #include "pack/columns.h"
 
@@ -24,13 +24,9 @@ Active list_active(const Kernel& kernel, const float* x, std::ptrdiff_t tokens, 
   return {columns.data(), count, values.data(), stride, static_cast<int>(tokens)};
 }
 
-class Held : public Layout {
+class Held : public Holds<Packed> {
  public:
-  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w, kernel); })) {}
-  std::size_t nnz() const override { return packed_.nnz; }
-  std::size_t bytes() const override { return packed_.size(); }
-  void unpack(float* weight) const override { columns::unpack(packed_, weight); }
-  void save(BlobWriter& to) const override { to(packed_); }
+  using Holds::Holds;
 
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
@@ -67,28 +63,19 @@ class Held : public Layout {
     if (sums.size() < floats) sums.resize(floats);
     return sums.data();
   }
-
-  Packed packed_;
 };
-
-const char* stored_name(Stored s) {
-  constexpr const char* names[] = {"fp32", "bf16", "int8", "int4"};
-  return names[static_cast<int>(s)];
-}
 
 }  // namespace
 
 std::vector<KernelEntry> entries() {
   std::vector<KernelEntry> out;
   for (const Kernel* k : kernels())
-    out.push_back({k->name, "columns", k->isa, stored_name(k->stored), "fp32", 0, most_tokens, 1});
+    out.push_back({k->name, "columns", k->isa, name_of(k->stored), "fp32", 0, most_tokens, 1});
   return out;
 }
 
 std::unique_ptr<Layout> make(const WeightSource& weight, const std::string& name) {
-  for (const Kernel* k : kernels())
-    if (name == k->name) return std::make_unique<Held>(weight, *k);
-  return nullptr;
+  return make_named<Held>(kernels(), weight, name);
 }
 
 }  // namespace rarefy::columns

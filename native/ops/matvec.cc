@@ -1,21 +1,16 @@
 #include "ops/matvec.h"
 
 #include "ops/few_tokens.h"
-#include "ops/from_blob.h"
+#include "ops/holds.h"
 #include "ops/quantise.h"
 #include "pack/stream.h"
 
 namespace rarefy::matvec {
 namespace {
 
-class Held : public Layout {
+class Held : public Holds<Packed> {
  public:
-  Held(const WeightSource& w, const Kernel& kernel)
-      : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w, kernel); })), input_scale_(w.input_scale), input_zero_(w.input_zero) {}
-  std::size_t nnz() const override { return packed_.nnz(); }
-  std::size_t bytes() const override { return packed_.size(); }
-  void unpack(float* weight) const override { matvec::unpack(packed_, weight); }
-  void save(BlobWriter& to) const override { to(packed_); }
+  Held(const WeightSource& w, const Kernel& kernel) : Holds(w, kernel), input_scale_(w.input_scale), input_zero_(w.input_zero) {}
 
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
@@ -52,7 +47,6 @@ class Held : public Layout {
     return packed_.kernel->format == Format::index ? in() : std::ptrdiff_t{packed_.chunks()} * chunk_columns;
   }
 
-  Packed packed_;
   float input_scale_;
   std::int32_t input_zero_;
 };
@@ -69,9 +63,7 @@ std::vector<KernelEntry> entries() {
 }
 
 std::unique_ptr<Layout> make(const WeightSource& weight, const std::string& name) {
-  for (const Kernel* k : kernels())
-    if (name == k->name) return std::make_unique<Held>(weight, *k);
-  return nullptr;
+  return make_named<Held>(kernels(), weight, name);
 }
 
 }  // namespace rarefy::matvec

@@ -5,20 +5,16 @@
 
 #include "core/aligned.h"
 #include "kernels/elementwise/contract.h"
-#include "ops/from_blob.h"
+#include "ops/holds.h"
 #include "ops/parallel.h"
 #include "pack/neurons.h"
 
 namespace rarefy::neurons {
 namespace {
 
-class Held : public Layout {
+class Held : public Holds<Packed> {
  public:
-  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w, kernel); })) {}
-  std::size_t nnz() const override { return packed_.nnz; }
-  std::size_t bytes() const override { return packed_.size(); }
-  void unpack(float* weight) const override { neurons::unpack(packed_, weight); }
-  void save(BlobWriter& to) const override { to(packed_); }
+  using Holds::Holds;
 
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
@@ -44,28 +40,18 @@ class Held : public Layout {
       packed_.kernel->multiply(view, list + bound(part), bound(part + 1) - bound(part), x, tokens, bias, y, out());
     });
   }
-
- private:
-  Packed packed_;
 };
-
-const char* stored_name(Stored s) {
-  constexpr const char* names[] = {"fp32", "bf16", "int8", "int4"};
-  return names[static_cast<int>(s)];
-}
 
 }  // namespace
 
 std::vector<KernelEntry> entries() {
   std::vector<KernelEntry> out;
-  for (const Kernel* k : kernels()) out.push_back({k->name, "neurons", k->isa, stored_name(k->stored), "fp32", 1, 4, run_inputs});
+  for (const Kernel* k : kernels()) out.push_back({k->name, "neurons", k->isa, columns::name_of(k->stored), "fp32", 1, 4, run_inputs});
   return out;
 }
 
 std::unique_ptr<Layout> make(const WeightSource& weight, const std::string& name) {
-  for (const Kernel* k : kernels())
-    if (name == k->name) return std::make_unique<Held>(weight, *k);
-  return nullptr;
+  return make_named<Held>(kernels(), weight, name);
 }
 
 }  // namespace rarefy::neurons

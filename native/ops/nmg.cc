@@ -3,19 +3,15 @@
 #include <algorithm>
 
 #include "ops/few_tokens.h"
-#include "ops/from_blob.h"
+#include "ops/holds.h"
 #include "pack/nmg.h"
 
 namespace rarefy::nmg {
 namespace {
 
-class Held : public Layout {
+class Held : public Holds<Packed> {
  public:
-  Held(const WeightSource& w, const Kernel& kernel) : Layout(w.out, w.in), packed_(packed_from<Packed>(w, kernel, [&] { return pack(w, kernel); })) {}
-  std::size_t nnz() const override { return packed_.nnz(); }
-  std::size_t bytes() const override { return packed_.size(); }
-  void unpack(float* weight) const override { nmg::unpack(packed_, weight); }
-  void save(BlobWriter& to) const override { to(packed_); }
+  using Holds::Holds;
 
   void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                 int threads) const override {
@@ -32,9 +28,6 @@ class Held : public Layout {
       token += count;
     }
   }
-
- private:
-  Packed packed_;
 };
 
 }  // namespace
@@ -47,9 +40,7 @@ std::vector<KernelEntry> entries() {
 }
 
 std::unique_ptr<Layout> make(const WeightSource& weight, const std::string& name) {
-  for (const Kernel* k : kernels())
-    if (name == k->name) return std::make_unique<Held>(weight, *k);
-  return nullptr;
+  return make_named<Held>(kernels(), weight, name);
 }
 
 }  // namespace rarefy::nmg

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "pack/bits.h"
+#include "pack/row_scales.h"
 #include "pack/scales4.h"
 
 namespace rarefy::columns {
@@ -73,9 +72,8 @@ void append_groups(Packed& p, const WeightSource& weight, const Piece& piece, in
     unsigned char* const values = put(scales.data(), rows, 2, p.bytes.data() + at);
     for (int k = 0; k < group_inputs && c + k < piece.count; ++k)
       for (int r = 0; r < rows; ++r) {
-        const int place = nibble_place(r % 128);
-        values[k * slice + r / 128 * 64 + 4 * nibble_word(r % 128) + place / 2] |=
-            static_cast<unsigned char>((piece.column(c + k)[r] & 15u) << (4 * (place % 2)));
+        const Nibble at_row = nibble_of(r % 128);
+        values[k * slice + r / 128 * 64 + at_row.byte] |= static_cast<unsigned char>((piece.column(c + k)[r] & 15u) << at_row.shift);
       }
   }
 }
@@ -103,15 +101,9 @@ int panel_rows(int out, const Kernel& kernel) {
 
 }  // namespace
 
-int Packed::rows_of(int number) const {
-  const int left = out - number * panel, line = rows_a_line(kernel->stored);
-  return left >= panel ? panel : (left + line - 1) / line * line;
-}
-
 Packed pack(const WeightSource& weight, const Kernel& kernel) {
   if (kernel.stored == Stored::int4) scales4::require(weight, kernel.name);
-  if (kernel.stored == Stored::int8 && weight.groups != 1)
-    throw std::invalid_argument(std::string("pack: kernel ") + kernel.name + " takes one scale a row, got " + std::to_string(weight.groups));
+  if (kernel.stored == Stored::int8) require_row_scales(weight, kernel.name);
   Packed p;
   p.out = weight.out;
   p.in = weight.in;
@@ -151,10 +143,9 @@ float value4(const Packed& p, const unsigned char* base, int rows, int row, int 
   const unsigned char* const group = base + (k / group_inputs) * (2 * std::size_t(rows) + group_inputs * slice);
   std::uint16_t scale;
   std::memcpy(&scale, group + 2 * r, 2);
-  const int place = nibble_place(r % 128);
-  const unsigned char byte = group[2 * rows + (k % group_inputs) * slice + r / 128 * 64 + 4 * nibble_word(r % 128) + place / 2];
-  const int code = byte >> (4 * (place % 2)) & 15;
-  return p.scales[row] * static_cast<float>(scale) * static_cast<float>(code < 8 ? code : code - 16);
+  const Nibble at = nibble_of(r % 128);
+  const unsigned char byte = group[2 * rows + (k % group_inputs) * slice + r / 128 * 64 + at.byte];
+  return p.scales[row] * static_cast<float>(scale) * static_cast<float>(nibble_value(byte, at.shift));
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ struct Packed {
   }
 
   int panels() const { return panel == 0 ? 0 : (out + panel - 1) / panel; }
-  int rows_of(int number) const;  // of a panel, with those behind the last
+  int rows_of(int number) const { return columns::rows_of(kernel->stored, out, panel, number); }
   std::size_t size() const;
   Panels view() const;
 };

@@ -2,19 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
-#include <string>
 
 #include "pack/keep.h"
+#include "pack/row_scales.h"
 
 namespace rarefy::fanin {
 namespace {
-
-void require(const WeightSource& weight, const Kernel& kernel) {
-  const std::string who = std::string("pack: kernel ") + kernel.name;
-  if (kernel.stored == Stored::int8 && weight.groups != 1)
-    throw std::invalid_argument(who + " takes one scale a row, got " + std::to_string(weight.groups));
-}
 
 std::vector<std::uint32_t> columns_of(const WeightSource& weight, int row) {
   std::vector<std::uint32_t> out;
@@ -36,7 +29,7 @@ Place place(const Packed& p, int row, int step) {
 }  // namespace
 
 Packed pack(const WeightSource& weight, const Kernel& kernel) {
-  require(weight, kernel);
+  if (kernel.stored == Stored::int8) require_row_scales(weight, kernel.name);
   Packed p;
   p.out = weight.out;
   p.in = weight.in;

@@ -1,10 +1,9 @@
 #include "pack/neurons.h"
 
 #include <cstring>
-#include <stdexcept>
-#include <string>
 
 #include "pack/bits.h"
+#include "pack/row_scales.h"
 #include "pack/scales4.h"
 
 namespace rarefy::neurons {
@@ -16,37 +15,37 @@ struct Place {
   int shift;
 };
 Place place_of(int k) {
-  const int in_run = k % run_inputs, place = columns::nibble_place(in_run);
-  return {std::size_t(k / run_inputs) * run_bytes + 4 * columns::nibble_word(in_run) + place / 2, 4 * (place % 2)};
+  const columns::Nibble at = columns::nibble_of(k % run_inputs);
+  return {std::size_t(k / run_inputs) * run_bytes + at.byte, at.shift};
 }
 std::size_t scale_of(int k) { return std::size_t(k / run_inputs) * run_bytes + 64 + 2 * (k % run_inputs / scales4::group_inputs); }
 
-void put4(const WeightSource& weight, int row, float most, unsigned char* to) {
+// How many entries of the row are not 0.
+std::size_t put4(const WeightSource& weight, int row, float most, unsigned char* to) {
   for (int k = 0; k < weight.in; k += scales4::group_inputs) {
     const std::uint16_t scale = scales4::rounded(scales4::of(weight, row, k / scales4::group_inputs), most);
     std::memcpy(to + scale_of(k), &scale, 2);
   }
+  std::size_t nnz = 0;
   for (int k = 0; k < weight.in; ++k) {
     const Place at = place_of(k);
-    to[at.byte] |= static_cast<unsigned char>((weight.codes[static_cast<std::size_t>(row) * weight.in + k] & 15) << at.shift);
+    const std::int8_t code = weight.codes[static_cast<std::size_t>(row) * weight.in + k];
+    to[at.byte] |= static_cast<unsigned char>((code & 15) << at.shift);
+    nnz += code != 0;
   }
+  return nnz;
 }
 
-void put(const WeightSource& weight, Stored stored, int row, unsigned char* to) {
+std::size_t put(const WeightSource& weight, Stored stored, int row, unsigned char* to) {
   const int size = columns::size_of(stored);
+  std::size_t nnz = 0;
   for (int k = 0; k < weight.in; ++k) {
     const std::size_t at = static_cast<std::size_t>(row) * weight.in + k;
     const std::uint32_t bits = stored == Stored::int8 ? static_cast<std::uint8_t>(weight.codes[at]) : bits_of(weight.values[at], stored == Stored::bf16);
     std::memcpy(to + std::size_t(k) * size, &bits, size);
+    nnz += bits != 0;
   }
-}
-
-std::size_t count(const Packed& p) {
-  AlignedVector<float> all(static_cast<std::size_t>(p.out) * p.in);
-  unpack(p, all.data());
-  std::size_t n = 0;
-  for (const float value : all) n += value != 0.0f;
-  return n;
+  return nnz;
 }
 
 }  // namespace
@@ -54,8 +53,7 @@ std::size_t count(const Packed& p) {
 Packed pack(const WeightSource& weight, const Kernel& kernel) {
   const bool four = kernel.stored == Stored::int4;
   if (four) scales4::require(weight, kernel.name);
-  if (kernel.stored == Stored::int8 && weight.groups != 1)
-    throw std::invalid_argument(std::string("pack: kernel ") + kernel.name + " takes one scale a row, got " + std::to_string(weight.groups));
+  if (kernel.stored == Stored::int8) require_row_scales(weight, kernel.name);
   Packed p;
   p.out = weight.out;
   p.in = weight.in;
@@ -64,11 +62,9 @@ Packed pack(const WeightSource& weight, const Kernel& kernel) {
   for (int row = 0; row < p.out; ++row) {
     unsigned char* const to = p.bytes.data() + row * p.stride();
     const float most = four ? scales4::largest(weight, row) : 1.0f;
-    if (four) put4(weight, row, most, to);
-    else put(weight, kernel.stored, row, to);
+    p.nnz += four ? put4(weight, row, most, to) : put(weight, kernel.stored, row, to);
     if (kernel.stored >= Stored::int8) p.scales.push_back(four ? most / scales4::full : weight.scales[row]);
   }
-  p.nnz = count(p);
   return p;
 }
 
@@ -85,8 +81,7 @@ void unpack(const Packed& p, float* weight) {
         case Stored::int4: {
           std::memcpy(&half, from + scale_of(k), 2);
           const Place at = place_of(k);
-          const int code = from[at.byte] >> at.shift & 15;
-          to[k] = p.scales[row] * static_cast<float>(half) * static_cast<float>(code < 8 ? code : code - 16);
+          to[k] = p.scales[row] * static_cast<float>(half) * static_cast<float>(columns::nibble_value(from[at.byte], at.shift));
         }
       }
     }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "pack/keep.h"
+#include "pack/row_scales.h"
 
 namespace rarefy::nmg {
 namespace {
@@ -89,8 +90,7 @@ Place place(const Packed& p, int row, int step, int i) {
 
 Packed pack(const WeightSource& weight, const Kernel& kernel) {
   const std::string who = std::string("pack: kernel ") + kernel.name;
-  if (kernel.stored == Stored::int8 && weight.groups != 1)
-    throw std::invalid_argument(who + " takes one scale a row, got " + std::to_string(weight.groups));
+  if (kernel.stored == Stored::int8) require_row_scales(weight, kernel.name);
   if (weight.in > widest) throw std::invalid_argument(who + " takes up to 65536 inputs, got " + std::to_string(weight.in));
   Packed p;
   p.out = weight.out;

@@ -8,6 +8,7 @@
 
 #include "pack/bits.h"
 #include "pack/groups.h"
+#include "pack/row_scales.h"
 
 namespace rarefy::matvec {
 namespace {
@@ -112,7 +113,7 @@ class Writer {
 
 Packed pack(const WeightSource& weight, const Kernel& kernel) {
   const bool bytes = kernel.stored == Stored::int8;
-  if (bytes && weight.groups != 1) refuse(kernel, "takes one scale a row, got " + std::to_string(weight.groups));
+  if (bytes) require_row_scales(weight, kernel.name);
   if (kernel.format == Format::index && weight.in > 65536) refuse(kernel, "holds 16-bit columns, got " + std::to_string(weight.in) + " inputs");
   Packed p;
   p.out = weight.out;

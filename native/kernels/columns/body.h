@@ -6,11 +6,6 @@ inline constexpr int ahead = 4096;  // bytes of 4-bit slices fetched in advance
 // All is fetched into the second cache: the first has room for some 16 lines on their way, which is less than two threads
 // need (8-bit weights, half of the inputs, 2048 outputs: 18 GB/s into the first, 24 into the second).
 
-inline int rows_of(const columns::Panels& w, int panel, int line) {  // with those behind the last
-  const int left = w.out - panel * w.panel;
-  return left >= w.panel ? w.panel : (left + line - 1) / line * line;
-}
-
 // Where the slices of a panel are.
 template <Format format, Stored stored>
 struct Slices {
@@ -210,7 +205,7 @@ inline void add_panel(const Slices<Format::dense, Stored::int4>& slices, const A
 
 template <Format format, Stored stored>
 void add_active(const columns::Panels& w, int panel, const Active& a, float* sums, std::ptrdiff_t apart) noexcept {
-  const Slices<format, stored> slices{w, panel, rows_of(w, panel, columns::rows_a_line(stored))};
+  const Slices<format, stored> slices{w, panel, columns::rows_of(stored, w.out, w.panel, panel)};
   for (int t = 0; t < a.tokens; ++t)
     for (int r = 0; r < slices.rows; r += width) store(sums + t * apart + r, zero());
   if (a.count > 0) add_panel(slices, a, sums, apart);

@@ -5,7 +5,7 @@
 // all columns one after the other, each a slice of whole lines, so that a skipped column costs no memory traffic. Panels
 // are as wide as their sums fit the nearest cache: behind every slice that is not followed by its neighbour the hardware
 // has fetched some lines for nothing (of 8-bit weights half skipped, slices of 256 bytes arrive at 12 GB/s, of 2816 at 22).
-//   dense    the panel's values; of 4-bit weights 128 rows a line (`nibble_row`), and before every 16 columns one 16-bit
+//   dense    the panel's values; of 4-bit weights 128 rows a line (`nibble_of`), and before every 16 columns one 16-bit
 //            scale a row
 //   bitmask  a bit a row (little-endian), then the values of the rows that are there; slices begin anywhere
 #pragma once
@@ -23,6 +23,10 @@ enum class Stored : int { fp32 = 0, bf16 = 1, int8 = 2, int4 = 3 };
 
 constexpr int size_of(Stored s) { return s == Stored::fp32 ? 4 : s == Stored::bf16 ? 2 : 1; }
 constexpr int rows_a_line(Stored s) { return s == Stored::int4 ? 128 : 64 / size_of(s); }
+constexpr const char* name_of(Stored s) {
+  constexpr const char* names[] = {"fp32", "bf16", "int8", "int4"};
+  return names[static_cast<int>(s)];
+}
 constexpr std::size_t slice_bytes(Stored s, int rows) { return s == Stored::int4 ? rows / 2 : std::size_t(rows) * size_of(s); }
 
 inline constexpr int widest_panel = 5632;  // rows; a multiple of every rows_a_line
@@ -30,9 +34,21 @@ inline constexpr int group_inputs = 16; // columns that share a scale (4-bit)
 inline constexpr int overread = 256;    // bytes that may be read (not used) behind the end
 inline constexpr int most_tokens = 16;  // in one pass over the weights
 
-// Where the 4-bit value of a line's row r stands: nibble r / 16 of the 32-bit word r % 16.
-constexpr int nibble_word(int row) { return row % 16; }
-constexpr int nibble_place(int row) { return row / 16; }
+// Where the 4-bit value of place i in a line of 128 stands: nibble i / 16 of the 32-bit word i % 16.
+struct Nibble {
+  int byte, shift;
+};
+constexpr Nibble nibble_of(int i) { return {4 * (i % 16) + i / 32, 4 * (i / 16 % 2)}; }
+constexpr int nibble_value(unsigned char byte, int shift) {
+  const int code = byte >> shift & 15;
+  return code < 8 ? code : code - 16;
+}
+
+// Rows of panel `number`, whole lines: of the last with those behind the weight's.
+constexpr int rows_of(Stored s, int out, int panel, int number) {
+  const int left = out - number * panel, line = rows_a_line(s);
+  return left >= panel ? panel : (left + line - 1) / line * line;
+}
 
 struct Panels {
   int out, in, panel;            // panel: rows of all but the last

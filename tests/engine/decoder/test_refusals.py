@@ -9,7 +9,8 @@ from torch import nn
 import rarefy
 from rarefy.core.errors import EngineError, RarefyError
 from rarefy.engine import Compiled, CompiledDecoder
-from rarefy.engine.decoder.recognise import NotKnownError, recognise
+from rarefy.engine.decoder.parts import NotKnownError
+from rarefy.engine.decoder.recognise import recognise
 
 
 @pytest.fixture(scope="module")

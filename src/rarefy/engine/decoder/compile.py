@@ -12,8 +12,9 @@ from rarefy.engine.capture import Example
 from rarefy.engine.decoder.choose import Chooser, Plan, plan_of
 from rarefy.engine.decoder.generate import positions_of
 from rarefy.engine.decoder.model import CompiledDecoder
+from rarefy.engine.decoder.parts import NotKnownError
 from rarefy.engine.decoder.profile import parts_of_a_token
-from rarefy.engine.decoder.recognise import NotKnownError, recognise
+from rarefy.engine.decoder.recognise import recognise
 from rarefy.engine.decoder.runner import Runner
 from rarefy.engine.decoder.selecting import selected_inputs
 from rarefy.engine.decoder.structure import Structure

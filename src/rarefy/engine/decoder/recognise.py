@@ -1,32 +1,28 @@
 """From a model of Hugging Face to the structure that the runtime knows: Llama, Mistral, Qwen 2 and 3, OPT, GPT-2."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rarefy.engine.decoder.selecting import NotKnownSelectorError, alike, foreign_hooks, native_select
+from rarefy.engine.decoder.parts import (
+    NotKnownError,
+    activation_of,
+    floats,
+    hidden_of,
+    merged_of,
+    norm_of,
+    stacked_of,
+)
+from rarefy.engine.decoder.selecting import NotKnownSelectorError, foreign_hooks
 from rarefy.engine.decoder.structure import Layer, Merged, Structure
-from rarefy.ops.decoder import Norm, Sizes
+from rarefy.ops.decoder import Sizes
 from rarefy.selectors import hidden_selector, input_selector
 from rarefy.selectors.attach import attached
 
-_ACTIVATIONS = {
-    "SiLU": "silu",
-    "SiLUActivation": "silu",
-    "ReLU": "relu",
-    "GELUActivation": "gelu",
-    "NewGELUActivation": "gelu_tanh",
-    "GELUTanh": "gelu_tanh",
-    "PytorchGELUTanh": "gelu_tanh",
-}
 _STATIC_ROTARY = ("default", "linear", "llama3", "yarn")  # cosines depend on the position only
-
-
-class NotKnownError(Exception):
-    """Why a model is not one that the runtime knows."""
 
 
 def recognise(model: nn.Module) -> Structure:
@@ -59,63 +55,15 @@ def _require_plain(model: nn.Module) -> None:
             raise NotKnownError(f"{name} is {parameter.dtype} on {parameter.device}; call model.float().cpu() first")
 
 
-def _floats(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous()
-
-
-def _norm(module: Any) -> Norm:
-    if type(module) is nn.LayerNorm and module.weight is not None:
-        bias = None if module.bias is None else _floats(module.bias)
-        return Norm(False, _floats(module.weight), bias, module.eps)
-    if type(module).__name__.endswith("RMSNorm") and isinstance(module.weight, Tensor):
-        return Norm(True, _floats(module.weight), None, float(module.variance_epsilon))
-    raise NotKnownError(f"{type(module).__name__} is not a norm with a weight")
-
-
 def _require_all_selectors(model: nn.Module, structure: Structure) -> None:
     """None may hang where the runtime does not look for it: it would be ignored."""
-    read = {id(merged.selector) for layer in structure.layers for merged in layer.merged()}
-    read |= {id(layer.hidden) for layer in structure.layers} | {id(structure.head.selector)}
-    parts = [p for layer in structure.layers for merged in layer.merged() for p in merged.parts]
-    known = {id(input_selector(part)) for part in parts} | read
+    merged = [structure.head, *(one for layer in structure.layers for one in layer.merged())]
+    parts = {id(part): input_selector(part) for one in merged for part in one.parts}
+    known = Counter(map(id, (*parts.values(), *(layer.hidden for layer in structure.layers))))
     for name, _, selector in attached(model):
-        if id(selector) not in known:
+        known[id(selector)] -= 1
+        if known[id(selector)] < 0:
             raise NotKnownError(f"{name} has a selector where the runtime takes none")
-
-
-def _hidden(module: Any, features: int) -> dict[str, Any]:
-    """What a layer says of the neurons that are used behind its activation."""
-    selector = hidden_selector(module)
-    return {"hidden": selector, "hidden_select": native_select(selector, features)}
-
-
-def _stacked(*parts: tuple[str, Any], activation: str = "none") -> tuple[Merged, ...]:
-    """Layers of one input: neighbours that look at the same of it are merged."""
-    groups: list[list[tuple[str, Any]]] = []
-    for name, part in parts:
-        if groups and alike(input_selector(groups[-1][0][1]), input_selector(part)):
-            groups[-1].append((name, part))
-        else:
-            groups.append([(name, part)])
-    return tuple(_merged(group[0][0], *(part for _, part in group), activation=activation) for group in groups)
-
-
-def _merged(name: str, *parts: Any, activation: str = "none") -> Merged:
-    for part in parts:
-        if type(part) is not nn.Linear and type(part).__name__ != "Conv1D":
-            raise NotKnownError(f"{name} is a {type(part).__name__}, not a plain linear layer")
-        if not isinstance(part._parameters.get("weight"), nn.Parameter):
-            raise NotKnownError(f"{name}: its weight is computed from others")
-    selector = input_selector(parts[0])
-    merged = Merged(name, tuple(parts), activation, selector)
-    return merged if selector is None else replace(merged, select=native_select(selector, merged.in_features))
-
-
-def _activation(module: Any) -> str:
-    found = _ACTIVATIONS.get(type(module).__name__)
-    if found is None:
-        raise NotKnownError(f"the activation {type(module).__name__} has no kernel")
-    return found
 
 
 def _names(prefix: str, layers: Any) -> Iterator[tuple[str, Any]]:
@@ -135,8 +83,8 @@ def _llama(model: Any) -> Structure:
     if 2 * body.rotary_emb.inv_freq.numel() != depth:
         raise NotKnownError(f"only a part of the {depth} features of a head is turned by its position")
     sizes = Sizes(config.hidden_size, config.num_attention_heads, config.num_key_value_heads, depth)
-    head = _merged("lm_head", model.lm_head)
-    embedding = _floats(body.embed_tokens.weight)
+    head = merged_of("lm_head", model.lm_head)
+    embedding = floats(body.embed_tokens.weight)
     return Structure(
         type(model).__name__,
         sizes,
@@ -145,7 +93,7 @@ def _llama(model: Any) -> Structure:
         0,
         body.rotary_emb,
         layers,
-        _norm(body.norm),
+        norm_of(body.norm),
         head,
         config.max_position_embeddings,
     )
@@ -154,18 +102,20 @@ def _llama(model: Any) -> Structure:
 def _llama_layer(name: str, layer: Any) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(
-        _norm(layer.input_layernorm),
-        _stacked(*((f"{name}.self_attn.{part}", getattr(attention, part)) for part in ("q_proj", "k_proj", "v_proj"))),
-        _norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-        _norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+        norm_of(layer.input_layernorm),
+        stacked_of(
+            *((f"{name}.self_attn.{part}", getattr(attention, part)) for part in ("q_proj", "k_proj", "v_proj"))
+        ),
+        norm_of(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        norm_of(attention.k_norm) if hasattr(attention, "k_norm") else None,
         float(attention.scaling),
-        _merged(f"{name}.self_attn.o_proj", attention.o_proj),
-        _norm(layer.post_attention_layernorm),
+        merged_of(f"{name}.self_attn.o_proj", attention.o_proj),
+        norm_of(layer.post_attention_layernorm),
         _gated(f"{name}.mlp", mlp),
         True,
-        _activation(mlp.act_fn),
-        _merged(f"{name}.mlp.down_proj", mlp.down_proj),
-        **_hidden(mlp.act_fn, mlp.down_proj.in_features),
+        activation_of(mlp.act_fn),
+        merged_of(f"{name}.mlp.down_proj", mlp.down_proj),
+        **hidden_of(mlp.act_fn, mlp.down_proj.in_features),
     )
 
 
@@ -173,8 +123,8 @@ def _gated(name: str, mlp: Any) -> tuple[Merged, ...]:
     """Gate and up: one layer, or two where neurons are selected between them."""
     parts = (f"{name}.gate_proj", mlp.gate_proj), (f"{name}.up_proj", mlp.up_proj)
     if hidden_selector(mlp.act_fn) is None:
-        return _stacked(*parts)
-    return _merged(*parts[0], activation=_activation(mlp.act_fn)), _merged(*parts[1])
+        return stacked_of(*parts)
+    return merged_of(*parts[0], activation=activation_of(mlp.act_fn)), merged_of(*parts[1])
 
 
 def _opt(model: Any) -> Structure:
@@ -187,13 +137,13 @@ def _opt(model: Any) -> Structure:
     return Structure(
         type(model).__name__,
         Sizes(config.hidden_size, heads, heads, config.hidden_size // heads),
-        _floats(body.embed_tokens.weight),
-        _floats(body.embed_positions.weight),
+        floats(body.embed_tokens.weight),
+        floats(body.embed_positions.weight),
         body.embed_positions.offset,
         None,
         layers,
-        None if body.final_layer_norm is None else _norm(body.final_layer_norm),
-        _merged("lm_head", model.lm_head),
+        None if body.final_layer_norm is None else norm_of(body.final_layer_norm),
+        merged_of("lm_head", model.lm_head),
         config.max_position_embeddings,
         positions_from_mask=True,
     )
@@ -201,20 +151,22 @@ def _opt(model: Any) -> Structure:
 
 def _opt_layer(name: str, layer: Any) -> Layer:
     attention = layer.self_attn
-    activation = _activation(layer.activation_fn)
+    activation = activation_of(layer.activation_fn)
     return Layer(
-        _norm(layer.self_attn_layer_norm),
-        _stacked(*((f"{name}.self_attn.{part}", getattr(attention, part)) for part in ("q_proj", "k_proj", "v_proj"))),
+        norm_of(layer.self_attn_layer_norm),
+        stacked_of(
+            *((f"{name}.self_attn.{part}", getattr(attention, part)) for part in ("q_proj", "k_proj", "v_proj"))
+        ),
         None,
         None,
         float(attention.scaling),
-        _merged(f"{name}.self_attn.out_proj", attention.out_proj),
-        _norm(layer.final_layer_norm),
-        (_merged(f"{name}.fc1", layer.fc1, activation=activation),),
+        merged_of(f"{name}.self_attn.out_proj", attention.out_proj),
+        norm_of(layer.final_layer_norm),
+        (merged_of(f"{name}.fc1", layer.fc1, activation=activation),),
         False,
         "none",
-        _merged(f"{name}.fc2", layer.fc2),
-        **_hidden(layer.activation_fn, layer.fc2.in_features),
+        merged_of(f"{name}.fc2", layer.fc2),
+        **hidden_of(layer.activation_fn, layer.fc2.in_features),
     )
 
 
@@ -228,32 +180,32 @@ def _gpt2(model: Any) -> Structure:
     return Structure(
         type(model).__name__,
         Sizes(config.hidden_size, heads, heads, config.hidden_size // heads),
-        _floats(body.wte.weight),
-        _floats(body.wpe.weight),
+        floats(body.wte.weight),
+        floats(body.wpe.weight),
         0,
         None,
         layers,
-        _norm(body.ln_f),
-        _merged("lm_head", model.lm_head),
+        norm_of(body.ln_f),
+        merged_of("lm_head", model.lm_head),
         config.max_position_embeddings,
     )
 
 
 def _gpt2_layer(name: str, layer: Any) -> Layer:
-    activation = _activation(layer.mlp.act)
+    activation = activation_of(layer.mlp.act)
     return Layer(
-        _norm(layer.ln_1),
-        (_merged(f"{name}.attn.c_attn", layer.attn.c_attn),),
+        norm_of(layer.ln_1),
+        (merged_of(f"{name}.attn.c_attn", layer.attn.c_attn),),
         None,
         None,
         float(layer.attn.scaling),
-        _merged(f"{name}.attn.c_proj", layer.attn.c_proj),
-        _norm(layer.ln_2),
-        (_merged(f"{name}.mlp.c_fc", layer.mlp.c_fc, activation=activation),),
+        merged_of(f"{name}.attn.c_proj", layer.attn.c_proj),
+        norm_of(layer.ln_2),
+        (merged_of(f"{name}.mlp.c_fc", layer.mlp.c_fc, activation=activation),),
         False,
         "none",
-        _merged(f"{name}.mlp.c_proj", layer.mlp.c_proj),
-        **_hidden(layer.mlp.act, layer.mlp.c_proj.weight.shape[0]),
+        merged_of(f"{name}.mlp.c_proj", layer.mlp.c_proj),
+        **hidden_of(layer.mlp.act, layer.mlp.c_proj.weight.shape[0]),
     )
 
 

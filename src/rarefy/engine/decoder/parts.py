@@ -1,0 +1,77 @@
+"""Parts of a model of Hugging Face as the runtime takes them: norms, linear layers and their selectors, activations."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from rarefy.engine.decoder.selecting import alike, native_select
+from rarefy.engine.decoder.structure import Merged
+from rarefy.ops.decoder import Norm
+from rarefy.selectors import hidden_selector, input_selector
+
+_ACTIVATIONS = {
+    "SiLU": "silu",
+    "SiLUActivation": "silu",
+    "ReLU": "relu",
+    "GELUActivation": "gelu",
+    "NewGELUActivation": "gelu_tanh",
+    "GELUTanh": "gelu_tanh",
+    "PytorchGELUTanh": "gelu_tanh",
+}
+
+
+class NotKnownError(Exception):
+    """Why a model is not one that the runtime knows."""
+
+
+def floats(tensor: Tensor) -> Tensor:
+    """What is read of a parameter."""
+    return tensor.detach().contiguous()
+
+
+def norm_of(module: Any) -> Norm:
+    """A layer norm or an RMS norm. Raises NotKnownError for anything else."""
+    if type(module) is nn.LayerNorm and module.weight is not None:
+        bias = None if module.bias is None else floats(module.bias)
+        return Norm(False, floats(module.weight), bias, module.eps)
+    if type(module).__name__.endswith("RMSNorm") and isinstance(module.weight, Tensor):
+        return Norm(True, floats(module.weight), None, float(module.variance_epsilon))
+    raise NotKnownError(f"{type(module).__name__} is not a norm with a weight")
+
+
+def hidden_of(module: Any, features: int) -> dict[str, Any]:
+    """What a layer says of the neurons that are used behind its activation."""
+    selector = hidden_selector(module)
+    return {"hidden": selector, "hidden_select": native_select(selector, features)}
+
+
+def stacked_of(*parts: tuple[str, Any], activation: str = "none") -> tuple[Merged, ...]:
+    """Layers of one input: neighbours that look at the same of it are merged."""
+    groups: list[list[tuple[str, Any]]] = []
+    for name, part in parts:
+        if groups and alike(input_selector(groups[-1][0][1]), input_selector(part)):
+            groups[-1].append((name, part))
+        else:
+            groups.append([(name, part)])
+    return tuple(merged_of(group[0][0], *(part for _, part in group), activation=activation) for group in groups)
+
+
+def merged_of(name: str, *parts: Any, activation: str = "none") -> Merged:
+    """Linear layers of one input as one. Raises NotKnownError where one is not plain."""
+    for part in parts:
+        if type(part) is not nn.Linear and type(part).__name__ != "Conv1D":
+            raise NotKnownError(f"{name} is a {type(part).__name__}, not a plain linear layer")
+        if not isinstance(part._parameters.get("weight"), nn.Parameter):
+            raise NotKnownError(f"{name}: its weight is computed from others")
+    selector = input_selector(parts[0])
+    merged = Merged(name, tuple(parts), activation, selector)
+    return merged if selector is None else replace(merged, select=native_select(selector, merged.in_features))
+
+
+def activation_of(module: Any) -> str:
+    """Its name in the runtime. Raises NotKnownError where it has no kernel."""
+    found = _ACTIVATIONS.get(type(module).__name__)
+    if found is None:
+        raise NotKnownError(f"the activation {type(module).__name__} has no kernel")
+    return found
