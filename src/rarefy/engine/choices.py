@@ -14,6 +14,7 @@ from rarefy.engine.plan import LayerPlan
 from rarefy.engine.precision import Precision
 from rarefy.ops import kernels
 
+DECODER = "decoder"  # in `Choices.runs`, for a language model on its own runtime
 Steps = tuple[tuple[int, str | None], ...]  # (largest token count, kernel; None is dense)
 
 
@@ -22,7 +23,8 @@ class Choices:
     """kernels: by site; scales: of 8-bit inputs by site, where they are static; examples: what the
     model was compiled for, and runs: the variant that was chosen for each; threads: of the calls (None: torch's own
     number); machine: where it was timed; complete: False where something else was chosen, for a convolution say;
-    image_scales: for each example those of 8-bit convolutions, by their name in the captured graph."""
+    image_scales: for each example those of 8-bit convolutions, by their name in the captured graph;
+    parts: of a decoder, the layers that are computed as one, by the name of the first."""
 
     kernels: Mapping[str, Steps]
     precision: Precision = field(default_factory=Precision)
@@ -33,11 +35,17 @@ class Choices:
     machine: Mapping[str, Any] = field(default_factory=dict)
     complete: bool = True
     image_scales: Sequence[Mapping[str, ConvScales]] = ()
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def needs_source(self) -> bool:
         """Whether some calls run the model as it was given, which needs its dense weights."""
         return "source" in self.runs
+
+    @property
+    def of_decoder(self) -> bool:
+        """Whether a causal language model was compiled for a runtime of its own."""
+        return DECODER in self.runs
 
     def why_not_here(self) -> str | None:
         """Why these choices are not those of this process; None if they are."""

@@ -88,7 +88,9 @@ def compile(
         )
 
 
-def compile_again(model: nn.Module, choices: Choices, why: str | None, *, keep_dense: bool = False) -> Compiled:
+def compile_again(
+    model: nn.Module, choices: Choices, why: str | None, *, keep_dense: bool = False
+) -> Compiled | CompiledDecoder:
     """Compiles for what a model was compiled for before: the same types, inputs and scales, kernels of this CPU.
 
     why: what `explain()` notes about it.
@@ -96,6 +98,9 @@ def compile_again(model: nn.Module, choices: Choices, why: str | None, *, keep_d
     model.eval()
     examples, count = list(choices.examples), choices.threads
     with _threads(count):
+        decoder = try_decoder(model, examples, choices.precision, count, True, None, choices.scales, why)
+        if isinstance(decoder, CompiledDecoder):
+            return decoder
         return _compile(
             model,
             examples,
@@ -104,7 +109,7 @@ def compile_again(model: nn.Module, choices: Choices, why: str | None, *, keep_d
             choices.precision,
             choices.scales,
             keep_dense,
-            None,
+            decoder,
             why,
             image_scales=choices.image_scales,
         )

@@ -6,8 +6,9 @@ from torch import nn
 
 from rarefy.activations.rotation import turned_modules
 from rarefy.core.errors import FileError, ModelError
-from rarefy.engine import Compiled
+from rarefy.engine import Compiled, CompiledDecoder
 from rarefy.engine.compile import compile_again
+from rarefy.engine.decoder.restore import restored_decoder
 from rarefy.engine.restore import restored
 from rarefy.formats.container import Contents, prepare, write
 from rarefy.formats.folder import read_contents, weights_path
@@ -21,7 +22,7 @@ from rarefy.recipes.store_carry import carry_companions
 from rarefy.recipes.store_codes import attach_grids, codes_by_name
 from rarefy.recipes.store_engine import forget_engine, read_engine, write_engine
 from rarefy.recipes.store_hf import build, is_hugging_face, write_config
-from rarefy.recipes.store_packed import packed_only, stored_weights, without
+from rarefy.recipes.store_packed import packed_only, stored_layers, stored_weights, without
 from rarefy.recipes.store_report import SaveReport
 from rarefy.recipes.store_state import collect, fill
 
@@ -54,7 +55,7 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
     write(weights, prepared)
     if weights.parent == path:
         forget_activations(path, kept=extra)
-    if isinstance(model, Compiled) and weights.parent == path:
+    if isinstance(model, Compiled | CompiledDecoder) and weights.parent == path:
         extra += write_engine(model, path)
     return SaveReport(str(path), prepared.stored, aliases, weights.stat().st_size, tuple(sorted(set(extra))))
 
@@ -89,6 +90,9 @@ def load(
         return compile_again(_plain(path, contents, model), choices, f"compiled again here: {why}")
     taken = {} if choices.needs_source else packed_only(contents, choices)
     slim = without(contents, taken)
+    if choices.of_decoder:
+        layers = stored_layers(taken, contents.fingerprint)
+        return restored_decoder(_plain(path, slim, model), choices, layers, explanation)
     return restored(_plain(path, slim, model), choices, stored_weights(taken, contents.fingerprint), explanation)
 
 
@@ -116,6 +120,8 @@ def _source(model: object) -> nn.Module:
     """The model itself: what rarefy or torch compiled is the same weights in another dress."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"save: {type(model).__name__} is not an nn.Module; give the model itself")
+    if isinstance(model, CompiledDecoder):
+        return _source(model.to_dense())
     if isinstance(model, Compiled):
         return _source(_uncompiled(model))
     compiled_here = type(model).__module__.startswith("rarefy.engine")

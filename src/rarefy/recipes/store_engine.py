@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rarefy.core.errors import EngineError, FileError
 from rarefy.core.quantized import InputScale
-from rarefy.engine import Compiled, Explanation, LayerRow
+from rarefy.engine import Compiled, CompiledDecoder, Explanation, LayerRow
 from rarefy.engine.capture import Example
 from rarefy.engine.choices import Choices, Steps
 from rarefy.engine.conv_scales import ConvScales
@@ -31,7 +31,7 @@ LAYOUT = 1
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def write_engine(model: Compiled, folder: Path) -> list[str]:
+def write_engine(model: Compiled | CompiledDecoder, folder: Path) -> list[str]:
     """Writes both files; their names. None where the model was compiled for arguments that no plain file holds."""
     choices = model.choices
     if choices is None:
@@ -47,6 +47,7 @@ def write_engine(model: Compiled, folder: Path) -> list[str]:
         "precision": asdict(choices.precision),
         "scales": {name: list(scale) for name, scale in choices.scales.items()},
         "image_scales": [{name: list(found) for name, found in one.items()} for one in choices.image_scales],
+        "parts": {name: list(parts) for name, parts in choices.parts.items()},
         "examples": examples,
         "runs": list(choices.runs),
         "threads": choices.threads,
@@ -102,6 +103,7 @@ def _choices(raw: Mapping[str, Any], tensors: Mapping[str, Any]) -> Choices:
         dict(raw["machine"]),
         bool(raw["complete"]),
         _image_scales(raw.get("image_scales", []), len(examples)),
+        {str(name): tuple(map(str, parts)) for name, parts in raw.get("parts", {}).items()},
     )
 
 

@@ -8,20 +8,26 @@ from torch import Tensor
 
 from rarefy.core.site import Site
 from rarefy.engine.choices import Choices
+from rarefy.engine.decoder.stored import StoredLayers
 from rarefy.engine.restore import StoredWeights
 from rarefy.formats.container import Contents
 from rarefy.formats.packed import Packed
 
 
 def packed_only(contents: Contents, choices: Choices) -> dict[str, Packed]:
-    """The stored sparse tensors that are packed for all shapes and that nothing else shares, by name."""
+    """The stored sparse tensors that are packed for all shapes and that nothing else shares, by name.
+
+    Of layers that are computed as one it is all or none.
+    """
     shared = set(contents.aliases.values())
-    found = {}
+    found: dict[str, Packed] = {}
     for site, steps in choices.kernels.items():
-        tensor = contents.tensors.get(f"{site}.weight")
-        if isinstance(tensor, Packed) and tensor.dtype == torch.float32 and all(kernel for _, kernel in steps):
-            found[f"{site}.weight"] = tensor
-    return {name: tensor for name, tensor in found.items() if name not in shared}
+        names = [f"{part}.weight" for part in choices.parts.get(site, (site,))]
+        tensors = [contents.tensors.get(name) for name in names]
+        packed = [t for t in tensors if isinstance(t, Packed) and t.dtype == torch.float32]
+        if len(packed) == len(names) and all(kernel for _, kernel in steps) and shared.isdisjoint(names):
+            found |= dict(zip(names, packed, strict=True))
+    return found
 
 
 def without(contents: Contents, taken: Mapping[str, Packed]) -> Contents:
@@ -39,3 +45,8 @@ def stored_weights(taken: Mapping[str, Packed], fingerprint: str | None) -> Stor
         return weight.t().contiguous() if site.transposed else weight
 
     return StoredWeights(of, lambda site: f"{site.name}.weight" in taken, fingerprint)
+
+
+def stored_layers(taken: Mapping[str, Packed], fingerprint: str | None) -> StoredLayers:
+    """The same for a decoder, whose layers are named without the `.weight`."""
+    return StoredLayers({name.removesuffix(".weight"): held for name, held in taken.items()}, fingerprint)

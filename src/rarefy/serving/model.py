@@ -93,7 +93,7 @@ def serve_folder(folder: Path, how: How = How(), *, batch: int = 16) -> Served:
     if getattr(text.model.config, "is_encoder_decoder", False):
         raise ModelError(f"serve: {folder}: models with an encoder and a decoder are not served; give one or the other")
     writes = _writes(text.model)
-    if not how.dense and not isinstance(text.model, Compiled):
+    if not how.dense and not isinstance(text.model, Compiled | CompiledDecoder):
         text = replace(text, model=_compiled(text, writes, how, batch))
     served = Served(text, writes, _most_tokens(text))
     _try(served, folder)

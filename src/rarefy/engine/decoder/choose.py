@@ -1,6 +1,6 @@
 """Which layouts each merged layer gets: one for a token or a few, and another for many only where it wins clearly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -180,19 +180,20 @@ def plan_of(structure: Structure, chooser: Chooser, samples: Mapping[str, Tensor
 
     samples: rows that layers see behind selectors, by the layer's name.
     """
+    seen = {name: Seen(sample) for name, sample in samples.items()}
+    for layer in structure.layers:
+        if layer.hidden is not None and layer.gated and layer.down.name in samples:
+            seen[layer.up[1].name] = Seen(samples[layer.down.name], rows=True)  # what down sees are the rows of up
+    return laid_out(structure, lambda merged: chooser.choose(merged, seen.get(merged.name)))
 
-    def chosen(merged: Merged) -> Chosen:
-        sample = samples.get(merged.name)
-        return chooser.choose(merged, None if sample is None else Seen(sample))
+
+def laid_out(structure: Structure, chosen: Callable[[Merged], Chosen]) -> Plan:
+    """The plan of a structure from what each layer runs with."""
 
     def layer_of(layer: Layer) -> ChosenLayer:
-        down = samples.get(layer.down.name)
-        ups = [chosen(merged) for merged in layer.up]
-        if (
-            layer.hidden is not None and layer.gated and down is not None
-        ):  # what down sees says which rows of up are used
-            ups[1] = chooser.choose(layer.up[1], Seen(down, rows=True))
-        return ChosenLayer(tuple(map(chosen, layer.qkv)), chosen(layer.out), tuple(ups), chosen(layer.down))
+        return ChosenLayer(
+            tuple(map(chosen, layer.qkv)), chosen(layer.out), tuple(map(chosen, layer.up)), chosen(layer.down)
+        )
 
     return Plan(tuple(map(layer_of, structure.layers)), chosen(structure.head))
 

@@ -1,14 +1,16 @@
 """From a recognised language model to the compiled one: layouts chosen, outputs compared with the source's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example
+from rarefy.engine.choices import DECODER, Choices
 from rarefy.engine.decoder.choose import Chooser, Plan, plan_of
 from rarefy.engine.decoder.generate import positions_of
 from rarefy.engine.decoder.model import CompiledDecoder
@@ -21,6 +23,7 @@ from rarefy.engine.decoder.structure import Structure
 from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
 from rarefy.engine.input_scales import input_scales
+from rarefy.engine.machine import machine
 from rarefy.engine.precision import Precision
 from rarefy.engine.timing import interleaved
 from rarefy.ops import why_not
@@ -36,8 +39,14 @@ def try_decoder(
     count: int | None,
     measure: bool,
     data: Iterable[Any] | None,
+    known: Mapping[str, InputScale] | None = None,
+    why: str | None = None,
 ) -> CompiledDecoder | str | None:
-    """The compiled decoder; why a language model is not compiled as one; None for any other model."""
+    """The compiled decoder; why a language model is not compiled as one; None for any other model.
+
+    known: scales of 8-bit inputs by layer, found before; without them they come from `data`. why: a note for
+    `explain()`.
+    """
     if not callable(getattr(model, "generate", None)) or not callable(getattr(model, "get_output_embeddings", None)):
         return None
     ids = [_ids(model, example) for example in examples]
@@ -45,9 +54,11 @@ def try_decoder(
         structure = recognise(model)
         if any(rows is None for rows in ids):
             raise NotKnownError("the example inputs hold no input_ids")
-        scales = {} if data is None else input_scales(model, find_sites(model)[0], data, precision.stored)
+        scales = dict(known or {})
+        if data is not None:
+            scales = input_scales(model, find_sites(model)[0], data, precision.stored)
         chooser = Chooser(precision, _counts([rows for rows in ids if rows is not None]), scales, measure=measure)
-        return _compile(model, structure, [rows for rows in ids if rows is not None], chooser, count, measure)
+        return _compile(model, structure, [rows for rows in ids if rows is not None], chooser, count, measure, why)
     except NotKnownError as error:
         return str(error)
 
@@ -65,19 +76,39 @@ def _counts(ids: Sequence[Tensor]) -> list[int]:
 
 
 def _compile(
-    model: nn.Module, structure: Structure, ids: Sequence[Tensor], chooser: Chooser, count: int | None, measure: bool
+    model: nn.Module,
+    structure: Structure,
+    ids: Sequence[Tensor],
+    chooser: Chooser,
+    count: int | None,
+    measure: bool,
+    why: str | None,
 ) -> CompiledDecoder:
     plan = plan_of(structure, chooser, _samples(model, structure, ids))
     with torch.inference_mode():
         runner = Runner(structure, plan)
         output, far = _agree(model, runner, ids, chooser.precision, structure.selects)
         whole = tuple(_times(model, runner, example) for example in ids) if measure else ()
-        notes = _notes(structure, plan, runner, measure)
+        notes = _notes(structure, plan, runner, measure) + ([] if why is None else [f"note: {why}"])
     if not chooser.precision.exact:
         notes.append(f"{chooser.precision}: logits are {far:.1%} away from the source model's")
     said = count or torch.get_num_threads()
     explanation = Explanation(tuple(chooser.rows), _graph(structure, plan), whole, tuple(notes), said)
-    return CompiledDecoder(model, runner, output, explanation, count)
+    return CompiledDecoder(model, runner, output, explanation, _choices(model, plan, chooser, ids, count))
+
+
+def _choices(model: nn.Module, plan: Plan, chooser: Chooser, ids: Sequence[Tensor], count: int | None) -> Choices:
+    names = {id(module): name for name, module in model.named_modules()}
+    return Choices(
+        {c.merged.name: tuple((n, None if p is None else p.kernel) for n, p in c.steps) for c in plan.all()},
+        chooser.precision,
+        {name: scale for name, scale in chooser.scales.items() if name in {c.merged.name for c in plan.all()}},
+        [((example,), {}) for example in ids],
+        [DECODER] * len(ids),
+        count,
+        machine(count or torch.get_num_threads()),
+        parts={c.merged.name: tuple(names[id(part)] for part in c.merged.parts) for c in plan.all()},
+    )
 
 
 def _logits(runner: Runner, ids: Tensor) -> Tensor:

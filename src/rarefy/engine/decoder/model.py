@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.core.errors import DTypeError, ShapeError
+from rarefy.core.errors import DTypeError, EngineError, ShapeError
+from rarefy.engine.choices import Choices
 from rarefy.engine.compiled import threads
 from rarefy.engine.decoder.arguments import mask_for, request_of, unsupported
 from rarefy.engine.decoder.cache import DecoderCache
 from rarefy.engine.decoder.generate import Timings, generate, positions_of
 from rarefy.engine.decoder.profile import profile_of_a_token
 from rarefy.engine.decoder.runner import Runner
+from rarefy.engine.decoder.stored import StoredLayers
 from rarefy.engine.explain import Explanation
 from rarefy.engine.profile_report import Profile
 
@@ -25,16 +27,24 @@ class CompiledDecoder(nn.Module):
 
     source: the model as it was given, whose parameters are shared; do not change them: weights are packed at compile
     time. A call with arguments that the runtime does not know (labels, inputs_embeds, another cache) runs in `source`.
+    stored: weights that a loaded model leaves in its file; `source` can then not run.
     """
 
     source: nn.Module
 
     def __init__(
-        self, source: nn.Module, runner: Runner, output: Any, explanation: Explanation, thread_count: int | None
+        self,
+        source: nn.Module,
+        runner: Runner,
+        output: Any,
+        explanation: Explanation,
+        choices: Choices,
+        stored: StoredLayers = StoredLayers(),
     ) -> None:
         super().__init__()
+        self.choices, self._stored = choices, stored
         self.__dict__["source"] = source  # not a submodule: it must not be found by what walks over modules
-        self._runner, self._output, self._explanation, self._threads = runner, output, explanation, thread_count
+        self._runner, self._output, self._explanation, self._threads = runner, output, explanation, choices.threads
         self._signature = inspect.signature(source.forward)
         self.last = Timings()  # of the latest `generate`, whichever thread it ran in
 
@@ -55,6 +65,24 @@ class CompiledDecoder(nn.Module):
         return self._runner.cache(batch, tokens)
 
     @property
+    def freed(self) -> bool:
+        """Whether dense weights were left in the file, so that `source` cannot run."""
+        return bool(self._stored.names)
+
+    def to_dense(self) -> nn.Module:
+        """The plain model: `source`, or where its weights were left in the file, a new one with them."""
+        return self._stored.filled(self.source) if self.freed else self.source
+
+    def _whole(self, what: str) -> Any:
+        """The source model, for what the runtime does not do."""
+        if self.freed:
+            raise EngineError(
+                f"{what}: the runtime has no such thing, and the source model's weights were left in the file; "
+                "use .to_dense(), or load the model with compiled=False"
+            )
+        return self.source
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all packed weights."""
         return sum({id(c): c.nbytes for c in self._runner.plan.all()}.values())
@@ -71,7 +99,7 @@ class CompiledDecoder(nn.Module):
         given = self._signature.bind_partial(*args).arguments | kwargs if args else kwargs
         with threads(self._threads), torch.inference_mode():
             if not self._takes(given):
-                return self.source(**given)
+                return self._whole(f"forward with {', '.join(sorted(given))}")(**given)
             return self._forward(**{name: value for name, value in given.items() if name in _OURS})
 
     def _takes(self, given: dict[str, Any]) -> bool:
@@ -134,8 +162,9 @@ class CompiledDecoder(nn.Module):
         """
         ids = input_ids if input_ids is not None else inputs
         with threads(self._threads), torch.inference_mode():
-            if ids is None or unsupported(self.source, kwargs) is not None:
-                return self.source.generate(ids, **kwargs)  # type: ignore[operator]
+            strange = "no input_ids" if ids is None else unsupported(self.source, kwargs)
+            if strange is not None:
+                return self._whole(f"generate with {strange}").generate(ids, **kwargs)
             ids = self._runner.require_ids("generate", ids)
             request = request_of(self.source, kwargs, ids.shape[1])
             timings = Timings()

@@ -57,8 +57,7 @@ def _require_plain(model: nn.Module) -> None:
 
 def _require_all_selectors(model: nn.Module, structure: Structure) -> None:
     """None may hang where the runtime does not look for it: it would be ignored."""
-    merged = [structure.head, *(one for layer in structure.layers for one in layer.merged())]
-    parts = {id(part): input_selector(part) for one in merged for part in one.parts}
+    parts = {id(part): input_selector(part) for one in structure.merged() for part in one.parts}
     known = Counter(map(id, (*parts.values(), *(layer.hidden for layer in structure.layers))))
     for name, _, selector in attached(model):
         known[id(selector)] -= 1

@@ -12,11 +12,11 @@ from rarefy.ops.decoder import Norm, Select, Sizes
 from rarefy.selectors.attach import Masking
 
 
-def _rows(module: nn.Module) -> Tensor:
-    """The weight (out, in) of a linear layer; GPT-2 stores (in, out)."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.detach() if isinstance(module, nn.Linear) else weight.detach().t()
+def rows_of(module: nn.Module, weight: Tensor | None = None) -> Tensor:
+    """The weight (out, in) of a linear layer; GPT-2 stores (in, out). weight: in place of the module's own."""
+    held = module.weight if weight is None else weight
+    assert isinstance(held, Tensor)
+    return held.detach() if isinstance(module, nn.Linear) else held.detach().t()
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Merged:
 
     def weight(self) -> Tensor:
         """(out, in) float32, contiguous; a copy where there are several parts."""
-        rows = [_rows(part) for part in self.parts]
+        rows = [rows_of(part) for part in self.parts]
         return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
 
     def codes(self) -> QuantizedWeight | None:
@@ -48,11 +48,11 @@ class Merged:
 
     @property
     def in_features(self) -> int:
-        return _rows(self.parts[0]).shape[1]
+        return rows_of(self.parts[0]).shape[1]
 
     @property
     def out_features(self) -> int:
-        return sum(_rows(part).shape[0] for part in self.parts)
+        return sum(rows_of(part).shape[0] for part in self.parts)
 
     def bias(self) -> Tensor | None:
         """(out), zeros for a part without one; None where no part has any."""
@@ -60,12 +60,12 @@ class Merged:
         if all(bias is None for bias in found):
             return None
         pairs = zip(self.parts, found, strict=True)
-        whole = [torch.zeros(_rows(part).shape[0]) if bias is None else bias.detach() for part, bias in pairs]
+        whole = [torch.zeros(rows_of(part).shape[0]) if bias is None else bias.detach() for part, bias in pairs]
         return torch.cat(whole).contiguous()
 
     def dense(self, x: Tensor) -> Tensor:
         """The layers as they were given, without the activation and the selector: (..., in) to (..., out)."""
-        outs = [F.linear(x, _rows(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
+        outs = [F.linear(x, rows_of(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
     def look(self, x: Tensor) -> Tensor:
@@ -124,8 +124,12 @@ class Structure:
     @property
     def selects(self) -> bool:
         """Whether anything in it looks at a part of its input only."""
-        merged = [self.head, *(one for layer in self.layers for one in layer.merged())]
-        return any(one.selector is not None for one in merged) or any(layer.hidden is not None for layer in self.layers)
+        hidden = any(layer.hidden is not None for layer in self.layers)
+        return hidden or any(one.selector is not None for one in self.merged())
+
+    def merged(self) -> tuple[Merged, ...]:
+        """All linear layers, in the order of the computation."""
+        return (*(one for layer in self.layers for one in layer.merged()), self.head)
 
     @property
     def vocabulary(self) -> int:
