@@ -1,4 +1,5 @@
-"""Start-up and memory of a saved model of 110 M parameters (BERT's base size, random weights, 80 % zeros).
+"""Start-up and memory of two saved models of 110 M parameters (random weights, 80 % zeros): an encoder of BERT's base
+size, and a Llama of its width.
 
     python benchmarks/startup/run.py [--work FOLDER]
 
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +30,40 @@ WAYS = {
     "first": "saved compiled, first load: packs, and writes the packed weights",
     "compiled": "saved compiled, every later load: maps them",
 }
+MODELS = {  # what is said of them, and what they are compiled for
+    "encoder": ("BERT base size, 110 M parameters (438 MB dense), fp32", {}),
+    "decoder": (
+        "Llama of 12 layers, 110 M parameters (438 MB dense), int8 weights",
+        {"weights": "int8"},
+    ),
+}
 ROUNDS = {"plain": 2, "compile": 1, "first": 2, "compiled": 3}
 TOKENS = 128
 
 
-def batch() -> dict[str, torch.Tensor]:
+def batch(kind: str) -> dict[str, torch.Tensor]:
     ids = torch.randint(1000, 30000, (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return (
+        {"input_ids": ids % 16000} if kind == "decoder" else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    )
 
 
-def make(folder: Path) -> None:
+def make(kind: str, folder: Path) -> None:
     """Saves the model as it is, and compiled."""
     import transformers
 
     import rarefy
 
     torch.manual_seed(0)
-    model = transformers.BertModel(transformers.BertConfig()).eval()
-    rarefy.prune(model, "magnitude", sparsity=0.8, measure=False)
+    llama = transformers.LlamaConfig(
+        vocab_size=16000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12
+    )
+    model = (
+        transformers.LlamaForCausalLM(llama) if kind == "decoder" else transformers.BertModel(transformers.BertConfig())
+    )
+    rarefy.prune(model.eval(), "magnitude", sparsity=0.8, measure=False)
     rarefy.save(model, folder / "plain")
-    rarefy.save(rarefy.compile(model, batch()), folder / "compiled")
+    rarefy.save(rarefy.compile(model, batch(kind), **MODELS[kind][1]), folder / "compiled")
 
 
 def memory() -> dict[str, float]:
@@ -62,10 +78,11 @@ def memory() -> dict[str, float]:
     return {"private": private, "proportional": of("Pss", smaps), "peak": of("VmHWM", status)}
 
 
-def child(way: str, folder: Path, hold: bool) -> None:
+def child(kind: str, way: str, folder: Path, hold: bool) -> None:
     """Loads, calls, prints what it took; holds the model until its input closes."""
     import transformers
     import transformers.models.bert.modeling_bert
+    import transformers.models.llama.modeling_llama
 
     import rarefy
     import rarefy.engine
@@ -75,10 +92,10 @@ def child(way: str, folder: Path, hold: bool) -> None:
     assert transformers
     if way == "first":
         clear_packed()
-    inputs, before, began = batch(), memory(), time.perf_counter()
+    inputs, before, began = batch(kind), memory(), time.perf_counter()
     model: Any = rarefy.load(folder / ("compiled" if way in ("first", "compiled") else "plain"))
     if way == "compile":
-        model = rarefy.compile(model, inputs)
+        model = rarefy.compile(model, inputs, **MODELS[kind][1])
     loaded = time.perf_counter() - began
     with torch.inference_mode():
         model(**inputs)
@@ -91,8 +108,8 @@ def child(way: str, folder: Path, hold: bool) -> None:
     print(json.dumps({"loaded": loaded, "first": first} | {k: after[k] - before[k] for k in before}))
 
 
-def measured(way: str, folder: Path, *, beside: bool = False) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", way, "--work", str(folder)]
+def measured(kind: str, way: str, folder: Path, *, beside: bool = False) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", way, "--kind", kind, "--work", str(folder)]
     if not beside:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -111,37 +128,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--child", choices=WAYS)
+    parser.add_argument("--kind", choices=MODELS)
     parser.add_argument("--make", action="store_true", help="save the models into --work, measure nothing")
     parser.add_argument("--hold", action="store_true")
     args = parser.parse_args()
     if args.child:
-        child(args.child, args.work, args.hold)
+        child(args.kind, args.child, args.work, args.hold)
         return
     from rarefy.engine.cpu import cpu_name
 
-    folder = args.work or Path(tempfile.mkdtemp())
-    os.environ["RAREFY_CACHE_DIR"] = str(folder / "cache")
-    if not (folder / "compiled").exists():
-        make(folder)
+    work = args.work or Path(tempfile.mkdtemp())
+    os.environ["RAREFY_CACHE_DIR"] = str(work / "cache")
+    lines = [f"1 x {TOKENS} tokens, {cpu_name()}, {torch.get_num_threads()} threads, {date.today()}. "]
+    lines[0] += "`python benchmarks/startup/run.py` writes it."
+    for kind in MODELS:
+        if not (work / kind / "compiled").exists():
+            make(kind, work / kind)
+        if not args.make:
+            lines += table(kind, work / kind)
     if args.make:
         return
+    (HERE / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+def table(kind: str, folder: Path) -> list[str]:
     lines = [
-        f"BERT base size, 110 M parameters (438 MB dense), 80 % zeros, 1 x {TOKENS} tokens, {cpu_name()}, "
-        f"{torch.get_num_threads()} threads. `python benchmarks/startup/run.py` writes it.",
+        "",
+        f"## {MODELS[kind][0]}",
         "",
         "| way | seconds to ready | to the first output | peak MiB | private MiB | private MiB, two processes |",
         "|---|---|---|---|---|---|",
     ]
     for way, name in WAYS.items():
-        runs = [measured(way, folder) for _ in range(ROUNDS[way])]
+        runs = [measured(kind, way, folder) for _ in range(ROUNDS[way])]
         best = min(runs, key=lambda run: run["first"])
-        two = "" if way == "first" else f"{measured(way, folder, beside=True)['private']:.0f}"
+        two = "" if way == "first" else f"{measured(kind, way, folder, beside=True)['private']:.0f}"
         lines.append(
             f"| {name} | {best['loaded']:.2f} | {best['first']:.2f} | {best['peak']:.0f} | {best['private']:.0f} | "
             f"{two} |"
         )
-    (HERE / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    return lines
 
 
 if __name__ == "__main__":
