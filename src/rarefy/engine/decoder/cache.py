@@ -1,5 +1,7 @@
 """Keys and values of the tokens seen so far, preallocated."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -74,6 +76,12 @@ class DecoderCache:
         shown = keep.any(1)
         self.first = torch.where(shown, keep.to(torch.uint8).argmax(1), 0).to(torch.int32).contiguous()
 
+    def pad(self, first: Sequence[int]) -> None:
+        """Notes that each text begins at a slot of its own; all before is padding."""
+        if any(first):
+            self.first = torch.tensor(first, dtype=torch.int32)
+            self.allowed = (torch.arange(self.capacity) >= self.first[:, None]).to(torch.uint8)
+
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Puts keys and values (batch, kv_heads, new, depth) behind the `length` tokens held; `length` stays."""
         slots = torch.arange(self.length, self.length + k.shape[2])
@@ -85,3 +93,28 @@ class DecoderCache:
         panels = capacity_for(tokens) // PANEL
         keys = self.keys[layer][:, :, :panels].transpose(-1, -2).flatten(2, 3)[:, :, :tokens]
         return keys, self.values[layer][:, :, :tokens]
+
+    def text(self, row: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (layers, kv_heads, tokens, depth) of the last `tokens` slots of one text."""
+        keys = self.keys[:, row].transpose(-1, -2).flatten(2, 3)
+        return keys[:, :, self.length - tokens : self.length], self.values[
+            :, row, :, self.length - tokens : self.length
+        ]
+
+
+def side_by_side(texts: Sequence[tuple[DecoderCache, int, int]], room: int) -> DecoderCache:
+    """One cache of several texts (cache, row, tokens), ending at one slot, with room for so many tokens more."""
+    longest = max(tokens for _, _, tokens in texts)
+    like = texts[0][0]
+    whole = DecoderCache(like.keys.shape[0], len(texts), like.sizes, longest + room)
+    whole.keys.zero_(), whole.values.zero_()  # what is masked must be finite all the same
+    slots = whole.keys.transpose(-1, -2)  # (layers, batch, kv_heads, panels, slots of a panel, depth)
+    for row, (cache, at, tokens) in enumerate(texts):
+        keys, values = cache.text(at, tokens)
+        spread = torch.zeros_like(whole.values[:, row])
+        spread[:, :, longest - tokens : longest] = keys
+        slots[:, row] = spread.unflatten(2, (-1, PANEL))
+        whole.values[:, row, :, longest - tokens : longest] = values
+    whole.length = longest
+    whole.pad([longest - tokens for _, _, tokens in texts])
+    return whole

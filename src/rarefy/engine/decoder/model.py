@@ -15,6 +15,7 @@ from rarefy.engine.decoder.generate import Timings, generate, positions_of
 from rarefy.engine.decoder.profile import profile_of_a_token
 from rarefy.engine.decoder.runner import Runner
 from rarefy.engine.decoder.stored import StoredLayers
+from rarefy.engine.decoder.together import Together
 from rarefy.engine.explain import Explanation
 from rarefy.engine.profile_report import Profile
 
@@ -81,6 +82,10 @@ class CompiledDecoder(nn.Module):
                 "use .to_dense(), or load the model with compiled=False"
             )
         return self.source
+
+    def together(self) -> Together:
+        """Texts that are written at the same time, a token each a call, and may come and go."""
+        return Together(self._runner, self._threads)
 
     @property
     def nbytes(self) -> int:
