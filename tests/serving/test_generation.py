@@ -70,6 +70,7 @@ def test_texts_end_before_a_stop_string(writer, alone):
 def test_several_prompts_and_several_clients_at_once(writer, alone):
     prompts = ["alpha", "beta is longer", "c"]
     found: dict[int, list[str]] = {}
+    calls, written = (writer.metric(f"rarefy_{name}_total") for name in ("model_calls", "tokens_written"))
 
     def ask(i):
         found[i] = [choice.text for choice in complete(writer, prompts, max_tokens=30).choices]
@@ -81,6 +82,8 @@ def test_several_prompts_and_several_clients_at_once(writer, alone):
         thread.join()
     expected = [alone(prompt, 30)[0] for prompt in prompts]
     assert found == dict.fromkeys(range(3), expected)
+    written = writer.metric("rarefy_tokens_written_total") - written
+    assert writer.metric("rarefy_model_calls_total") - calls < 0.7 * written  # texts share calls
 
 
 def test_chats_go_through_the_models_template(writer, alone):

@@ -15,6 +15,7 @@ from rarefy.serving.generation import Generator, Piece, Text
 from rarefy.serving.inbox import ClosedError, FullError, Inbox
 from rarefy.serving.limits import Limits
 from rarefy.serving.metrics import Metrics
+from rarefy.serving.rows import OneByOne
 
 
 def test_an_inbox_takes_all_or_none_and_keeps_the_order():
@@ -78,7 +79,7 @@ def test_a_text_at_which_the_model_fails_or_that_is_late_ends_alone():
         Text(ids, 5, Sampling(), None, (), until, found[i].append)
         for i, (ids, until) in enumerate([([3], soon), ([13], soon), ([3], late)])
     ]
-    worker = Generator(step, lambda ids: "".join(map(str, ids)), frozenset({7}), Limits(), Metrics())
+    worker = Generator(OneByOne(step), lambda ids: "".join(map(str, ids)), frozenset({7}), Limits(), Metrics())
     inbox = Inbox(5)
     inbox.put(texts)
     while worker.turn(inbox):

@@ -21,7 +21,7 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="Of the model's calls.", show_default="torch's own")] = None,
     max_batch: Annotated[int, typer.Option(help="Texts that share a call of an encoder.")] = 16,
     max_wait_ms: Annotated[float, typer.Option(help="Milliseconds that a text may wait for others.")] = 2.0,
-    max_active: Annotated[int, typer.Option(help="Texts generated side by side.")] = 4,
+    max_active: Annotated[int, typer.Option(help="Texts generated side by side.")] = 8,
     max_queue: Annotated[int, typer.Option(help="Texts that may wait for the model; beyond it, status 429.")] = 1024,
     max_body: Annotated[int, typer.Option(help="Bytes of one request.")] = 2**20,
     max_inputs: Annotated[int, typer.Option(help="Texts in one request.")] = 256,

@@ -47,7 +47,7 @@ class Desk:
         self._tokens = Tokens(served, self.limits)
         if not served.writes:
             return Batcher(served.embed, self.limits, self.metrics)
-        return Generator(served.step, self._tokens.decode, served.eos(), self.limits, self.metrics)
+        return Generator(served.rows(), self._tokens.decode, served.eos(), self.limits, self.metrics)
 
     @property
     def well(self) -> bool:

@@ -1,10 +1,9 @@
-"""Texts that are generated: several side by side, a token of each in turn, each with a cache of its own."""
+"""Texts that are generated: several side by side, a token of each a turn."""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from rarefy.serving.errors import ApiError, failed, timed_out
 from rarefy.serving.inbox import Inbox
 from rarefy.serving.limits import Limits
 from rarefy.serving.metrics import Metrics
+from rarefy.serving.rows import Rows
 
 log = logging.getLogger("rarefy.serving")
 
@@ -53,8 +53,7 @@ class _Running:
     text: Text
     words: Words
     generator: torch.Generator | None
-    next: Tensor  # int64 (1, n): what the model has not seen yet
-    cache: Any = None
+    newest: int = 0  # what the model has not seen yet
     tokens: int = 0
 
 
@@ -62,11 +61,10 @@ class _Running:
 class Generator:
     """Gives every running text a token a turn.
 
-    step: (ids (1, n), cache or None) to (logits (1, vocabulary) behind the last of them, the cache); decode: ids to
-    text; eos: ids that end a text.
+    rows: what computes them; decode: ids to text; eos: ids that end a text.
     """
 
-    step: Callable[[Tensor, Any], tuple[Tensor, Any]]
+    rows: Rows
     decode: Callable[[list[int]], str]
     eos: frozenset[int]
     limits: Limits
@@ -74,26 +72,55 @@ class Generator:
     _running: list[_Running] = field(default_factory=list)
 
     def turn(self, inbox: Inbox[Text]) -> bool:
-        self._running += [self._begin(text) for text in inbox.take(self.limits.active - len(self._running))]
-        self._running = [one for one in self._running if self._goes_on(one)]
+        self._keep([not self._given_up(one) for one in self._running])
+        if self._running:
+            self.metrics.calls.inc()
+            self.metrics.batch.observe(len(self._running))
+            found = self.rows.step(torch.tensor([[one.newest] for one in self._running]))
+            self._keep([self._goes_on(one, logits) for one, logits in zip(self._running, found, strict=True)])
+        for text in inbox.take(self.limits.active - len(self._running)):
+            self._begin(text)
         self.metrics.active.set(len(self._running))
         return bool(self._running)
 
-    def _begin(self, text: Text) -> _Running:
-        generator = None if text.seed is None else torch.Generator().manual_seed(text.seed)
-        return _Running(text, Words(self.decode, text.stops), generator, torch.tensor([list(text.ids)]))
+    def _keep(self, wanted: Sequence[bool]) -> None:
+        if not all(wanted):
+            kept = [row for row, keep in enumerate(wanted) if keep]
+            self.rows.keep(kept)
+            self._running = [self._running[row] for row in kept]
 
-    def _goes_on(self, one: _Running) -> bool:
-        """Adds a token; whether the text needs another."""
+    def _begin(self, text: Text) -> None:
+        """Reads the prompt and gives the first token."""
+        generator = None if text.seed is None else torch.Generator().manual_seed(text.seed)
+        one = _Running(text, Words(self.decode, text.stops), generator)
+        if self._given_up(one):
+            return
+        self.metrics.calls.inc()
+        try:
+            logits: Tensor | Exception = self.rows.add(torch.tensor([list(text.ids)]))
+        except Exception as error:
+            self._goes_on(one, error)
+            return
+        self._running.append(one)
+        self._keep([True] * (len(self._running) - 1) + [self._goes_on(one, logits)])
+
+    def _given_up(self, one: _Running) -> bool:
+        """Whether nobody waits for the text any more, or it took too long."""
         if one.text.gone:
             self.metrics.dropped.labels("gone").inc()
-            return False
+            return True
         if time.monotonic() > one.text.deadline:
             self.metrics.dropped.labels("late").inc()
             one.text.give(Piece(tokens=one.tokens, error=timed_out()))
-            return False
+            return True
+        return False
+
+    def _goes_on(self, one: _Running, logits: Tensor | Exception) -> bool:
+        """Adds a token; whether the text needs another."""
         try:
-            piece = self._token(one)
+            if isinstance(logits, Exception):
+                raise logits
+            piece = self._token(one, logits)
         except Exception:
             log.exception("the model failed at a text of %d tokens", len(one.text.ids) + one.tokens)
             piece = Piece(tokens=one.tokens, error=failed())
@@ -101,13 +128,10 @@ class Generator:
             one.text.give(piece)
         return not piece.last
 
-    def _token(self, one: _Running) -> Piece:
-        self.metrics.calls.inc()
-        logits, one.cache = self.step(one.next, one.cache)
-        one.next = one.text.sampling.next(logits, one.generator)[:, None]
+    def _token(self, one: _Running, logits: Tensor) -> Piece:
+        one.newest = token = int(one.text.sampling.next(logits, one.generator))
         one.tokens += 1
         self.metrics.written.inc()
-        token = int(one.next)
         if token in self.eos:
             return Piece(one.words.end(), one.tokens, "stop")
         said = one.words.add(token)

@@ -23,7 +23,7 @@ class Limits:
     queue: int = 1024
     batch: int = 16
     wait_ms: float = 2.0
-    active: int = 4
+    active: int = 8
     request_s: float = 120.0
     client_s: float = 20.0
     idle_s: float = 5.0

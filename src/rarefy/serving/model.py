@@ -16,6 +16,7 @@ from rarefy.engine import compile as compile_model
 from rarefy.engine.rivals.outputs import first_tensor
 from rarefy.recipes.encoder import TextModel, load_text_model
 from rarefy.recipes.store import load
+from rarefy.serving.rows import OneByOne, Rows, SideBySide
 
 _PROMPT = 64  # tokens of the texts that kernels are timed with
 _HUGE = 10**9  # tokenizers say so where they know no limit
@@ -67,6 +68,11 @@ class Served:
         with torch.inference_mode():
             out = self.text.model(input_ids=ids, past_key_values=cache, use_cache=True, **self._last_only)
         return out.logits[:, -1].float(), out.past_key_values
+
+    def rows(self) -> Rows:
+        """What goes on with several texts: at once where the decoder runtime runs them."""
+        model = self.text.model
+        return SideBySide(model.together()) if isinstance(model, CompiledDecoder) else OneByOne(self.step)
 
     def eos(self) -> frozenset[int]:
         """Ids that end a text, by the model's generation config and its tokenizer."""
