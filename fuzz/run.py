@@ -33,7 +33,7 @@ FILES = {
 }  # share of the cases, where they are counted
 LONGEST = 90.0  # seconds of computing that a case may take before its process is ended; the files' own limit is 1
 AT_A_TIME = 60.0  # seconds of a process: importing costs some, a failure loses the rest
-CASES_AT_A_TIME = 20_000
+CASES_AT_A_TIME = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def turn(target: str, seconds: float, seed: int, cases: int | None = None) -> Tu
         said = log.read_text(errors="replace")
     if hung:
         said += f"\nno case may take {LONGEST:.0f} s"
-    return Turn(target, done, last if child.returncode or hung else None, said[-6000:])
+    failed = last if child.returncode or hung else None
+    print(f"fuzz: {target}: {done} cases from seed {seed}, {'fine' if failed is None else 'FAILED'}", flush=True)
+    return Turn(target, done, failed, said[-6000:])
 
 
 def plan(seconds: float, only: str | None, jobs: int) -> list[tuple[str, float]]:
