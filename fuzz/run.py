@@ -66,7 +66,7 @@ def turn(target: str, seconds: float, seed: int, cases: int | None = None) -> Tu
             child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
             hung, noted, at_note = False, "", 0.0
             while child.poll() is None:
-                time.sleep(0.1)
+                time.sleep(0.5)
                 spent = computed(child.pid)
                 if noted != (now := note.read_text()):
                     noted, at_note = now, spent

@@ -50,13 +50,13 @@ Make = Callable[[random.Random], Any]
 def convnet() -> Make:
     """Batches of 1 to 4, images of three sizes."""
     model = prepared(Small())
-    fast = rarefy.compile(model, [torch.randn(1, 3, 31, 31), torch.randn(4, 3, 31, 31)])
+    fast = rarefy.compile(model, [torch.randn(1, 3, 31, 31), torch.randn(4, 3, 31, 31)], measure=False)
     return lambda rng: fast(torch.full((rng.randint(1, 4), 3, *[rng.choice((31, 23, 40))] * 2), rng.random()))
 
 
 def bert() -> Make:
     """Batches of 1 to 6, 1 to 60 tokens."""
-    fast = rarefy.compile(encoder("bert"), [inputs("bert", 1, 20), inputs("bert", 4, 40)])
+    fast = rarefy.compile(encoder("bert"), [inputs("bert", 1, 20), inputs("bert", 4, 40)], measure=False)
     return lambda rng: fast(**inputs("bert", rng.randint(1, 6), rng.randint(1, 60), rng.randrange(99)))[0]
 
 
@@ -173,8 +173,12 @@ def main() -> int:
     total, mib = sum(counts.values()), 2**20
     print(f"soak: {total} calls in {given.seconds:.0f} s, {total / DAY:.2f} days at one call a second: {counts}")
     warm = [size for _, size in watch.warm]
-    print(f"soak: resident {warm[0] / mib:.1f} MiB warm, {warm[-1] / mib:.1f} at the end, {max(warm) / mib:.1f} at most")
-    print(f"soak: {watch.a_day() / mib:+.2f} MiB a day, {ALLOWED / mib:.0f} allowed; native objects {watch.objects[-1]}")
+    print(
+        f"soak: resident {warm[0] / mib:.1f} MiB warm, {warm[-1] / mib:.1f} at the end, {max(warm) / mib:.1f} at most"
+    )
+    print(
+        f"soak: {watch.a_day() / mib:+.2f} MiB a day, {ALLOWED / mib:.0f} allowed; native objects {watch.objects[-1]}"
+    )
     if watch.a_day() > ALLOWED:
         watch.wrong.append("memory grows")
     if watch.objects[-1] > watch.objects[int(WARM * len(watch.objects))]:

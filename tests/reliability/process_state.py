@@ -25,13 +25,13 @@ def _signals() -> dict[int, Any]:
 
 def _logging() -> tuple[Any, ...]:
     root = logging.getLogger()
-    names = [name for name in logging.Logger.manager.loggerDict if not name.startswith("rarefy")]
-    loggers = {name: logging.getLogger(name) for name in names if name.partition(".")[0] in ("torch", "transformers")}
+    known = ("torch", "transformers", "numpy", "asyncio")  # what is imported later may bring loggers of its own
+    loggers = {name: logging.getLogger(name) for name in known}
     return (
         root.level,
         tuple(map(id, root.handlers)),
         logging.root.manager.disable,
-        {name: (logger.level, logger.propagate) for name, logger in loggers.items()},
+        {name: (logger.level, logger.propagate, len(logger.handlers)) for name, logger in loggers.items()},
     )
 
 
@@ -70,6 +70,4 @@ def state() -> dict[str, Any]:
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """{what: (before, after), shortened} of what differs."""
-    return {
-        name: (str(before[name])[:200], str(after[name])[:200]) for name in before if before[name] != after[name]
-    }
+    return {name: (str(before[name])[:200], str(after[name])[:200]) for name in before if before[name] != after[name]}

@@ -1,0 +1,25 @@
+"""kill -9 at random moments: what was there is whole, and the work ends as if nothing had been. (`make soak`: many.)"""
+
+import os
+import random
+import time
+
+import pytest
+import torch
+
+from reliability.kills import JOBS, until_done
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kill -9 and fork are POSIX")
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_killed_work_ends_as_if_nothing_had_been(name: str, tmp_path) -> None:
+    torch.set_num_threads(1)  # a forked child has no threads of its parent
+    job, rng = JOBS[name], random.Random(name)
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    calm.mkdir(), killed.mkdir()
+    began = time.monotonic()
+    job.run(calm)
+    longest = time.monotonic() - began
+    assert until_done(job, killed, rng, longest, kills=8) >= 2, "hardly a kill came in time; the test showed nothing"
+    assert job.result(killed) == job.result(calm)
