@@ -1,4 +1,4 @@
-"""What lies beside weights, hostile: compiled choices, selectors, configs, reports, journals, cells, caches, checkpoints.
+"""What lies beside weights, hostile: compiled choices, selectors, configs, reports, journals, cells, caches.
 
 What is a cache is never an error: it is unknown, and made again.
 """

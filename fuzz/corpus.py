@@ -143,7 +143,7 @@ def shards(kind: str) -> Files:
     """A folder with an index; kind: safetensors or bin."""
     found: Files = {}
     where = {}
-    for i, (name, tensor) in enumerate(tensors().items()):
+    for i, name in enumerate(tensors()):
         file = f"s{i % 2}.{kind}"
         where[name] = file
     for file in sorted(set(where.values())):

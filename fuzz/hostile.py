@@ -1,8 +1,8 @@
 """Hostile files of every layout and everything that lies beside weights: thousands a second of computing.
 
-Accidents in the bytes, lies in headers and indexes, and forgeries, whose checksums are made anew so that only the checks
-behind them stand. Each is refused with an error of ours or read, at the cost that `bounds` allows, and what was read is
-used: a claim that passes the reader may not break what comes after it.
+Accidents in the bytes, lies in headers and indexes, and forgeries, whose checksums are made anew so that only the
+checks behind them stand. Each is refused with an error of ours or read, at the cost that `bounds` allows, and what was
+read is used: a claim that passes the reader may not break what comes after it.
 """
 
 import json
@@ -110,8 +110,8 @@ def _streamed(size: int) -> None:
     """As `prune_folder` reads: places first, then one tensor at a time."""
     shards = bounded(lambda: open_shards(_FOLDER), size)
     names = [] if shards is None else list(shards.places)
-    for read, mapped in bounded(lambda: [(shards.read(name), shards.mapped(name)) for name in names], size) or ():
-        assert torch.equal(read.reshape(-1).view(torch.uint8), mapped.reshape(-1).view(torch.uint8))
+    for copied, mapped in bounded(lambda: [(shards.read(name), shards.mapped(name)) for name in names], size) or ():
+        assert torch.equal(copied.reshape(-1).view(torch.uint8), mapped.reshape(-1).view(torch.uint8))
 
 
 def _filled(path: Path, size: int) -> None:

@@ -1,6 +1,6 @@
 """kill -9 many times: saving, training and comparing, each killed at random moments and checked after every kill.
 
-    python fuzz/kill.py --kills 100
+python fuzz/kill.py --kills 100
 """
 
 import argparse

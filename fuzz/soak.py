@@ -1,4 +1,4 @@
-"""A day of calls in minutes: compiled models and a server, batch and length ever changing, memory flat, answers the same.
+"""A day of calls in minutes: compiled models and a server, batch and length ever changing, memory flat, same answers.
 
     python fuzz/soak.py --seconds 600
 

@@ -38,7 +38,7 @@ def _logging() -> tuple[Any, ...]:
 def state() -> dict[str, Any]:
     """Everything by name; equal records mean that nothing was changed."""
     python = random.getstate()
-    drawn = numpy.random.get_state()
+    drawn = numpy.random.get_state()  # noqa: NPY002 - the generator that others use is watched
     return {
         "threads": torch.get_num_threads(),
         "interop threads": torch.get_num_interop_threads(),

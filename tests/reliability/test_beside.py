@@ -46,7 +46,7 @@ def test_architectures_of_any_type_are_read(named, tmp_path) -> None:
 def test_a_config_of_a_trillion_labels_is_refused_at_once(said, tmp_path) -> None:
     """transformers would make a dictionary of them before there is any model."""
     pytest.importorskip("transformers")
-    with pytest.raises(FileError, match="config.json says .* more than 100000"):
+    with pytest.raises(FileError, match=r"config\.json says .* more than 100000"):
         config_of({"model_type": "bert", **said}, tmp_path)
     assert config_of({"model_type": "bert", "num_labels": 3}, tmp_path).num_labels == 3
 
@@ -72,7 +72,7 @@ def test_a_damaged_journal_is_refused(change, tmp_path) -> None:
     path.write_text(json.dumps(whole))
     assert folder_target._journal(path, tmp_path, JOB).written == ["b.weight"]
     path.write_text(json.dumps(whole | change))
-    with pytest.raises(FileError, match="journal.json: is damaged"):
+    with pytest.raises(FileError, match=r"journal\.json: is damaged"):
         folder_target._journal(path, tmp_path, JOB)
 
 
@@ -97,15 +97,17 @@ def test_a_time_of_an_infinite_shape_is_unknown() -> None:
     assert _record(json.dumps(said | {"cell": cell | {"nnz": float("inf")}})) is None
 
 
+_PLACES = (3, {"a": 3}, {"a": [-1, 8]}, {"a": [0, 2**70]}, {"a": [0, float("inf")]})
+
+
 @pytest.mark.parametrize(
     "index",
-    [5, {"key": "k"}, {"key": "k", "weights": 3}, {"key": "k", "weights": {"a": 3}}, {"key": "k", "weights": {"a": [-1, 8]}},
-     {"key": "k", "weights": {"a": [0, 2**70]}}, {"key": "k", "weights": {"a": [0, float("inf")]}}],
-)  # fmt: skip
+    [5, {"key": "k"}, *({"key": "k", "weights": weights} for weights in _PLACES)],
+)
 def test_a_signed_index_of_packed_weights_that_lies_is_refused(index, tmp_path) -> None:
     text, path = json.dumps(index).encode(), tmp_path / "w.packed"
     at = 64
     head = struct.pack("<8sQ32s", b"rarefyP1", at, hashlib.sha256(text).digest())
     path.write_bytes(head.ljust(at, b"\0") + text)
-    with pytest.raises(ValueError, match="it|outside"):
+    with pytest.raises(ValueError, match=r"its index makes no sense|belongs to another|lies outside"):
         pack_file.places(path, "k")

@@ -104,9 +104,7 @@ def test_processes_that_write_times_at_once_lose_none(tmp_path: Any) -> None:
     context = multiprocessing.get_context("fork")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        children = [
-            context.Process(target=lambda n=n: os._exit(0 if _writes(tmp_path, n) else 3)) for n in range(4)
-        ]
+        children = [context.Process(target=lambda n=n: os._exit(0 if _writes(tmp_path, n) else 3)) for n in range(4)]
         for child in children:
             child.start()
     for child in children:

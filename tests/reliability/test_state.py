@@ -1,4 +1,4 @@
-"""Every main call leaves the process as it found it: threads, denormals, generators, modes, signals, logging, warnings."""
+"""Every main call leaves the process as it found it: threads, denormals, generators, modes, signals, logging, ..."""
 
 import json
 import os
