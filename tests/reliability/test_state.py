@@ -37,22 +37,3 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_changes_nothing_of_the_process(name: str, found: dict[str, Any]) -> None:
     assert found[name] == {}
-
-
-IMPORT = """
-import torch, numpy, random, transformers
-from reliability.process_state import changed, state
-before = state()
-import rarefy
-for name in rarefy.__all__:
-    getattr(rarefy, name)
-import rarefy.cli.main, rarefy.serving.app, rarefy.ops
-rarefy.ops.available()
-found = changed(before, state())
-raise SystemExit(f"importing changes {found}" if found else 0)
-"""
-
-
-def test_importing_changes_nothing_of_the_process() -> None:
-    done = run("-c", IMPORT)
-    assert done.returncode == 0, done.stderr[-2000:]
