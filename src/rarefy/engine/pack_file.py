@@ -50,8 +50,8 @@ def places(path: Path, key: str) -> dict[str, tuple[int, int]]:
         raise ValueError("it was altered")
     try:
         said = json.loads(index)
-        whose, weights = said["key"], [(str(name), *map(int, place)) for name, place in said["weights"].items()]
-        found = {name: (start, nbytes) for name, start, nbytes in weights}
+        whose = said["key"]
+        found = {str(name): (int(start), int(nbytes)) for name, (start, nbytes) in said["weights"].items()}
     except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
         raise ValueError("its index makes no sense") from error
     if whose != key:
