@@ -2,7 +2,9 @@
 #
 #   make demo    makes .venv, installs rarefy with its demo extra, runs the main job on a real model
 #   make test    makes .venv if absent, installs what the tests need, runs the tests
-#   make fuzz    random shapes, files and arguments against a sanitized build, FUZZ_SECONDS=600 of them
+#   make fuzz    random shapes, files and arguments against a sanitized build, FUZZ_SECONDS=600 of them;
+#                FUZZ_CASES=1000000 asks for so many hostile files instead
+#   make soak    ten minutes of ever changing calls with flat memory, then kill -9 many times (SOAK_SECONDS, SOAK_KILLS)
 #   make check   style, types, import floors, method index, native leak check, docs
 #   make bench   what we measure, half an hour (benchmarks/)   make docs    the documentation, into site/
 #   make bench-decode     decoding with selected inputs and neurons, beside dense decoding
@@ -29,15 +31,18 @@ TORCH_INDEX ?=
 RIVALS ?=
 FUZZ_SECONDS ?= 600
 FUZZ_START ?=
+FUZZ_CASES ?=
+SOAK_SECONDS ?= 600
+SOAK_KILLS ?= 100
 
 bin := $(VENV)/bin
 done := $(VENV)/.done
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
 native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 
-.PHONY: demo test fuzz check bench bench-decode bench-training docs index clean help
+.PHONY: demo test fuzz soak check bench bench-decode bench-training docs index clean help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 14
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 16
 
 demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
@@ -46,7 +51,11 @@ test: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) $(TEST_ARGS)
 
 fuzz: $(done)/test
-	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(if $(FUZZ_START),--start $(FUZZ_START))
+	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(if $(FUZZ_START),--start $(FUZZ_START)) $(if $(FUZZ_CASES),--cases $(FUZZ_CASES))
+
+soak: $(done)/test
+	OMP_NUM_THREADS=1 $(bin)/python -W ignore fuzz/soak.py --seconds $(SOAK_SECONDS)
+	OMP_NUM_THREADS=1 $(bin)/python -W ignore fuzz/kill.py --kills $(SOAK_KILLS)
 
 check: $(done)/check
 	$(bin)/ruff check

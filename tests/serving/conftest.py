@@ -11,16 +11,15 @@ from typing import Any
 
 import openai
 import pytest
-import torch
 
 import rarefy
 from rarefy.serving.desk import Desk
 from rarefy.serving.limits import Limits
 from rarefy.serving.model import How
 from rarefy.serving.run import desk_of, server_of
+from serving.tiny import write_writer
 
 QUICK = How(measure=False)
-TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}assistant:"
 
 
 class Running:
@@ -89,37 +88,8 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory, own_cache: None) ->
 @pytest.fixture(scope="session")
 def writer_folder(tmp_path_factory: pytest.TempPathFactory, own_cache: None) -> Path:
     """A Llama of two blocks with random weights and half of them zeros."""
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {word: i for i, word in enumerate(["<s>", "</s>", "<pad>", *letters])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    words = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=TEMPLATE
-    )
-    carried, folder = tmp_path_factory.mktemp("tokenizer"), tmp_path_factory.mktemp("writer") / "tiny"
-    words.save_pretrained(carried)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    rarefy.prune(model, "magnitude", sparsity=0.5, measure=False)
-    rarefy.save(model, folder, carry=carried)
-    return folder
+    pytest.importorskip("transformers")
+    return write_writer(tmp_path_factory.mktemp("tokenizer"), tmp_path_factory.mktemp("writer") / "tiny")
 
 
 @pytest.fixture(scope="session")

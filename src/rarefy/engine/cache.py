@@ -170,7 +170,7 @@ def _record(text: str) -> Record | None:
         ms = {str(name): float(value) for name, value in raw["ms"].items()}
         cell = None if raw["cell"] is None else _cell(raw["cell"])
         tried = frozenset(map(str, raw["tried"]))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
     return Record(ms, cell, tried) if ms and all(map(_is_time, ms.values())) else None
 

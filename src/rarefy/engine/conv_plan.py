@@ -202,7 +202,8 @@ class AcrossPlanner:
 
 def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
     """Median milliseconds of each candidate kernel on images across the lanes, in interleaved rounds."""
-    x = to_across(torch.randn(image[0], weight.shape[1] * window.groups, *image[1:]))
+    shape = image[0], weight.shape[1] * window.groups, *image[1:]
+    x = to_across(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     packs = {name: pack_conv(weight, window, name, across=True) for name in conv_candidates(weight, window.groups)}
     calls = {name: partial(convolve_across, packed, x, None, None, "none") for name, packed in packs.items()}
     with torch.inference_mode():

@@ -48,10 +48,17 @@ def places(path: Path, key: str) -> dict[str, tuple[int, int]]:
         index = file.read(end - at)
     if hashlib.sha256(index).digest() != digest:
         raise ValueError("it was altered")
-    said = json.loads(index)
-    if said["key"] != key:
+    try:
+        said = json.loads(index)
+        whose = said["key"]
+        found = {str(name): (int(start), int(nbytes)) for name, (start, nbytes) in said["weights"].items()}
+    except (TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
+        raise ValueError("its index makes no sense") from error
+    if whose != key:
         raise ValueError("it belongs to another model or machine")
-    return {str(name): (int(start), int(nbytes)) for name, (start, nbytes) in said["weights"].items()}
+    if not all(0 <= start <= end and 0 <= nbytes <= end for start, nbytes in found.values()):
+        raise ValueError("a weight lies outside it")
+    return found
 
 
 def _padded(nbytes: int) -> int:

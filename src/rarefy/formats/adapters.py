@@ -100,11 +100,15 @@ def fold(entries: Mapping[str, Tensor | Held], config: Mapping[str, Any] | None 
             f"adapter_config.json: peft_type {kind!r} does not belong to these tensors; get the files again"
         )
     found, used = {}, set[str]()
+    seen: set[int] = set()
     for name in entries:
         if name.endswith(ends):
             module = name.rpartition(".")[0]
             names = {part: f"{module}.{part}" for part in _PARTS if f"{module}.{part}" in entries}
             parts = {part: plain(entries[stored], stored) for part, stored in names.items()}
+            if seen & {id(part) for part in parts.values()}:  # indices are copied: one for thousands would cost as many
+                raise FileError(f"adapter of {module!r}: it shares tensors with another; save copies of them")
+            seen |= {id(part) for part in parts.values()}
             read = _shira if "shira_weight" in parts else _super
             found[module.removeprefix(_ROOT) + ".weight"] = read(parts, config or {}, module)
             used |= set(names.values())

@@ -134,7 +134,7 @@ def read_file(path: Path, *, mapped: bool = False) -> Contents:
     mapped: tensors are views of the file, see `safe.read_stored`.
     """
     metadata, stored = read_stored(path, mapped=mapped)
-    said = manifest.from_metadata(metadata, path)
+    said = manifest.from_metadata(metadata, path, len(stored))
     if said is None:
         return Contents(unpack_stored(stored, path), {}, own=False)
     manifest.check(said, stored, path)

@@ -18,6 +18,8 @@ TORCH_WEIGHTS = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MAX_TEXT = 16 * 2**20
+MAX_VALUES = 300_000
+"""Of a JSON file: each takes a hundred bytes in memory, and as few as two in the file."""
 
 
 def weights_path(path: Path) -> Path:
@@ -96,12 +98,15 @@ def shard_files(folder: Path, index: str = INDEX) -> dict[str, str]:
     return where
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a small text file. Raises FileError."""
+def read_json(path: Path, *, values: int = MAX_VALUES) -> dict[str, Any]:
+    """A JSON object from a small text file, with at most so many values. Raises FileError."""
     try:
         if path.stat().st_size > MAX_TEXT:
             raise ValueError(f"larger than {MAX_TEXT} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if sum(map(text.count, "[{,")) > values:
+            raise ValueError(f"more than {values} values")
+        found = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path}: cannot be read as JSON ({error}); get the file again") from error
     if not isinstance(found, dict):

@@ -57,8 +57,11 @@ def fingerprint(metadata: Mapping[str, str] | None) -> str | None:
     return (metadata or {}).get("rarefy.digest")
 
 
-def from_metadata(metadata: Mapping[str, str] | None, path: object) -> Manifest | None:
-    """The manifest of a file, None if another program wrote it. A FileError if it is damaged or from the future."""
+def from_metadata(metadata: Mapping[str, str] | None, path: object, tensors: int) -> Manifest | None:
+    """The manifest of a file with so many stored tensors, None if another program wrote it.
+
+    A FileError if it is damaged, from the future, or says far more than there is to say of them.
+    """
     metadata = metadata or {}
     present = [key for key in _KEYS if key in metadata]
     if not present:
@@ -70,6 +73,8 @@ def from_metadata(metadata: Mapping[str, str] | None, path: object) -> Manifest 
         raise FileError(f"{path}: its layout is version {layout!r}, this rarefy reads {LAYOUT!r}; upgrade rarefy")
     if hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() != signed:
         raise FileError(f"{path}: its manifest was altered; the file is damaged, get it again")
+    if text.count(",") > 8 * tensors + 1000:
+        raise FileError(f"{path}: its manifest names far more than its {tensors} tensors; get the file again")
     return _parse(text, path)
 
 

@@ -43,14 +43,18 @@ def fold(entries: Mapping[str, Tensor | Held]) -> dict[str, Tensor | Held]:
     it names. NNCF's regularised masks are logits: positive = keep, as at inference (sigmoid above one half).
     """
     found = dict(entries)
+    kept_of: dict[tuple[int, bool], Tensor] = {}  # one mask may belong to many weights, and is made of bits only once
     for weight, mask, target, logits in _pairs(entries):
         if target != weight and target in entries:
             raise FileError(f"tensor {target!r}: it is stored twice, plain and as {weight!r}; get the file again")
         if isinstance(found.get(target), Masked):
             raise FileError(f"tensor {target!r}: it has two masks, {mask!r} and another; save it with one of them")
-        value, kept = entries[weight], entries[mask]
+        value, given = entries[weight], entries[mask]
         found.pop(weight), found.pop(mask)
-        found[target] = _checked(target, value, kept, logits=logits)
+        known = kept_of.get((id(given), logits))
+        masked = _checked(target, value, given, known, logits=logits)
+        kept_of[id(given), logits] = masked.mask
+        found[target] = masked
     return found
 
 
@@ -70,12 +74,15 @@ def _pairs(entries: Mapping[str, Tensor | Held]) -> Iterator[tuple[str, str, str
                 yield weight, name, weight, False
 
 
-def _checked(name: str, value: Tensor | Held, mask: Tensor | Held, *, logits: bool) -> Masked:
+def _checked(name: str, value: Tensor | Held, mask: Tensor | Held, known: Tensor | None, *, logits: bool) -> Masked:
+    """known: what was made of this mask before."""
     if not isinstance(value, Tensor) or not isinstance(mask, Tensor) or value.shape != mask.shape:
         shapes = f"{tuple(mask.shape)} and its values {tuple(value.shape)}"
         raise FileError(f"tensor {name!r}: its mask {shapes} differ; get the file again")
     if mask.dtype not in _MASKS or value.dtype not in VALUE_TYPES:
         raise FileError(f"tensor {name!r}: a mask of {mask.dtype} over values of {value.dtype} is not read")
+    if known is not None:
+        return Masked(value, known)
     kept = mask.gt(0) if logits else mask.ne(0)
     if not logits and mask.dtype != torch.bool and not torch.equal(kept.to(mask.dtype), mask):
         raise FileError(f"tensor {name!r}: its mask holds values other than 0 and 1; get the file again")

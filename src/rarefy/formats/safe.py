@@ -12,6 +12,8 @@ from rarefy.core.errors import FileError
 
 MAX_HEADER = 32 * 2**20
 """Bytes. About a hundred thousand tensors; a larger header is an attack or needs shards."""
+MAX_TENSORS = 200_000
+"""In one file: each costs its reader about a kilobyte, whatever it holds."""
 
 
 def read_stored(path: Path, *, mapped: bool = False) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
@@ -40,6 +42,8 @@ def check_header(path: Path) -> None:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
+            announced = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            said = file.read(announced) if announced <= MAX_HEADER else b""
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or error}); give a saved file or folder") from error
     if len(start) < 8:
@@ -50,3 +54,5 @@ def check_header(path: Path) -> None:
             f"{path}: it announces a header of {header} bytes, but holds {size - 8} (limit {MAX_HEADER}); "
             "it is truncated or not a safetensors file, get it again"
         )
+    if said.count(b"{") > MAX_TENSORS or said.count(b",") > 16 * MAX_TENSORS:  # counted before anything is made of it
+        raise FileError(f"{path}: its header names more than {MAX_TENSORS} tensors; save it in shards with an index")

@@ -1,6 +1,7 @@
 """State dicts that `torch.save` wrote, read without unpickling: tensors from a fixed table, everything else skipped."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ _TYPES = {
 }
 _WITHIN = ("state_dict", "model_state_dict", "model", "module")
 """Where training programs keep the weights among other things."""
+_NAMES = 64  # names that a tensor may have, if all had as many: layers that share everything
+_SMALL = 2**20  # bytes that are never too many
 
 
 def read_torch(path: Path, *, mapped: bool = False) -> dict[str, Tensor | Held]:
@@ -40,16 +43,43 @@ def read_torch(path: Path, *, mapped: bool = False) -> dict[str, Tensor | Held]:
         if "byteorder" in records.places and records.bytes("byteorder").numpy().tobytes() != b"little":
             raise FileError("it was written on a big-endian machine; read it there and save it as safetensors")
         root = follow(records.bytes("data.pkl").numpy().tobytes())
-        return _tensors(root, records)
+        return _tensors(root, _Source(records))
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
 
 
-def _tensors(root: Any, records: Records) -> dict[str, Tensor | Held]:
+@dataclass
+class _Source:
+    """The records, and what was seen of them: one tensor for each view, whatever number of names it has.
+
+    A small file could else stand for thousands of large tensors that share their bytes, each of which costs its reader
+    time, or a copy where a mask or an index has to be of another type. seen: bytes of all views; named: of all names.
+    """
+
+    records: Records
+    views: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+    seen: int = 0
+    named: int = 0
+
+    def view(self, raw: Tensor, kind: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...], at: int) -> Tensor:
+        """The entries of a record (bytes, on a whole entry) from the one numbered `at`."""
+        key = (raw.storage_offset(), kind, shape, strides, at)
+        if key not in self.views:
+            whole = raw[: raw.numel() // kind.itemsize * kind.itemsize].view(kind)
+            self.views[key] = whole.as_strided(shape, strides, whole.storage_offset() + at)
+            self.seen += self.views[key].nbytes
+        self.named += self.views[key].nbytes
+        held = self.records.held.numel()
+        if self.seen > 2 * held + _SMALL or self.named > _NAMES * held + _SMALL:
+            raise FileError("its tensors share their bytes too many times; save copies of them, as safetensors")
+        return self.views[key]
+
+
+def _tensors(root: Any, source: _Source) -> dict[str, Tensor | Held]:
     """Tensors of the dict that stands under a usual name, else of the outermost."""
     for within in (*_WITHIN, None):
         entries = _entries(root if within is None else _entries(root).get(within))
-        found = {name: _tensor(entry, records, name) for name, entry in entries.items() if isinstance(name, str)}
+        found = {name: _tensor(entry, source, name) for name, entry in entries.items() if isinstance(name, str)}
         held = {name: tensor for name, tensor in found.items() if tensor is not None}
         if held:
             return held
@@ -62,7 +92,7 @@ def _entries(node: Any) -> dict[Any, Any]:
     return node if isinstance(node, dict) else {}
 
 
-def _tensor(node: Any, records: Records, name: str) -> Tensor | Held | None:
+def _tensor(node: Any, source: _Source, name: str) -> Tensor | Held | None:
     """The tensor that a call would make, None if it would make none."""
     if not isinstance(node, Call) or not isinstance(node.what, Name) or not isinstance(node.args, tuple):
         return None
@@ -70,42 +100,42 @@ def _tensor(node: Any, records: Records, name: str) -> Tensor | Held | None:
     if what.module != "torch._utils":
         return None
     if what.name in ("_rebuild_parameter", "_rebuild_parameter_with_state") and args:
-        return _dense(args[0], records, name)
+        return _dense(args[0], source, name)
     if what.name == "_rebuild_sparse_tensor" and len(args) == 2:
-        return _sparse(*args, records, name)
-    found = _dense(node, records, name)
+        return _sparse(*args, source, name)
+    found = _dense(node, source, name)
     _require(found is not None or not what.name.startswith("_rebuild"), name, f"{what.name} makes no tensor read here")
     return found
 
 
-def _dense(node: Any, records: Records, name: str) -> Tensor | None:
+def _dense(node: Any, source: _Source, name: str) -> Tensor | None:
     """The same for the calls that make a strided tensor."""
     if not isinstance(node, Call) or not isinstance(node.what, Name) or not isinstance(node.args, tuple):
         return None
     what, args = node.what, node.args
     if what in (Name("torch._utils", "_rebuild_tensor_v2"), Name("torch._utils", "_rebuild_tensor")) and len(args) >= 4:
-        return _strided(args[0], args[1:4], None, records, name)
+        return _strided(args[0], args[1:4], None, source, name)
     if what == Name("torch._utils", "_rebuild_tensor_v3") and len(args) >= 7:
-        return _strided(args[0], args[1:4], args[6], records, name)
+        return _strided(args[0], args[1:4], args[6], source, name)
     return None
 
 
-def _sparse(layout: Any, data: Any, records: Records, name: str) -> Held:
+def _sparse(layout: Any, data: Any, source: _Source, name: str) -> Held:
     known = isinstance(layout, Call) and layout.what == Name("torch.serialization", "_get_layout")
     said = layout.args[0] if known and isinstance(layout.args, tuple) and layout.args else None
     count = 1 if said == "torch.sparse_coo" else 2
     whole = said in LAYOUTS and isinstance(data, tuple) and len(data) in (count + 2, count + 3)
     _require(whole, name, "its sparse layout makes no sense")
-    parts = [_dense(part, records, name) for part in data[: count + 1]]
+    parts = [_dense(part, source, name) for part in data[: count + 1]]
     _require(all(isinstance(part, Tensor) for part in parts), name, "its indices or values are no tensors")
     *indices, values = parts
     return from_parts(said, tuple(indices), values, _sizes(data[count + 1], name), name)  # type: ignore[arg-type]
 
 
-def _strided(storage: Any, view: tuple[Any, ...], dtype: Any, records: Records, name: str) -> Tensor:
+def _strided(storage: Any, view: tuple[Any, ...], dtype: Any, source: _Source, name: str) -> Tensor:
     """A view of a record. Checked against the record's bytes: what the program says of them is not trusted."""
     offset, size, stride = view
-    raw, kind = _storage(storage, records, name)
+    raw, kind = _storage(storage, source.records, name)
     if dtype is not None:
         known = isinstance(dtype, Name) and dtype.module == "torch" and dtype.name in _TYPES
         _require(known, name, "its type is none that is read here")
@@ -118,9 +148,9 @@ def _strided(storage: Any, view: tuple[Any, ...], dtype: Any, records: Records, 
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     fits = last < have and math.prod(shape) <= have
     _require(fits, name, f"a view of {shape} has only {have} entries behind it")
-    place, off = divmod(int(raw.storage_offset()), kind.itemsize)
-    _require(off == 0, name, "its record does not begin where torch.save lets records begin")
-    return raw[: have * kind.itemsize].view(kind).as_strided(shape, strides, place + offset)
+    whole = int(raw.storage_offset()) % kind.itemsize == 0
+    _require(whole, name, "its record does not begin where torch.save lets records begin")
+    return source.view(raw, kind, shape, strides, offset)
 
 
 def _storage(node: Any, records: Records, name: str) -> tuple[Tensor, torch.dtype]:

@@ -14,6 +14,7 @@ from rarefy.formats.held import dense
 from rarefy.recipes.convert import Conversion, Options, conversion, weights_of
 from rarefy.recipes.store_activations import weights_alone
 
+_VOCABULARY = 2**22  # values of a tokenizer.json: a word is one, a pair that is merged three
 _NAMES = {  # of a layer: as Hugging Face calls its weights, as GGUF does
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
@@ -127,11 +128,11 @@ def _tokens(writer: Any, source: Path, config: Mapping[str, Any]) -> list[str]:
     """The vocabulary of tokenizer.json (byte pairs), or names that stand for none; what to know about it."""
     size = config["vocab_size"]
     file = source / "tokenizer.json"
-    model = read_json(file).get("model", {}) if file.exists() else {}
+    model = read_json(file, values=_VOCABULARY).get("model", {}) if file.exists() else {}
     names, kinds = [f"<{i}>" for i in range(size)], [5] * size  # 5: unused
     byte_pairs = model.get("type") == "BPE" and not model.get("byte_fallback") and isinstance(model.get("vocab"), dict)
     if byte_pairs:
-        added = {item["content"]: item["id"] for item in read_json(file).get("added_tokens", ())}
+        added = {item["content"]: item["id"] for item in read_json(file, values=_VOCABULARY).get("added_tokens", ())}
         for text, i in [*model["vocab"].items(), *added.items()]:
             if not 0 <= i < size:
                 raise FileError(f"convert: {file}: token {text!r} has the number {i} of {size}; get the file again")

@@ -1,6 +1,5 @@
 """Text models of a local Hugging Face folder: loading without network or foreign code, batches, embeddings."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import FileError, ModelError
 from rarefy.engine.rivals.outputs import first_tensor
+from rarefy.formats.folder import read_json
 from rarefy.recipes.text import Count, counter
 
 MAX_TOKENS = 128
@@ -117,8 +117,4 @@ def pooling_of(folder: Path) -> str:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    try:
-        says = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FileError(f"{path}: is no JSON ({error})") from None
-    return "cls" if says.get("pooling_mode_cls_token") else "mean"
+    return "cls" if read_json(path).get("pooling_mode_cls_token") else "mean"

@@ -140,11 +140,27 @@ def _journal(path: Path, folder: Path, job: Mapping[str, str]) -> Journal:
         schema, journal = found.pop("schema", None), Journal(**found)
     except TypeError:
         schema = None
+    if schema == SCHEMA and not _is_sane(journal):
+        raise FileError(f"{path}: is damaged; choose an empty folder")
     if schema != SCHEMA:
         raise FileError(f"{path}: was not written by this version of rarefy; choose an empty folder")
     if other := changed(journal.job, job):
         raise FileError(f"{folder}: was begun with another job: {other}; ask for the same, or choose an empty folder")
     return journal
+
+
+def _is_sane(journal: Journal) -> bool:
+    """Whether every field is of its type: the file may be damaged, or someone else's."""
+    units, layout = journal.units, journal.layout
+    return (
+        (layout is None or isinstance(layout, dict))
+        and isinstance(units, dict)
+        and all(isinstance(found, list) and all(isinstance(one, dict) for one in found) for found in units.values())
+        and isinstance(journal.written, list)
+        and all(isinstance(name, str) for name in journal.written)
+        and type(journal.seconds) in (int, float)
+        and type(journal.peak_rss) is type(journal.runs) is int
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rarefy.core.errors import FileError
+from rarefy.formats.folder import read_json
 
 SCHEMA = "rarefy.report/1"
 NAME = "report.json"
@@ -58,11 +59,8 @@ def read_report(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not path.is_file():
         raise FileError(f"{path}: does not exist; run `rarefy compress` or `rarefy demo` first")
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FileError(f"{path}: is no JSON ({error}); run `rarefy compress` again") from None
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+    report = read_json(path)
+    if report.get("schema") != SCHEMA:
         raise FileError(f"{path}: is not a report of this version of rarefy ({SCHEMA}); run `rarefy compress` again")
     return report
 

@@ -124,7 +124,7 @@ def restore_activations(model: nn.Module, folder: Path, contents: Contents) -> N
         )
     try:
         _restore(model, raw, dense(beside))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RarefyError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, RarefyError) as error:
         raise FileError(f"{path}: does not fit the model ({type(error).__name__}: {error}); save it again") from error
 
 

@@ -81,7 +81,7 @@ def read_engine(folder: Path) -> tuple[Choices, Explanation] | None:
     tensors = read(folder / INPUTS) if (folder / INPUTS).exists() else {}
     try:
         return _choices(raw, tensors), _explanation(raw["explanation"])
-    except (KeyError, TypeError, ValueError, AttributeError, EngineError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, EngineError) as error:
         raise FileError(
             f"{path}: is damaged ({type(error).__name__}: {error}); delete it to load the model as it was given"
         ) from error

@@ -29,6 +29,9 @@ NEVER = frozenset(
 )
 
 
+_MOST = 100_000
+"""Labels or layers that a config may ask for: transformers makes a list of them before there is any model."""
+_COUNTED = ("label", "layer", "depth", "block", "stage")  # in the names of such counts
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -130,7 +133,17 @@ def config_of(raw: dict[str, Any], folder: Path) -> Any:
             f"load: {folder}: model_type {kind!r} is not one that the installed transformers knows; "
             "upgrade transformers, or build the module and give it as load(path, model=module)"
         )
+    _require_small(raw, folder)
     return CONFIG_MAPPING[kind].from_dict(raw)
+
+
+def _require_small(node: Any, folder: Path, name: str = "") -> None:
+    """Refuses counts of labels, layers or blocks, at any depth of a config, that no model has."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else ((name, value) for value in node):
+            _require_small(value, folder, str(key))
+    elif isinstance(node, int | float) and not abs(node) <= _MOST and any(word in name for word in _COUNTED):
+        raise FileError(f"load: {folder}: config.json says {name}={node}, more than {_MOST}; get it again")
 
 
 def class_of(raw: dict[str, Any], config: Any, folder: Path) -> Any:

@@ -1,5 +1,6 @@
 """Sparse training inside loops that are not yours: callbacks for the Trainer of `transformers` and for Lightning."""
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from rarefy.core.errors import ModelError
+from rarefy.formats.atomic import replace_file
 from rarefy.recipes.train import sparse_training
 
 _FILE = "rarefy_trainer.pt"
@@ -36,7 +38,7 @@ def transformers_callback(method: Any, **arguments: Any) -> Any:
         def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             if state.is_world_process_zero:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                torch.save(self.trainer.state_dict(), folder / _FILE)
+                replace_file(folder / _FILE, partial(torch.save, self.trainer.state_dict()))
 
         def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             self.trainer.detach()

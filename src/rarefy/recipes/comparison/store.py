@@ -54,7 +54,7 @@ class CellStore:
         """What is known of a cell; None where nothing is, or nothing that can be read."""
         try:
             data = json.loads(self._path(key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("outcome"), dict):
             return None
@@ -71,7 +71,22 @@ class CellStore:
 
 def _outcome(data: Mapping[str, Any]) -> Outcome | None:
     names = {field.name for field in fields(Outcome)}
-    return Outcome(**data) if set(data) == names else None
+    return Outcome(**data) if set(data) == names and _is_sane(data) else None
+
+
+def _is_sane(data: Mapping[str, Any]) -> bool:
+    """Whether every field is of its type."""
+    numbers = (data["sparsity"], data["seconds"], data["evaluation_seconds"], data["peak_mib"])
+    return (
+        isinstance(data["metrics"], dict)
+        and all(type(value) in (int, float) for value in data["metrics"].values())
+        and all(value is None or type(value) in (int, float) for value in numbers)
+        and (data["layers"] is None or type(data["layers"]) is int)
+        and isinstance(data["skipped"], dict)
+        and all(isinstance(why, str) for why in data["skipped"].values())
+        and isinstance(data["error"], str | None)
+        and isinstance(data["retry"], bool)
+    )
 
 
 def open_store(out: Path) -> CellStore:

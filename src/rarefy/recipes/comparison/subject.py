@@ -1,8 +1,7 @@
 """What is compared on: a model with its calibration data by seed, its evaluation and its loss, made from files."""
 
-import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.core.errors import DataError, FileError
+from rarefy.formats.folder import read_json
 from rarefy.recipes.comparison.cell import Evaluate
 from rarefy.recipes.encoder import TextModel
 from rarefy.recipes.evaluations.encoder import Closeness, Retrieval, Similarity, Together, texts_of
@@ -146,11 +146,9 @@ def plain_subject(model: nn.Module, batches: Sequence[Any], *, classifier: bool 
 def kind_of_folder(folder: Path) -> str:
     """ "language-model" where config.json names a class for causal language modelling, else "encoder"."""
     path = folder / "config.json"
-    try:
-        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileError(f"{folder}: has no config.json; give a local Hugging Face folder or module:factory") from None
-    except ValueError as error:
-        raise FileError(f"{path}: is no JSON ({error})") from None
-    causal = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ())
+    if not path.exists():
+        raise FileError(f"{folder}: has no config.json; give a local Hugging Face folder or module:factory")
+    named = read_json(path).get("architectures")
+    names = named if isinstance(named, list) else []
+    causal = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     return "language-model" if causal else "encoder"
