@@ -3,6 +3,8 @@
 #   make demo    makes .venv, installs rarefy with its demo extra, runs the main job on a real model
 #   make test    makes .venv if absent, installs what the tests need, runs the tests
 #   make fuzz    random shapes, files and arguments against a sanitized build, FUZZ_SECONDS=600 of them
+#   make coverage   lines and branches of the floors 0 to 4 that the tests run, at least 95 % of them
+#   make mutate  small faults in the selection and packing code, each of which a test must notice
 #   make check   style, types, import floors, method index, native leak check, docs
 #   make bench   what we measure, half an hour (benchmarks/)   make docs    the documentation, into site/
 #   make bench-decode     decoding with selected inputs and neurons, beside dense decoding
@@ -13,7 +15,7 @@
 # TORCH_INDEX=<url> adds an index for torch, where the default one only offers builds with a GPU runtime.
 # BENCH_ARGS=--vnni holds every engine to AVX-512 VNNI; RAREFY_PEERS=<folder> names the peers of benchmarks/peers/install.sh.
 # RIVALS=1 also installs the engines that the demo is timed beside (ONNX Runtime, OpenVINO; `make bench` always does).
-# DEMO_ARGS="--quick" and TEST_ARGS="tests/pruning -k wanda" pass options on.
+# DEMO_ARGS="--quick" and TEST_ARGS="tests/pruning -k wanda" pass options on; MUTATE_ARGS=src/rarefy/core/site.py other files.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,6 +27,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 TEST_ARGS ?=
+MUTATE_ARGS ?=
 TORCH_INDEX ?=
 RIVALS ?=
 FUZZ_SECONDS ?= 600
@@ -35,9 +38,9 @@ done := $(VENV)/.done
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
 native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 
-.PHONY: demo test fuzz check bench bench-decode bench-training docs index clean help
+.PHONY: demo test fuzz coverage mutate check bench bench-decode bench-training docs index clean help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 14
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 16
 
 demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
@@ -47,6 +50,14 @@ test: $(done)/test
 
 fuzz: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(if $(FUZZ_START),--start $(FUZZ_START))
+
+coverage: $(done)/coverage
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) --cov --cov-report= --cov-fail-under=0 $(TEST_ARGS)
+	$(bin)/python tools/coverage_table.py
+	$(bin)/python -m coverage report
+
+mutate: $(done)/test
+	OMP_NUM_THREADS=1 $(bin)/python tools/mutate.py $(MUTATE_ARGS)
 
 check: $(done)/check
 	$(bin)/ruff check
@@ -80,7 +91,7 @@ index: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python tools/index.py
 
 clean:
-	rm -rf $(VENV) build build-address build-thread dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build build-address build-thread dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment, one stamp a step -----------------------------------------------------------------------
@@ -100,9 +111,9 @@ $(done)/torch: constraints.txt | $(done)/venv
 	@touch $@
 
 # Editable, so that sources need no second install; without build isolation, so that nothing is fetched twice.
-$(done)/demo $(done)/test $(done)/check $(done)/rivals: $(done)/%: pyproject.toml $(native) $(done)/torch
+$(done)/demo $(done)/test $(done)/coverage $(done)/check $(done)/rivals: $(done)/%: pyproject.toml $(native) $(done)/torch
 	@echo "make: building rarefy and installing its '$*' extra"
-	PATH="$(CURDIR)/$(bin):$$PATH" $(pip) --no-build-isolation -e '.[$(if $(filter check,$*),test$(,)check,$*)]'
+	PATH="$(CURDIR)/$(bin):$$PATH" $(pip) --no-build-isolation -e '.[$(if $(filter check coverage,$*),test$(,)$*,$*)]'
 	@touch $@
 
 , := ,

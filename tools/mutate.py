@@ -35,7 +35,7 @@ class Outcome:
 def belongs_to(file: str, known: dict) -> int:
     """Which of the [[belongs]] a file matches first."""
     for number, belongs in enumerate(known["belongs"]):
-        if fnmatch(file, belongs["files"]):
+        if any(fnmatch(file, pattern) for pattern in belongs["files"]):
             return number
     sys.exit(f"mutate: {file} has no tests in tools/mutation.toml; add a [[belongs]] that matches it")
 
@@ -46,7 +46,13 @@ def equivalent(file: str, known: dict) -> set[tuple[str, str, str, int]]:
     return {(e["where"], e["was"], e["becomes"], e.get("nth", 0)) for e in listed}
 
 
-def judge(files: list[str], known: dict, tests: run.Tests, confirm: bool) -> list[Outcome]:
+def believed(report: Path | None) -> set[tuple[str, str, str, str, int]]:
+    """(file, key) of the mutants that an earlier run killed."""
+    listed = json.loads(report.read_text("utf-8")) if report else []
+    return {(e["file"], e["where"], e["was"], e["becomes"], e["nth"]) for e in listed if e["state"] == "killed"}
+
+
+def judge(files: list[str], known: dict, tests: run.Tests, dead: set, confirm: bool) -> list[Outcome]:
     """What became of every mutant of some files that the same tests belong to."""
     sources = {file: (ROOT / file).read_bytes() for file in files}
     found = {file: mutants(source) for file, source in sources.items()}
@@ -54,10 +60,11 @@ def judge(files: list[str], known: dict, tests: run.Tests, confirm: bool) -> lis
     for file in files:
         if unknown := said[file] - {mutant.key for mutant in found[file]}:
             sys.exit(f"mutate: {file} has no such mutants, take them out of tools/mutation.toml: {sorted(unknown)}")
-    real = {file: [mutant for mutant in found[file] if mutant.key not in said[file]] for file in files}
+    real = {file: [m for m in found[file] if m.key not in said[file] and (file, *m.key) not in dead] for file in files}
     killed = run.in_place(real, tests)
     outcomes = []
     for file in files:
+        outcomes += [Outcome(file, mutant, "killed") for mutant in found[file] if (file, *mutant.key) in dead]
         outcomes += [Outcome(file, mutant, "equivalent") for mutant in found[file] if mutant.key in said[file]]
         for number, mutant in enumerate(real[file]):
             noticed = number in killed[file]
@@ -88,8 +95,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="files, folders or patterns from the root")
     parser.add_argument("--report", type=Path, help="also writes every outcome there, as JSON")
+    parser.add_argument("--again", type=Path, help="a report: only what survived there is tried, the rest is believed")
     parser.add_argument("--quick", action="store_true", help="believes what survives in place, without a fresh import")
     given = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     known = tomllib.loads((ROOT / "tools" / "mutation.toml").read_text("utf-8"))
     run.warm()
     outcomes: list[Outcome] = []
@@ -99,7 +108,7 @@ def main() -> int:
         if mine:
             with tempfile.TemporaryDirectory(prefix="rarefy-mutate-") as folder:
                 tests = run.Tests(ROOT, belongs["tests"], belongs.get("leave_out", []), Path(folder))
-                outcomes += judge(mine, known, tests, not given.quick)
+                outcomes += judge(mine, known, tests, believed(given.again), not given.quick)
     for o in (o for o in outcomes if o.state == "survived"):
         m = o.mutant
         print(f"survived: {o.file}:{m.line} {m.where} [{m.nth}]: {m.was!r} -> {m.becomes!r}")

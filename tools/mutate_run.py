@@ -1,5 +1,6 @@
 """Runs tests against mutants: put into the running process after a fork, or with a fresh import of the package."""
 
+import gc
 import importlib
 import importlib.machinery
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant
-from mutate_place import NotInPlace, module_of, put, watched
+from mutate_place import NotInPlace, Place, module_of, watched
 
 CPU_SECONDS = 10  # what the tests of one mutant may take beyond four times what they take without it
 _LOUD = os.dup(2)  # where progress is told, from silent processes too
@@ -76,20 +77,22 @@ class _Loop:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         seconds, entered = self._baseline(session)
+        self.places = {file: Place(module) for file in self.mutants if (module := module_of(self.root / file))}
+        gc.freeze()  # so that a child that collects garbage does not touch, and copy, all that is here
         killed = {file: self._judge(session, file, seconds, entered.get(file, {})) for file in self.mutants}
         self.report.write_text(json.dumps(killed), "utf-8")
         return True
 
     def _judge(self, session: pytest.Session, file: str, seconds: list[float], entered: dict) -> list[int]:
-        module, source = module_of(self.root / file), (self.root / file).read_bytes()
+        place, source = self.places.get(file), (self.root / file).read_bytes()
         everything = sorted({number for numbers in entered.values() for number in numbers})
         killed = []
-        for number, mutant in enumerate(self.mutants[file] if module else []):
+        for number, mutant in enumerate(self.mutants[file] if place else []):
             items = sorted(entered.get(mutant.where, everything), key=seconds.__getitem__)
 
             def child(mutant: Mutant = mutant, items: list[int] = items) -> int:
                 try:
-                    put(module, mutant.applied(source), mutant.where)
+                    place.put(mutant.applied(source), mutant.where)
                 except NotInPlace:
                     return 0
                 return _run(session, items)
