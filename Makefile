@@ -5,6 +5,8 @@
 #   make fuzz    random shapes, files and arguments against a sanitized build, FUZZ_SECONDS=600 of them;
 #                FUZZ_CASES=1000000 asks for so many hostile files instead
 #   make soak    ten minutes of ever changing calls with flat memory, then kill -9 many times (SOAK_SECONDS, SOAK_KILLS)
+#   make coverage   lines and branches of the floors 0 to 4 that the tests run, at least 95 % of them
+#   make mutate  small faults in the selection and packing code, each of which a test must notice
 #   make check   style, types, import floors, method index, native leak check, docs
 #   make bench   what we measure, half an hour (benchmarks/)   make docs    the documentation, into site/
 #   make bench-decode     decoding with selected inputs and neurons, beside dense decoding
@@ -15,7 +17,7 @@
 # TORCH_INDEX=<url> adds an index for torch, where the default one only offers builds with a GPU runtime.
 # BENCH_ARGS=--vnni holds every engine to AVX-512 VNNI; RAREFY_PEERS=<folder> names the peers of benchmarks/peers/install.sh.
 # RIVALS=1 also installs the engines that the demo is timed beside (ONNX Runtime, OpenVINO; `make bench` always does).
-# DEMO_ARGS="--quick" and TEST_ARGS="tests/pruning -k wanda" pass options on.
+# DEMO_ARGS="--quick" and TEST_ARGS="tests/pruning -k wanda" pass options on; MUTATE_ARGS=src/rarefy/core/site.py other files.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,6 +29,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 TEST_ARGS ?=
+MUTATE_ARGS ?=
 TORCH_INDEX ?=
 RIVALS ?=
 FUZZ_SECONDS ?= 600
@@ -40,9 +43,9 @@ done := $(VENV)/.done
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
 native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 
-.PHONY: demo test fuzz soak check bench bench-decode bench-training docs index clean help
+.PHONY: demo test fuzz soak coverage mutate check bench bench-decode bench-training docs index clean help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 16
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 18
 
 demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
@@ -56,6 +59,14 @@ fuzz: $(done)/test
 soak: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python -W ignore fuzz/soak.py --seconds $(SOAK_SECONDS)
 	OMP_NUM_THREADS=1 $(bin)/python -W ignore fuzz/kill.py --kills $(SOAK_KILLS)
+
+coverage: $(done)/coverage
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) --cov --cov-report= --cov-fail-under=0 $(TEST_ARGS)
+	$(bin)/python tools/coverage_table.py
+	$(bin)/python -m coverage report
+
+mutate: $(done)/test
+	OMP_NUM_THREADS=1 $(bin)/python tools/mutate.py $(MUTATE_ARGS)
 
 check: $(done)/check
 	$(bin)/ruff check
@@ -89,7 +100,7 @@ index: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python tools/index.py
 
 clean:
-	rm -rf $(VENV) build build-address build-thread dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build build-address build-thread dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment, one stamp a step -----------------------------------------------------------------------
@@ -109,9 +120,9 @@ $(done)/torch: constraints.txt | $(done)/venv
 	@touch $@
 
 # Editable, so that sources need no second install; without build isolation, so that nothing is fetched twice.
-$(done)/demo $(done)/test $(done)/check $(done)/rivals: $(done)/%: pyproject.toml $(native) $(done)/torch
+$(done)/demo $(done)/test $(done)/coverage $(done)/check $(done)/rivals: $(done)/%: pyproject.toml $(native) $(done)/torch
 	@echo "make: building rarefy and installing its '$*' extra"
-	PATH="$(CURDIR)/$(bin):$$PATH" $(pip) --no-build-isolation -e '.[$(if $(filter check,$*),test$(,)check,$*)]'
+	PATH="$(CURDIR)/$(bin):$$PATH" $(pip) --no-build-isolation -e '.[$(if $(filter check coverage,$*),test$(,)$*,$*)]'
 	@touch $@
 
 , := ,

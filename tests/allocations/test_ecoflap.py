@@ -11,6 +11,7 @@ from rarefy.allocations.ecoflap import ECoFLaP
 from rarefy.allocations.uniform import Uniform
 from rarefy.calibration.zeroth_order import zeroth_order
 from rarefy.core.errors import SparsityError
+from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Allocation
 from rarefy.core.site import find_sites
 from rarefy.pruning import prune
@@ -84,3 +85,9 @@ def test_budget_exact_and_no_layer_beyond_the_limit() -> None:
 def test_an_impossible_limit() -> None:
     with pytest.raises(SparsityError, match="largest sparsity"):
         ECoFLaP(limit=1.0)
+
+
+def test_a_loss_that_moves_with_no_layer_gives_all_the_same() -> None:
+    sites = find_sites(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))[0]
+    flat = {site.name: Evidence(site.name, {Need.ZEROTH_ORDER: torch.tensor(0.0)}) for site in sites}
+    assert ECoFLaP()(sites, 0.3, flat) == {"0": 0.3, "1": 0.3}

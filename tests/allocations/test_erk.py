@@ -2,8 +2,9 @@ import pytest
 from torch import nn
 
 from contracts.impostor import assert_beats_impostor
-from rarefy.allocations.erdos_renyi import erdos_renyi, erdos_renyi_kernel
+from rarefy.allocations.erdos_renyi import ErdosRenyi, erdos_renyi, erdos_renyi_kernel
 from rarefy.allocations.uniform import Uniform
+from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Allocation
 from rarefy.core.site import find_sites
 
@@ -48,3 +49,14 @@ def test_a_small_layer_stays_dense_and_the_others_pay_for_it() -> None:
     chosen = erdos_renyi()(sites, 0.3, {})
     assert chosen["0"] == 1.0
     assert chosen["1"] == pytest.approx((0.3 * (16 + 65536) - 16) / 65536)
+
+
+def test_erk_plus_keeps_the_last_layer_and_the_others_pay_for_it() -> None:
+    sites = find_sites(model())[0]
+    sizes = {site.name: site.parameter.numel() for site in sites}
+    chosen = ErdosRenyi(last_dense=True)(sites, 0.8, {})
+    assert chosen["2"] == 1.0
+    assert sum(sizes[name] * density for name, density in chosen.items()) == pytest.approx(0.8 * sum(sizes.values()))
+    with pytest.raises(SparsityError, match=r"it alone has 2048 weights and density 0\.2 of the model is 845"):
+        ErdosRenyi(last_dense=True)(sites, 0.2, {})
+    assert ErdosRenyi(last_dense=True)(sites[:1], 0.2, {}) == {"0": pytest.approx(0.2)}

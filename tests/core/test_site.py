@@ -138,3 +138,21 @@ def test_a_weight_that_is_computed_at_each_call_cannot_be_written() -> None:
         find_sites(model)
     assert "remove_parametrizations" in str(caught.value)
     assert names(model, ("0",)) == ["1"]
+
+
+def test_a_shift_is_added_to_each_bias_once_and_missing_ones_are_told() -> None:
+    shared = nn.Linear(3, 2)
+    twin = nn.Linear(3, 2)
+    twin.weight, twin.bias = shared.weight, shared.bias
+    before = shared.bias.detach().clone()
+    site = find_sites(nn.ModuleList([shared, twin]))[0][0]
+    assert site.shift(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    assert torch.equal(shared.bias, before + torch.tensor([1.0, -2.0]))
+    assert not find_sites(nn.Linear(3, 2, bias=False))[0][0].shift(torch.ones(2))
+
+
+def test_a_weight_without_values_cannot_be_read() -> None:
+    with torch.device("meta"):
+        layer = nn.Linear(3, 2)
+    with pytest.raises(ModelError, match="on the meta device and has no values"):
+        find_sites(layer)[0][0].read()

@@ -35,3 +35,8 @@ def test_changing_the_dense_weight_does_not_change_the_record() -> None:
 def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(ShapeError, match="differ"):
         SparseTensor.from_dense(torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool))
+
+
+def test_density_of_the_smallest() -> None:
+    assert SparseTensor.from_dense(torch.ones(1, 1)).density == 1.0
+    assert SparseTensor.from_dense(torch.zeros(0, 3)).density == 0.0

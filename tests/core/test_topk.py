@@ -32,6 +32,14 @@ def test_nan_has_no_place_in_an_order() -> None:
     scores[2, 1] = math.nan
     with pytest.raises(DataError, match="row 2 of the scores holds NaN"):
         keep_top(scores, 2)
+    scores[1, 3] = math.nan
+    with pytest.raises(DataError, match="row 1 of the scores holds NaN"):
+        keep_top(scores, 2)
+
+
+def test_no_rows_and_no_entries() -> None:
+    assert keep_top(torch.zeros(0, 4), 2).shape == (0, 4) and keep_top(torch.zeros(0, 4), 2).dtype == torch.bool
+    assert keep_top(torch.zeros(3, 0), 0).shape == (3, 0)
 
 
 @pytest.mark.parametrize("count", [-1, 5])

@@ -147,3 +147,41 @@ def test_peft_merges_what_is_written(tmp_path) -> None:
     run("peft", PROGRAM, "merge", tmp_path / "adapter", tmp_path / "base.safetensors", tmp_path / "out.safetensors")
     merged = load_file(tmp_path / "out.safetensors")
     assert all(torch.equal(merged[name], weight + changes[name]) for name, weight in base().items())
+
+
+def low_rank(rank: int = 2, out: int = 2, width: int = 4) -> dict[str, torch.Tensor]:
+    root = "base_model.model.a"
+    return {
+        f"{root}.supertuning_values": torch.tensor([1.0]),
+        f"{root}.supertuning_indices": torch.tensor([3]),
+        f"{root}.supertuning_lora_A.weight": torch.arange(float(rank * width)).view(rank, width),
+        f"{root}.supertuning_lora_B.weight": torch.ones(out, rank),
+    }
+
+
+def test_a_low_rank_part_is_scaled_by_alpha_over_its_rank() -> None:
+    config = {"peft_type": "SUPERTUNING", "lora_alpha": 6}
+    delta = fold(low_rank(), config)["a.weight"]
+    product = torch.ones(2, 2) @ torch.arange(8.0).view(2, 4)
+    wanted = 10.0 + 6 / 2 * product
+    wanted[0, 3] += 1.0
+    assert torch.equal(delta.merged(torch.full((2, 4), 10.0)), wanted)
+    assert delta.dtype == torch.float32 and delta.shape == ()
+    with pytest.raises(FileError, match=r"its low-rank part is \(2, 4\), not \(3, 4\)"):
+        delta.merged(torch.zeros(3, 4))
+    with pytest.raises(FileError, match="the model has rank 3 there"):
+        delta.merged(torch.zeros(3, 4, 1))
+    halves = low_rank()
+    del halves["base_model.model.a.supertuning_lora_B.weight"]
+    with pytest.raises(FileError, match="one half of its low-rank part"):
+        fold(halves, config)
+    with pytest.raises(FileError, match="with lora_alpha is missing"):
+        fold(low_rank(), {"peft_type": "SUPERTUNING"})
+    with pytest.raises(FileError, match="do not fit each other"):
+        fold(low_rank() | {"base_model.model.a.supertuning_lora_B.weight": torch.ones(2, 3)}, config)
+
+
+def test_a_change_of_a_weight_that_the_model_lacks() -> None:
+    found = fold(shira(torch.tensor([1.0]), torch.tensor([[0], [0]])))
+    with pytest.raises(FileError, match=r"it changes 'a\.weight', which the model does not have"):
+        merge({"b.weight": torch.ones(2, 2)}, found)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarefy.core.errors import FileError
+from rarefy.core.errors import DTypeError, FileError
 from rarefy.core.registry import lookup
 from rarefy.core.sparse import SparseTensor
 from rarefy.formats.bitmask import PARTS, Bitmask, pack, popcount, unpack
@@ -137,11 +137,36 @@ HOSTILE = {
 }
 
 
+WHY = {
+    "a missing part": r"the parts \['compressed'\] are missing",
+    "a value too few": r"marks 5 entries but 4 values",
+    "a value too many": r"marks 5 entries but 10 values",
+    "a padding bit": r"padding bits of the bitmask are set",
+    "a moved bit": r"row offsets do not agree",
+    "an offset": r"row offsets do not agree",
+    "a negative offset": r"row offsets do not agree",
+    "offsets of a total": r"has 3 row offsets for 2 rows",
+    "offsets of another type": r"its row offsets are torch\.int32",
+    "a bitmask of another type": r"the bitmask is torch\.int8",
+    "a bitmask of another shape": r"a bitmask of shape \(4, 1\) does not belong",
+    "values of rank 2": r"the values have rank 2, not 1",
+    "values that are bool": r"values of type torch\.bool are not supported",
+    "a negative size": r"has a negative size",
+    "a swapped shape": r"does not belong to a tensor of shape \(10, 2\)",
+    "a wider shape": r"does not belong to a tensor of shape \(2, 17\)",
+    "an overflowing shape": r"is too large",
+    "a shape of floats": r"its shape is torch\.float32",
+    "a shape of rank 2": r"its shape is stored as \(2, 1\)",
+    "a shape of many axes": r"its shape is stored as \(100,\)",
+    "rows that cost no byte": r"row offsets for 1099511627776 rows",
+}
+
+
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_wrong_part_is_refused_and_the_tensor_named(what) -> None:
     parts = pack(Packed.from_dense(GOLDEN))
     HOSTILE[what](parts)
-    with pytest.raises(FileError, match=r"tensor 'encoder\.query'.*get it again"):
+    with pytest.raises(FileError, match=rf"tensor 'encoder\.query': .*{WHY[what]}.*; .*get it again"):
         unpack(parts, "encoder.query")
 
 
@@ -151,3 +176,63 @@ def test_a_vector_of_negative_size_is_refused_though_its_bitmask_fits() -> None:
     parts = {"shape": torch.tensor([-5]), "compressed": torch.zeros(0), "bitmask": none, "row_offsets": torch.tensor(0)}
     with pytest.raises(FileError, match="negative size"):
         unpack(parts, "bias")
+
+
+def test_limits_of_the_shape() -> None:
+    """2**48 entries at most, and eight axes; empty axes count as one, so that nothing hides behind them."""
+    none = torch.zeros(0, dtype=torch.uint8)
+
+    def refused(*shape: int) -> str:
+        parts = {
+            "shape": torch.tensor(shape),
+            "compressed": torch.zeros(0),
+            "bitmask": none,
+            "row_offsets": none.long(),
+        }
+        with pytest.raises(FileError) as caught:
+            unpack(parts)
+        return str(caught.value)
+
+    assert "does not belong" in refused(2**48, 0) and "does not belong" in refused(*[1] * 8)
+    assert "too large" in refused(2**48 + 1, 0) and "too large" in refused(0, 0, 2**25, 2**24)
+    assert "stored as (9,)" in refused(*[1] * 9)
+
+
+def test_a_bitmask_of_many_rows_is_counted_to_its_end() -> None:
+    bits = torch.zeros(5, 2**19, dtype=torch.uint8)  # two rows at a time
+    bits[:, 0] = torch.tensor([1, 3, 7, 15, 31], dtype=torch.uint8)
+    bits[4, -1] = 0xFF
+    assert popcount(bits).tolist() == [1, 2, 3, 4, 13]
+    wide = torch.ones(2, 2**20 + 1, dtype=torch.uint8)  # not even one row at a time
+    assert popcount(wide).tolist() == [2**20 + 1] * 2
+    assert popcount(bits[:0]).tolist() == [] and popcount(bits[:, :0]).tolist() == [0] * 5
+    assert popcount(bits).dtype == torch.int64
+
+
+def test_offsets_and_shapes_of_both_cuts() -> None:
+    cube = torch.arange(24.0).reshape(2, 3, 4) % 3
+    by_row, by_run = (pack(Packed.from_dense(cube, by_row=cut)) for cut in (True, False))
+    assert by_row["bitmask"].shape == (2, 2) and by_row["row_offsets"].tolist() == [0, 8]
+    assert by_run["bitmask"].shape == (2, 3, 1) and by_run["row_offsets"].tolist() == [[0, 0, 0], [2, 3, 3]]
+    assert unpack(by_row).by_row and not unpack(by_run).by_row
+    assert all(torch.equal(unpack(parts).to_dense(), cube) for parts in (by_row, by_run))
+    by_row["row_offsets"][1] = 7
+    with pytest.raises(FileError, match="row offsets do not agree"):
+        unpack(by_row)
+    by_run["row_offsets"].zero_()  # the peer's offsets of higher ranks say nothing
+    assert torch.equal(unpack(by_run).to_dense(), cube)
+
+
+def test_a_tensor_of_eight_columns_has_no_padding_to_check() -> None:
+    full = torch.ones(3, 8)
+    parts = pack(Packed.from_dense(full))
+    assert parts["bitmask"].tolist() == [[255]] * 3
+    assert torch.equal(unpack(parts).to_dense(), full)
+    last = torch.zeros(2, 9)
+    last[1, 8] = 5.0
+    assert torch.equal(unpack(pack(Packed.from_dense(last))).to_dense(), last)
+
+
+def test_what_has_no_zeros_is_refused() -> None:
+    with pytest.raises(DTypeError, match=r"torch\.bool has no zeros to leave out"):
+        Packed.from_dense(torch.ones(2, 2).bool())

@@ -30,6 +30,7 @@ def test_a_block_that_is_partly_gone_counts_by_what_is_left() -> None:
     scores = torch.tensor([[5.0, -math.inf, 3.0, 3.0, -math.inf, -math.inf]])
     assert Block(1, 2).select(scores, 1 / 3).tolist() == [[False, False, True, True, False, False]]
     assert Block(1, 2).select(scores, 2 / 3).tolist() == [[True, True, True, True, False, False]]
+    assert Block(1, 2).select(scores.flip(1), 2 / 3).tolist() == [[False, False, True, True, True, True]]
 
 
 def test_broken_blocks_are_not_allowed() -> None:

@@ -1,12 +1,13 @@
 """The check of `sten`: every way equally often, and what that costs."""
 
+import math
 from itertools import permutations
 
 import pytest
 import torch
 
-from rarefy.core.errors import ShapeError, SparsityError
-from rarefy.patterns.grouped_nm import GroupedNM, all_ways
+from rarefy.core.errors import DataError, ShapeError, SparsityError
+from rarefy.patterns.grouped_nm import GroupedNM, _greedy, _improve, all_ways, finite
 from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Layerwise
 
@@ -63,3 +64,55 @@ def test_refusals():
     for wrong in ((0, 4, 1), (4, 4, 1), (2, 4, 0), (8, 16, 1)):
         with pytest.raises(SparsityError):
             GroupedNM(*wrong)
+
+
+@pytest.mark.parametrize("base", [0.0, 100.0, -100.0])
+@pytest.mark.parametrize("spread", [0.0, 50.0])
+def test_infinite_scores_are_beyond_every_sum_of_a_group(base, spread):
+    scores = torch.full((1, 6), base)
+    scores[0, 1] = base + spread
+    scores[0, 4], scores[0, 5] = -math.inf, math.inf
+    wide = finite(scores)
+    assert wide.dtype == torch.float64 and torch.equal(wide[0, :4], scores[0, :4].double())
+    low, high = float(wide[0, :4].min()), float(wide[0, :4].max())
+    assert wide[0, 4] + 5 * high < 6 * low
+    assert wide[0, 5] + 5 * low > 6 * high
+    assert finite(torch.full((2, 3), -math.inf)).isfinite().all()
+    assert not finite(torch.tensor([[math.nan, 1.0]])).isfinite().all()
+
+
+def test_the_best_pair_goes_first_and_a_swap_mends_what_that_costs():
+    """Greedy takes 10 for the first group, which leaves 0 for the second; together 9 + 9 are more."""
+    table = torch.tensor([[[10.0, 9.0], [9.0, 0.0]]], dtype=torch.float64)
+    first = _greedy(table, 1)
+    assert first.tolist() == [[0, 1]]
+    assert _improve(table, first.clone()).tolist() == [[1, 0]]
+    assert _improve(-table, torch.tensor([[0, 1]])).tolist() == [[0, 1]]
+    even = torch.tensor([[[1.0, 1.0], [1.0, 1.0]]], dtype=torch.float64)
+    assert _improve(even, torch.tensor([[1, 0]])).tolist() == [[1, 0]]  # nothing is gained: nothing moves
+
+
+def test_chunks_are_judged_apart_and_each_way_has_its_places():
+    table = torch.rand(7, 12, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    chosen = _improve(table, _greedy(table, 2))
+    assert chosen.shape == (7, 12)
+    assert torch.equal(chosen.sort(1).values, torch.arange(6).repeat_interleave(2).expand(7, -1))
+    for one, way in zip(table, chosen, strict=True):
+        assert torch.equal(_improve(one[None], _greedy(one[None], 2))[0], way)
+        kept = one[torch.arange(12), way]
+        gain = one[:, way] + one[:, way].T - kept[:, None] - kept[None, :]
+        assert gain.max() <= 1e-9  # no swap of two is left that keeps more
+
+
+def test_a_matrix_without_rows_and_one_of_many_chunks():
+    pattern = GroupedNM(1, 2, 1)
+    assert pattern.select(torch.rand(0, 8), 0.5).shape == (0, 8)
+    scores = torch.rand(2100, 8, generator=torch.Generator().manual_seed(1))  # 4200 chunks: two parts of 4096
+    mask = pattern.select(scores, 0.5)
+    assert pattern.allows(mask)
+    assert torch.equal(mask[-5:], pattern.select(scores[-5:], 0.5))
+
+
+def test_nan_is_refused_by_name():
+    with pytest.raises(DataError, match="1:2:1: the scores hold NaN"):
+        GroupedNM(1, 2, 1).select(torch.full((1, 4), math.nan), 0.5)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts.impostor import assert_beats_impostor
-from rarefy.core.errors import ShapeError, SparsityError
+from rarefy.core.errors import DataError, ShapeError, SparsityError
 from rarefy.core.protocols import Pattern
 from rarefy.patterns.nm import NM
 from rarefy.patterns.parse import parse_pattern
@@ -88,3 +88,49 @@ def test_what_does_not_divide_or_fit_is_refused() -> None:
         Transposable(2, 4).select(torch.rand(8, 8), 0.25)
     with pytest.raises(SparsityError, match="0 < n < m"):
         Transposable(4, 4)
+
+
+def test_open_places_are_mended_by_the_best_exchange() -> None:
+    """The last row and the last column come short where their own entry is taken already."""
+    tile = torch.tensor([[[9.0, 8.0, 0.0], [8.0, 7.0, 0.0], [5.0, 6.0, 1.0]]]).double()
+    kept = greedy(tile, 2)
+    assert (kept.sum(1) == 2).all() and (kept.sum(2) == 2).all()
+    best = max(float(tile[0][way].sum()) for way in transposable_ways(2, 3))
+    assert float(tile[0][improve(tile, kept)[0]].sum()) == best
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 5), (2, 5), (3, 6)])
+def test_no_exchange_of_two_pairs_is_left_that_keeps_more(n: int, m: int) -> None:
+    tiles = torch.rand(40, m, m, generator=torch.Generator().manual_seed(n)).double()
+    kept = improve(tiles, greedy(tiles, n))
+    assert (kept.sum(1) == n).all() and (kept.sum(2) == n).all()
+    for tile, mask in zip(tiles, kept, strict=True):
+        for (a, c), (b, d) in itertools.product(mask.nonzero().tolist(), repeat=2):
+            if not mask[a, d] and not mask[b, c]:
+                assert tile[a, d] + tile[b, c] <= tile[a, c] + tile[b, d] + 1e-9
+
+
+def test_tiles_lie_where_their_scores_do() -> None:
+    scores = torch.zeros(4, 6)
+    for row, column in ((0, 1), (1, 0), (0, 2), (1, 3), (0, 5), (1, 4), (2, 0), (3, 1), (2, 3), (3, 2), (2, 4), (3, 5)):
+        scores[row, column] = 1.0
+    assert torch.equal(Transposable(1, 2).select(scores, 0.5), scores.bool())
+    mask = scores.bool()
+    assert Transposable(1, 2).allows(mask)
+    mask[0, 0] = True
+    assert not Transposable(1, 2).allows(mask)  # two in the first row and column of a tile
+    fewer = torch.zeros(4, 6, dtype=torch.bool)
+    fewer[0, 0] = True
+    assert Transposable(1, 2).allows(fewer)
+    fewer[1, 0] = True  # two in a column, one in each row
+    assert not Transposable(1, 2).allows(fewer)
+
+
+def test_nan_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match="t1:2: the scores hold NaN"):
+        Transposable(1, 2).select(torch.full((2, 2), torch.nan), 0.5)
+
+
+@pytest.mark.parametrize("m", [4, 8])
+def test_a_matrix_without_rows(m: int) -> None:
+    assert Transposable(2, m).select(torch.rand(0, 2 * m), 2 / m).shape == (0, 2 * m)

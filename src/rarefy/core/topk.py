@@ -37,7 +37,7 @@ def keep_top(scores: Scores, count: int) -> RowMask:
     if scores.isnan().any():
         row = int(scores.isnan().any(dim=1).nonzero()[0])
         raise DataError(f"keep_top: row {row} of the scores holds NaN; check the weights and the data for NaN")
-    if count in (0, n) or rows == 0:
+    if count in (0, n):
         return torch.full((rows, n), count == n, dtype=torch.bool, device=scores.device)
     kth = scores.kthvalue(n - count + 1, dim=1, keepdim=True).values
     above, tied = scores > kth, scores == kth

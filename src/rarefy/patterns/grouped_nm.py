@@ -80,8 +80,8 @@ class GroupedNM:
             raise DataError(f"{self}: the scores hold NaN; check the weights and the data for NaN")
         ways = all_ways(self.n, self.m)
         groups = finite(scores).reshape(-1, self.ways * self.g, self.m)
-        chosen = [_improve(t, _greedy(t, self.g)) for t in (part @ ways.double().T for part in groups.split(4096))]
-        picked = torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.long)
+        tables = (part @ ways.double().T for part in groups.split(4096))
+        picked = torch.cat([_improve(table, _greedy(table, self.g)) for table in tables])
         return ways[picked.reshape(-1)].reshape(rows, columns).to(scores.device)
 
     def allows(self, mask: RowMask) -> bool:
@@ -118,7 +118,7 @@ def _greedy(table: Tensor, g: int) -> Tensor:
     free, left = table.clone(), torch.full((chunks, ways), g)
     way_of, every = torch.zeros(chunks, groups, dtype=torch.long), torch.arange(chunks)
     for _ in range(groups):
-        best = free.reshape(chunks, -1).argmax(1)
+        best = free.flatten(1).argmax(1)
         group, way = best // ways, best % ways
         way_of[every, group] = way
         left[every, way] -= 1
@@ -135,7 +135,7 @@ def _improve(table: Tensor, way_of: Tensor) -> Tensor:
         after = table.gather(2, way_of[:, None, :].expand(-1, groups, -1))  # [i][j]: group i with the way of j
         now = after.diagonal(dim1=1, dim2=2)
         gain = after + after.transpose(1, 2) - now[:, :, None] - now[:, None, :]
-        best, pair = gain.reshape(chunks, -1).max(1)
+        best, pair = gain.flatten(1).max(1)
         swap = best > 1e-12 * table.abs().amax((1, 2))
         if not swap.any():
             break

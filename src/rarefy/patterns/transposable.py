@@ -108,7 +108,7 @@ def greedy(tiles: Tensor, n: int) -> Tensor:
     """
     count, m, _ = tiles.shape
     kept = torch.zeros(count, m * m, dtype=torch.bool)
-    order = tiles.reshape(count, -1).argsort(dim=1, descending=True, stable=True)
+    order = tiles.flatten(1).argsort(dim=1, descending=True, stable=True)
     row_left, column_left = torch.full((count, m), n), torch.full((count, m), n)
     every = torch.arange(count)
     for step in range(m * m):

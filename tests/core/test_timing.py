@@ -1,0 +1,55 @@
+"""Interleaved rounds: their order, their end, their numbers, and the collector left as it was."""
+
+import gc
+import time
+
+import pytest
+
+from rarefy.core.timing import Rounds, interleaved
+
+TIMES = Rounds({"a": (4.0, 1.0, 9.0), "b": (2.0, 2.0, 3.0)})
+
+
+def test_medians_bests_and_ratios_of_rounds() -> None:
+    assert (TIMES.median("a"), TIMES.best("a"), TIMES.best("b")) == (4.0, 1.0, 2.0)
+    assert TIMES.ratio("b", "a") == 2.0  # of 2, 0.5 and 3
+    assert TIMES.ratio("a", "b") == 0.5
+
+
+def test_every_round_calls_each_once_and_turns_the_order() -> None:
+    seen: list[str] = []
+    rounds = interleaved({name: lambda name=name: seen.append(name) for name in "ab"}, rounds=3, warmup=2)
+    assert "".join(seen) == "abab" + "ab" + "ba" + "ab"
+    assert {name: len(times) for name, times in rounds.times.items()} == {"a": 3, "b": 3}
+
+
+def test_times_are_milliseconds() -> None:
+    rounds = interleaved({"nap": lambda: time.sleep(0.02), "nothing": lambda: None}, rounds=3, warmup=0)
+    assert 20.0 <= rounds.best("nap") < 2000.0
+    assert rounds.best("nothing") < rounds.best("nap")
+
+
+def test_it_stops_when_the_seconds_are_over_but_not_before_three_rounds() -> None:
+    assert len(interleaved({"a": lambda: None}, rounds=9, warmup=0, seconds=0.0).times["a"]) == 3
+    assert len(interleaved({"a": lambda: None}, rounds=9, warmup=0, seconds=600.0).times["a"]) == 9
+    assert len(interleaved({"a": lambda: None}, rounds=5, warmup=0).times["a"]) == 5
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_no_garbage_is_collected_meanwhile_and_the_collector_is_put_back(collecting: bool) -> None:
+    states: list[bool] = []
+
+    def fail() -> None:
+        states.append(gc.isenabled())
+        if len(states) == 2:
+            raise ValueError("stop")
+
+    was = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        with pytest.raises(ValueError, match="stop"):
+            interleaved({"fail": fail}, warmup=1)
+        assert states == [collecting, False]
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if was else gc.disable)()
