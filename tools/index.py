@@ -23,7 +23,8 @@ HEAD = """# Every method there is
 
 Written by `make index` from what is registered in the code: do not edit. `rarefy methods` prints the same list.
 
-W is a weight `(out, in)`, X its inputs, H = XᵀX, g the gradient of the loss, m a mask, t a step; `~` is "in proportion to".
+W is a weight `(out, in)`, X its inputs, H = XᵀX, g the gradient of the loss, m a mask, t a step; `~` is "in proportion
+to".
 Measured results are read from the tables that they lead to: on one machine, small models, often one seed; figures of
 different tables do not compare. What only the tests check is "not measured here".
 """
@@ -52,7 +53,7 @@ def measured(results: list[dict[str, Any]]) -> dict[str, str]:
         cells = [re.sub(r"\s*[\[(].*", "", figure(result["table"], cell)) for cell in result["cells"]]
         link = f"../{result['table']}".replace("../docs/", "")
         text = f"{result['text'].format(*cells)} ([table]({link}))"
-        found |= {name: text for name in result["of"]}
+        found |= dict.fromkeys(result["of"], text)
     return found
 
 

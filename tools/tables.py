@@ -1,9 +1,10 @@
 """Figures out of the committed Markdown tables of benchmarks/, by a short selector.
 
 A selector is a list of words with ` > ` between them, the last one a column: `batch=128 > zeros=90% > x best dense`
-(`x torch eager#2` is the second column of that name). A word before it is either `header=cell` or a cell of the row's first
-column; `2:8:: ` in front limits the search to tables whose headings, joined by ` / `, contain that text. `line: text` instead
-names the only line that contains the text, and the figure is the first number behind its "got", or behind the text.
+(`x torch eager#2` is the second column of that name). A word before it is either `header=cell` or a cell of the row's
+first column; `2:8:: ` in front limits the search to tables whose headings, joined by ` / `, contain that text. `line:
+text` instead names the only line that contains the text, and the figure is the first number behind its "got", or behind
+the text.
 """
 
 import re
