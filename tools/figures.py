@@ -1,8 +1,8 @@
 """Keeps the figures that pages quote equal to the committed tables; with --check, fails where one differs.
 
 A quoted figure is a link to its table whose title names the cell, as tools/tables.py reads it:
-`[2.2](../benchmarks/engine/results/mlp-vnni.md "batch=128 > zeros=70% > x best dense")`. It is rounded to as many decimals
-as the page shows. Usage: python tools/figures.py [--check]
+`[2.2](../benchmarks/engine/results/mlp-vnni.md "batch=128 > zeros=70% > x best dense")`. It is rounded to as many
+decimals as the page shows. Usage: python tools/figures.py [--check]
 """
 
 import re

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from html import escape
 
 _SYMBOLS = {
-    "alpha": "α", "beta": "β", "delta": "δ", "epsilon": "ε", "lambda": "λ", "mu": "μ", "phi": "φ", "Phi": "Φ", "rho": "ρ",
-    "tau": "τ", "Gamma": "Γ", "sum": "∑", "partial": "∂", "cdot": "·", "sim": " ~ ", "leftarrow": " ← ", "langle": "⟨",
-    "rangle": "⟩", "ln": "ln", "tanh": "tanh", "max": "max", "min": "min", "log": "log", "exp": "exp", "le": " ≤ ", "ge": " ≥ ",
-    "times": "×", "left": "", "right": "", "in": " ∈ ", "sqrt": "√", "eta": "η", "sigma": "σ", "theta": "θ", "pi": "π",
-    "odot": "⊙", "approx": " ≈ ", "to": " → ", "infty": "∞", "dots": "…", "ldots": "…",
+    "alpha": "α", "beta": "β", "delta": "δ", "epsilon": "ε", "lambda": "λ", "mu": "μ", "phi": "φ", "Phi": "Φ",
+    "rho": "ρ", "tau": "τ", "Gamma": "Γ", "sum": "∑", "partial": "∂", "cdot": "·", "sim": " ~ ", "leftarrow": " ← ",
+    "langle": "⟨", "rangle": "⟩", "ln": "ln", "tanh": "tanh", "max": "max", "min": "min", "le": " ≤ ", "ge": " ≥ ",
+    "times": "×", "eta": "η", "sigma": "σ", "theta": "θ",
 }  # fmt: skip
 _SPACES = {",": " ", ";": " ", " ": " ", "!": "", "{": "{", "}": "}", "_": "_", "|": "‖", "%": "%"}
 _TOKEN = re.compile(r"\\([A-Za-z]+|.)|([{}^_])|([A-Za-z])|(\s+)|(.)", flags=re.S)

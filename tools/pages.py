@@ -1,17 +1,16 @@
 """Hooks of mkdocs: the measured tables become pages of the site, and what docs/ says of them becomes links.
 
-In the repository docs/ links to `../benchmarks/...`, which works wherever Markdown is shown. On the site the tables lie
-under `benchmarks/`, so here such links lose the step up. A path of a table in backticks becomes a link. Formulas between
-dollars are turned into HTML (tools/formulas.py), because nothing is fetched when a page is read.
+In the repository docs/ links to `../benchmarks/...`, which works wherever Markdown is shown. On the site the tables
+lie under `benchmarks/`, so here such links lose the step up. A path of a table in backticks becomes a link. Formulas
+between dollars are turned into HTML (tools/formulas.py), because nothing is fetched when a page is read.
 """
 
 import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
-
 from formulas import formulas_to_html
+from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 _NAMED = re.compile(r"(?<!\[)`(benchmarks/[\w./-]+)`")
