@@ -23,12 +23,11 @@ HEAD = """# Every method there is
 
 Written by `make index` from what is registered in the code: do not edit. `rarefy methods` prints the same list.
 
-W is a weight `(out, in)`, X its inputs, H = XᵀX, g the gradient of the loss, m a mask, t a step; `~` is "in proportion
-to".
-Measured results are read from the tables that they lead to: on one machine, small models, often one seed; figures of
-different tables do not compare. What only the tests check is "not measured here".
+W is a weight `(out, in)`, X its inputs, H = XᵀX, g the gradient of the loss, m a mask, t a step; `~` says "in
+proportion to". Measured results are read from the tables that they lead to: one machine, small models, often one seed;
+figures of different tables do not compare. What only the tests check is "not measured here".
 """
-COLUMNS = ("id", "role", "protocols", "what it does", "formula", "source", "measured here")
+COLUMNS = ("id", "role", "what it does", "formula", "measured here", "source", "protocols")
 
 
 def _data(name: str) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def page() -> str:
         parts.append(f"\n## {family}\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n")
         for e in found:
             protocols, result = ", ".join(e.protocols), results.get(f"{e.role}/{e.id}", "not measured here")
-            cells = (f"`{e.id}`", e.role, protocols, _cell(e.summary), formula(e, known), _cell(e.source), result)
+            cells = (f"`{e.id}`", e.role, _cell(e.summary), formula(e, known), result, _cell(e.source), protocols)
             parts.append(f"| {' | '.join(cells)} |\n")
     return "".join(parts)
 
