@@ -11,7 +11,7 @@
 #   make bench   what we measure, half an hour (benchmarks/)   make docs    the documentation, into site/
 #   make bench-decode     decoding with selected inputs and neurons, beside dense decoding
 #   make bench-training   sparse training beside dense training and SparseProp
-#   make index   rewrites docs/methods.md                  make clean   removes all that make made
+#   make index   methods, figures and charts of docs/      make clean   removes all that make made
 #
 # A second run installs nothing; a change of pyproject.toml, CMakeLists.txt or native/ builds again.
 # TORCH_INDEX=<url> adds an index for torch, where the default one only offers builds with a GPU runtime.
@@ -74,6 +74,8 @@ check: $(done)/check
 	$(bin)/mypy
 	$(bin)/lint-imports
 	OMP_NUM_THREADS=1 $(bin)/python tools/index.py --check
+	$(bin)/python tools/figures.py --check
+	$(bin)/python tools/charts.py --check
 	OMP_NUM_THREADS=1 $(bin)/python tools/leakcheck.py
 	$(bin)/mkdocs build --strict --quiet
 	@echo "make check: all is well"
@@ -98,6 +100,8 @@ docs: $(done)/check
 
 index: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python tools/index.py
+	$(bin)/python tools/figures.py
+	$(bin)/python tools/charts.py
 
 clean:
 	rm -rf $(VENV) build build-address build-thread dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -17,7 +17,11 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name_of)
 def test_the_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,10 +37,19 @@ def test_the_pages_that_show_code_are_found() -> None:
     assert {"README.md", "getting-started.md", "adding-a-method.md", "pruning.md", "engine.md"} <= shown
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_tutorial_ends_with_something_measured() -> None:
+    pages = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+    listed = (ROOT / "docs" / "tutorials" / "index.md").read_text("utf-8")
+    for page in (p for p in pages if p.name != "index.md"):
+        assert f"({page.name})" in listed
+        assert len(blocks(page)) >= 3, page.name
+        assert any("print(" in block for block in blocks(page)[-2:]), page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_local_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)", text):
         if not target.startswith(("http://", "https://", "#", "mailto:")):
             assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
 
