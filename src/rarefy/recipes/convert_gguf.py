@@ -70,8 +70,8 @@ def _checked_kind(config: Mapping[str, Any], source: Path) -> str:
         )
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
         raise ModelError(
-            f"convert: {source} computes {config['hidden_act']!r} between its feed-forward matrices, llama.cpp's {kind} "
-            "always silu; run it with rarefy or transformers"
+            f"convert: {source} computes {config['hidden_act']!r} between its feed-forward matrices, llama.cpp's "
+            f"{kind} always silu; run it with rarefy or transformers"
         )
     return kind
 
