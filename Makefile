@@ -102,7 +102,7 @@ index: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python tools/index.py
 
 clean:
-	rm -rf $(VENV) build build-address build-thread dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build build-address build-thread build-aarch64 dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment, one stamp a step -----------------------------------------------------------------------

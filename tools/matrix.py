@@ -87,7 +87,10 @@ def tested(own: Path, native: bool, smoke: bool) -> tuple[str, bool]:
 
 def versions(own: Path) -> tuple[str, str, bool]:
     """(of Python, of torch, whether the wheel brought native kernels)"""
-    ask = "import sys, torch, importlib.util as u; print(sys.version.split()[0], torch.__version__, u.find_spec('rarefy._native') is not None)"
+    ask = (
+        "import importlib.util, sys, torch;"
+        "print(sys.version.split()[0], torch.__version__, importlib.util.find_spec('rarefy._native') is not None)"
+    )
     python, torch, native = run([str(own), "-W", "ignore", "-c", ask]).stdout.split()
     return python, torch, native == "True"
 

@@ -1,4 +1,4 @@
-"""An installed rarefy, used once: prune, save, load, compile, and the outputs compared. For wheels in clean environments.
+"""An installed rarefy, used once: prune, save, load, compile, outputs compared. For wheels in clean environments.
 
 Prints one line: versions, which kernels there are, and what was compared. `--native yes` fails where the native module
 is missing, `--native no` where it is there.
