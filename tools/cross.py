@@ -3,8 +3,9 @@
     python tools/cross.py                                   # compiles; g++-aarch64-linux-gnu (a package of Debian)
     python tools/cross.py --root ARM --site ARM_PACKAGES    # and runs tests/native in ARM's Python, by qemu-aarch64
 
-ARM: the files of an arm64 Debian with python3 of the version that runs this script (`debootstrap --foreign --arch=arm64`,
-its packages unpacked); ARM_PACKAGES: a folder with the aarch64 wheels of torch and of what the tests need, unpacked.
+ARM: the files of an arm64 Debian with python3 of the version that runs this script (`debootstrap --foreign
+--arch=arm64`, its packages unpacked); ARM_PACKAGES: a folder with the aarch64 wheels of torch and of what the tests
+need, unpacked.
 What is not there is said and is no failure; `--strict` makes it one.
 """
 
