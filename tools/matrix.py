@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Both halves of the library in a minute or two: files, packing, every native family, pruning and compiling.
 SUBSET = ["tests/core", "tests/formats", "tests/patterns", "tests/native", "tests/engine/test_fuse_block.py"]
-TEST_NEEDS = ["pytest", "hypothesis", "beartype"]
+TEST_NEEDS = ["pytest", "hypothesis", "beartype", "transformers>=4.50"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def tested(own: Path, native: bool, smoke: bool) -> tuple[str, bool]:
         return last_line(used.stderr), False
     if smoke:
         return "smoke", True
-    options = ["-q", "-p", "no:cacheprovider", "--no-header", "-o", "pythonpath=tests"]
+    options = ["-p", "no:cacheprovider", "--no-header", "-o", "pythonpath=tests"]
     found = run([str(own), "-m", "pytest", *options, *SUBSET], **switch)
     counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped)", found.stdout.splitlines()[-1] if found.stdout else "")
     if found.returncode != 0:
