@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import rarefy
+from convnets import Small, prepared
 from rarefy.core.errors import EngineError, FileError, ModelError
 from rarefy.engine import Compiled
 from rarefy.engine.sparse_linear import SparseLinear
@@ -310,3 +311,24 @@ def test_static_scales_come_back_with_their_factors(factors: bool, tmp_path: Pat
         assert back.choices.scales == fast.choices.scales
         torch.testing.assert_close(back(x), fast(x), rtol=1e-4, atol=1e-4)
         assert float((back(x) - model(x)).norm() / model(x).norm()) < 0.05
+
+
+def test_scales_of_8_bit_images_come_back(tmp_path: Path, prefer: Callable[..., None]) -> None:
+    prefer("graph")
+    model, data = prepared(Small(), density=0.3), [torch.randn(2, 3, 29, 37) for _ in range(3)]
+    fast = rarefy.compile(model, data[0], weights="int8", activations="int8", data=data)
+    rarefy.save(fast, tmp_path)
+    back = rarefy.load(tmp_path, model=prepared(Small(), density=0.3))
+    assert isinstance(fast, Compiled) and isinstance(back, Compiled)
+    assert fast.choices is not None and back.choices is not None
+    (scales,) = fast.choices.image_scales
+    assert len(scales) == 4 and all(of_result and of_image for of_result, of_image, _ in scales.values())
+    assert [dict(one) for one in back.choices.image_scales] == [dict(scales)]
+    x = 0.1 * data[1]  # each image's own range would give other steps
+    assert torch.equal(back(x), fast(x))
+    edit(tmp_path, lambda said: said["image_scales"][0].popitem())
+    noted = rarefy.load(tmp_path, model=prepared(Small(), density=0.3))
+    assert isinstance(noted, Compiled) and any("no scales were saved for" in n for n in noted.explain().notes)
+    edit(tmp_path, lambda said: said["image_scales"][0].update(stem=[[-1.0, 0], None, None]))
+    with pytest.raises(FileError, match="make no sense"):
+        rarefy.load(tmp_path, model=prepared(Small(), density=0.3))

@@ -8,6 +8,7 @@ import torch
 
 from rarefy.core.quantized import InputScale
 from rarefy.engine.capture import Example
+from rarefy.engine.conv_scales import ConvScales
 from rarefy.engine.machine import machine
 from rarefy.engine.plan import LayerPlan
 from rarefy.engine.precision import Precision
@@ -20,7 +21,8 @@ Steps = tuple[tuple[int, str | None], ...]  # (largest token count, kernel; None
 class Choices:
     """kernels: by site; scales: of 8-bit inputs by site, where they are static; examples: what the
     model was compiled for, and runs: the variant that was chosen for each; threads: of the calls (None: torch's own
-    number); machine: where it was timed; complete: False where something else was chosen, for a convolution say."""
+    number); machine: where it was timed; complete: False where something else was chosen, for a convolution say;
+    image_scales: for each example those of 8-bit convolutions, by their name in the captured graph."""
 
     kernels: Mapping[str, Steps]
     precision: Precision = field(default_factory=Precision)
@@ -30,6 +32,7 @@ class Choices:
     threads: int | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
     complete: bool = True
+    image_scales: Sequence[Mapping[str, ConvScales]] = ()
 
     @property
     def needs_source(self) -> bool:
@@ -56,6 +59,7 @@ def choices_of(
     runs: Sequence[str],
     threads: int | None,
     complete: bool = True,
+    image_scales: Sequence[Mapping[str, ConvScales]] = (),
 ) -> Choices:
     """The choices that plans stand for."""
     names = {
@@ -64,4 +68,4 @@ def choices_of(
     }
     held = {site: scale for site, scale in scales.items() if site in names}
     here = machine(threads or torch.get_num_threads())
-    return Choices(names, precision, held, tuple(examples), tuple(runs), threads, here, complete)
+    return Choices(names, precision, held, tuple(examples), tuple(runs), threads, here, complete, image_scales)

@@ -17,7 +17,7 @@ from rarefy.engine.capture import Example, as_example, capture
 from rarefy.engine.choices import Choices, choices_of
 from rarefy.engine.compiled import Compiled, Variant, threads
 from rarefy.engine.conv_plan import conv_plans_of, images_of
-from rarefy.engine.conv_scales import note_scales
+from rarefy.engine.conv_scales import ConvScales, note_scales, put_scales, scales_in
 from rarefy.engine.decoder.compile import try_decoder
 from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.differ import differs
@@ -96,7 +96,18 @@ def compile_again(model: nn.Module, choices: Choices, why: str | None, *, keep_d
     model.eval()
     examples, count = list(choices.examples), choices.threads
     with _threads(count):
-        return _compile(model, examples, count, True, choices.precision, choices.scales, keep_dense, None, why)
+        return _compile(
+            model,
+            examples,
+            count,
+            True,
+            choices.precision,
+            choices.scales,
+            keep_dense,
+            None,
+            why,
+            image_scales=choices.image_scales,
+        )
 
 
 _threads = threads  # `compile` has an argument of that name
@@ -113,6 +124,7 @@ def _compile(
     no_decoder: str | None,
     why: str | None = None,
     batches: Sequence[Any] = (),
+    image_scales: Sequence[Mapping[str, ConvScales]] = (),
 ) -> Compiled:
     sites, _ = find_sites(model)
     convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
@@ -131,12 +143,15 @@ def _compile(
     if no_decoder is not None:
         notes.append(f"note: generate runs in torch, module by module: {no_decoder}")
     graphs: list[str] = []
-    for example, seen, image in zip(examples, tokens, images, strict=True):
+    found_scales: list[Mapping[str, ConvScales]] = []
+    known_scales = image_scales or [{}] * len(examples)
+    for example, seen, image, known in zip(examples, tokens, images, known_scales, strict=True):
         native = partial(fuse_convs, plans=conv_plans, images=image)
         graph, said = _graph(model, example, plans, seen, native) if sparse else (None, "no layer is faster sparse")
         graphs.append(said)
-        if graph is not None and (note := note_scales(graph, batches)) is not None:
-            notes.append(note)
+        if graph is not None:
+            notes += [said for said in (note_scales(graph, batches), put_scales(graph, known)) if said is not None]
+        found_scales.append({} if graph is None else scales_in(graph))
         candidates: dict[str, Callable[..., Any]] = {"source": model}
         if sparse:
             candidates["layers"] = layers
@@ -153,12 +168,14 @@ def _compile(
         tuple(notes),
         count or torch.get_num_threads(),
     )
-    choices = choices_of(plans, precision, scales, examples, [v.label for v in variants], count, not conv_plans)
+    runs = [v.label for v in variants]
+    held = found_scales if any(found_scales) else ()
+    choices = choices_of(plans, precision, scales, examples, runs, count, not conv_plans, held)
     made = Compiled(model, layers, variants, explanation, count, choices)
     if not keep_dense and all(v.label != "source" for v in variants):
-        runs: list[Call] = [(v.run, v.example) for v in variants]
-        runs += [(layers, example) for example in examples]
-        free_dense(model, plans, runs)
+        calls: list[Call] = [(v.run, v.example) for v in variants]
+        calls += [(layers, example) for example in examples]
+        free_dense(model, plans, calls)
     return made
 
 

@@ -1,6 +1,6 @@
 """Static scales of the images between 8-bit convolutions, from what a captured graph computes on a few batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from rarefy.engine.input_scales import best_scale
 from rarefy.ops.conv8 import Scale
 
 _SAMPLES = 1 << 16  # values with which ranges are tried
+_KINDS = ("to_scale", "x_scale", "residual_scale")
+ConvScales = tuple[Scale | None, Scale | None, Scale | None]  # of the result, of the image, of what is added to it
 
 
 @dataclass
@@ -42,7 +44,7 @@ def note_scales(graph: nn.Module, batches: Sequence[Any]) -> str | None:
     The graph knows one image size: batches of other sizes are passed over. Raises DataError for values on the way that
     are not finite.
     """
-    convs = {name: m for name, m in graph.named_modules() if isinstance(m, FusedConv8)}
+    convs = _convs(graph)
     if not convs or not batches:
         return None
     seen = {name: (_Seen(), _Seen(), _Seen()) for name in convs}
@@ -72,10 +74,30 @@ def note_scales(graph: nn.Module, batches: Sequence[Any]) -> str | None:
     if fitting == 0:
         return "note: no batch of data= has the size of the example inputs: 8-bit convolutions find scales at each call"
     for name, conv in convs.items():
-        for kind, one in zip(("to_scale", "x_scale", "residual_scale"), seen[name], strict=True):
+        for kind, one in zip(_KINDS, seen[name], strict=True):
             if one.samples:
                 setattr(conv, kind, _finite(name, one).scale())
     return None
+
+
+def scales_in(graph: nn.Module) -> dict[str, ConvScales]:
+    """The scales that `note_scales` or `put_scales` set, by the graph's name of the convolution."""
+    found = {name: (conv.to_scale, conv.x_scale, conv.residual_scale) for name, conv in _convs(graph).items()}
+    return {name: scales for name, scales in found.items() if any(scales)}
+
+
+def put_scales(graph: nn.Module, known: Mapping[str, ConvScales]) -> str | None:
+    """Sets scales that were found before; a note where convolutions of the graph have none among them."""
+    convs = _convs(graph)
+    for name in convs.keys() & known.keys():
+        for kind, scale in zip(_KINDS, known[name], strict=True):
+            setattr(convs[name], kind, scale)
+    lost = sorted(convs.keys() - known.keys()) if known else []
+    return f"note: no scales were saved for {', '.join(lost)}: found at each call" if lost else None
+
+
+def _convs(graph: nn.Module) -> dict[str, FusedConv8]:
+    return {name: m for name, m in graph.named_modules() if isinstance(m, FusedConv8)}
 
 
 def _finite(name: str, seen: _Seen) -> _Seen:

@@ -19,10 +19,12 @@ from rarefy.core.quantized import InputScale
 from rarefy.engine import Compiled, Explanation, LayerRow
 from rarefy.engine.capture import Example
 from rarefy.engine.choices import Choices, Steps
+from rarefy.engine.conv_scales import ConvScales
 from rarefy.engine.precision import Precision
 from rarefy.formats.atomic import write_text
 from rarefy.formats.container import prepare, write
 from rarefy.formats.folder import read, read_json
+from rarefy.ops.conv8 import Scale
 
 FILE, INPUTS = "engine.json", "engine_inputs.safetensors"
 LAYOUT = 1
@@ -44,6 +46,7 @@ def write_engine(model: Compiled, folder: Path) -> list[str]:
         "kernels": {name: [list(step) for step in steps] for name, steps in choices.kernels.items()},
         "precision": asdict(choices.precision),
         "scales": {name: list(scale) for name, scale in choices.scales.items()},
+        "image_scales": [{name: list(found) for name, found in one.items()} for one in choices.image_scales],
         "examples": examples,
         "runs": list(choices.runs),
         "threads": choices.threads,
@@ -98,6 +101,7 @@ def _choices(raw: Mapping[str, Any], tensors: Mapping[str, Any]) -> Choices:
         threads,
         dict(raw["machine"]),
         bool(raw["complete"]),
+        _image_scales(raw.get("image_scales", []), len(examples)),
     )
 
 
@@ -116,6 +120,22 @@ def _scale(scale: Any, zero: Any, factors: Any = ()) -> InputScale:
     if not (_positive(scale) and type(zero) is int and 0 <= zero <= 255 and all(map(_positive, factors))):
         raise ValueError(f"the input scale {scale!r}, {zero!r} or its factors make no sense")
     return InputScale(scale, zero, tuple(factors))
+
+
+def _image_scales(raw: Any, examples: int) -> tuple[dict[str, ConvScales], ...]:
+    if raw and len(raw) != examples:
+        raise ValueError("there are scales of images for more or fewer examples")
+    return tuple({str(name): _three(*scales) for name, scales in one.items()} for one in raw)
+
+
+def _three(*scales: Any) -> ConvScales:
+    of_result, of_image, of_added = (None if one is None else _byte_scale(*one) for one in scales)
+    return of_result, of_image, of_added
+
+
+def _byte_scale(scale: Any, zero: Any) -> Scale:
+    found = _scale(scale, zero)
+    return found.scale, found.zero
 
 
 def _label(run: Any) -> str:
