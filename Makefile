@@ -1,4 +1,4 @@
-# Everything a clone needs, from a bare machine with Python >= 3.11 and a C++20 compiler:
+# Everything a clone needs, from a bare machine with Python >= 3.10 and a C++20 compiler:
 #
 #   make demo    makes .venv, installs rarefy with its demo extra, runs the main job on a real model
 #   make test    makes .venv if absent, installs what the tests need, runs the tests
@@ -7,6 +7,10 @@
 #   make soak    ten minutes of ever changing calls with flat memory, then kill -9 many times (SOAK_SECONDS, SOAK_KILLS)
 #   make coverage   lines and branches of the floors 0 to 4 that the tests run, at least 95 % of them
 #   make mutate  small faults in the selection and packing code, each of which a test must notice
+#   make test-fallback    the tests as they run without native kernels (RAREFY_NATIVE=0)
+#   make wheel   a wheel, into dist/                       make wheel-check   its use in a clean environment
+#   make matrix  the wheel under other Pythons and torches: MATRIX_ARGS="--python python3.10 --torch 2.6.0"
+#   make cross   the native core for aarch64, its tests under emulation
 #   make check   style, types, import floors, method index, native leak check, docs
 #   make bench   what we measure, half an hour (benchmarks/)   make docs    the documentation, into site/
 #   make bench-decode     decoding with selected inputs and neurons, beside dense decoding
@@ -30,6 +34,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 TEST_ARGS ?=
 MUTATE_ARGS ?=
+MATRIX_ARGS ?=
 TORCH_INDEX ?=
 RIVALS ?=
 FUZZ_SECONDS ?= 600
@@ -43,15 +48,32 @@ done := $(VENV)/.done
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input install -c constraints.txt
 native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 
-.PHONY: demo test fuzz soak coverage mutate check bench bench-decode bench-training docs index clean help
+.PHONY: demo test test-fallback wheel wheel-check matrix cross fuzz soak coverage mutate check bench bench-decode bench-training docs index clean help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 18
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 22
 
 demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
 
 test: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) $(TEST_ARGS)
+
+test-fallback: $(done)/test
+	RAREFY_NATIVE=0 OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) $(TEST_ARGS)
+
+# From the objects of the editable install, which lie where this build looks for them.
+wheel: $(done)/test
+	rm -rf dist
+	PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/python -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps -w dist .
+
+wheel-check: wheel
+	$(bin)/python tools/matrix.py --smoke $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+
+matrix: wheel
+	$(bin)/python tools/matrix.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(MATRIX_ARGS)
+
+cross: $(done)/test
+	$(bin)/python tools/cross.py --jobs $(JOBS)
 
 fuzz: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(if $(FUZZ_START),--start $(FUZZ_START)) $(if $(FUZZ_CASES),--cases $(FUZZ_CASES))
@@ -104,14 +126,14 @@ index: $(done)/test
 	$(bin)/python tools/charts.py
 
 clean:
-	rm -rf $(VENV) build build-address build-thread dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) build build-address build-thread build-aarch64 dist site out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment, one stamp a step -----------------------------------------------------------------------
 
 $(done)/venv:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
-	  f"make: {sys.executable} is Python {sys.version.split()[0]}; rarefy needs 3.11 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else \
+	  f"make: {sys.executable} is Python {sys.version.split()[0]}; rarefy needs 3.10 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(done) && touch $@
 

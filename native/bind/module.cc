@@ -17,14 +17,11 @@
 #include "bind/packed.h"
 #include "bind/program.h"
 #include "bind/train.h"
+#include "core/denormals.h"
 #include "core/features.h"
 #include "ops/csr.h"
 #include "ops/parallel.h"
 #include "ops/quantise.h"
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -48,14 +45,6 @@ nb::dict features() {
   out["amx_bf16"] = f.amx_bf16;
   out["amx_int8"] = f.amx_int8;
   return out;
-}
-
-unsigned floating_point_state() {
-#if defined(__x86_64__)
-  return _mm_getcsr();
-#else
-  return 0;
-#endif
 }
 
 rarefy::csr::Matrix matrix(int rows, int width, std::uintptr_t offsets, std::uintptr_t columns, std::uintptr_t values,
@@ -100,7 +89,7 @@ NB_MODULE(_native, m) {
   m.def("features", &features);
   m.def("isa", [] { return std::string(rarefy::isa_name(rarefy::allowed_isa())); });
   m.def("thread_pool", [] { return std::string(rarefy::thread_pool_name()); });
-  m.def("floating_point_state", &floating_point_state);
+  m.def("floating_point_state", &rarefy::floating_point_state);
   m.def("kernels", &rarefy::listing, "(name, op, isa, weights, activations, rows, tokens, depth) of every kernel compiled in");
   m.def("set_leak_warnings", [](bool on) { nb::set_leak_warnings(on); });
   m.def("live_objects", [] { return rarefy::Packed::live(); });

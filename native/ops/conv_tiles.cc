@@ -189,7 +189,11 @@ void each_tile(const Packed& weight, const Place& place, int threads, Outside ou
 
 std::size_t panel_bytes() {
   static const std::size_t bytes = [] {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)  // glibc's own
     const long level1 = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#else
+    const long level1 = 0;
+#endif
     return static_cast<std::size_t>(level1 > 0 ? level1 : 32768) * 3 / 4;
   }();
   return bytes;

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import rarefy
+from needs import needs_native
 from rarefy.core.registry import entries
 from rarefy.engine.cache import Record, TimingCache
 from rarefy.recipes.examine import slow
@@ -62,7 +63,13 @@ def _doctor(**environment):
 
 
 def test_doctor_says_what_will_be_slow():
-    assert "RAREFY_NATIVE=0" in " ".join(_doctor(RAREFY_NATIVE="0")["slow"])
+    without = _doctor(RAREFY_NATIVE="0")
+    assert "RAREFY_NATIVE=0" in " ".join(without["slow"])
+    assert without["denormals flushed"]["rarefy's kernels"] is False  # there are none
+
+
+@needs_native
+def test_doctor_says_that_an_instruction_set_is_capped():
     assert "RAREFY_ISA=scalar caps it" in " ".join(_doctor(RAREFY_ISA="scalar")["slow"])
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from needs import needs_native
 from rarefy.core.errors import DataError, UnknownNameError
 from rarefy.engine import benchmark
 from rarefy.engine.rivals import RIVALS, find
@@ -51,6 +52,7 @@ def test_every_round_is_kept_and_rounds_are_interleaved(net):
     assert [turn[0] for turn in turns] == ["rarefy", "torch", "other", "rarefy"]
 
 
+@needs_native
 def test_our_8_bit_model_is_timed_beside_the_float_one(net, prefer):
     prefer("layers")
     dense = nn.Sequential(nn.Linear(64, 64)).eval()  # rivals run another model: ours must not

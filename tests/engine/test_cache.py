@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import rarefy
+from needs import needs_native
 from rarefy.core.site import find_sites
 from rarefy.engine import cache as cache_module
 from rarefy.engine.cache import Record, TimingCache, cache_folder
@@ -168,6 +169,7 @@ def test_a_second_plan_times_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cache" in str(rarefy.engine.Explanation(tuple(second.rows), "", (), (), 1))
 
 
+@needs_native
 def test_a_new_kernel_is_timed_though_the_others_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(64, 48))
     rarefy.prune(model, "magnitude", sparsity=0.8, measure=False)

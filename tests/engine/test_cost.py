@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import rarefy
+from needs import needs_native
 from rarefy.core.site import find_sites
 from rarefy.engine.cache import Record, TimingCache
 from rarefy.engine.cell import Cell, cell_of
@@ -81,6 +82,7 @@ def planned(measure: bool) -> Planner:
     return planner
 
 
+@needs_native
 def test_without_measuring_the_model_decides_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rarefy.engine.plan.time_layer", lambda *_: pytest.fail("nothing may be timed"))
     weight = scattered((128, 128), 0.1)

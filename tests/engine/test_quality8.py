@@ -3,6 +3,7 @@
 import pytest
 from torch import Tensor, nn
 
+from needs import needs_native
 from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
 from rarefy.engine import input_scales as module
@@ -43,6 +44,7 @@ def _loss(text, model: nn.Module, exact: Tensor) -> float:
     return float(1 - (text.embed(SENTENCES[1::4], model) * exact).sum(1).mean())
 
 
+@needs_native
 def test_factors_keep_the_embeddings_within_what_scales_alone_lose(encoder, monkeypatch):
     """Without factors the embeddings are farther from float32's than a bound that they hold with them:
     what OpenVINO's int8 loses on STS-B, 0.0021 (benchmarks/engine/quality8.md)."""

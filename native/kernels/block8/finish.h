@@ -2,7 +2,7 @@
 
 // Hides from the compiler where a pointer leads.
 template <class T>
-inline void pin(const T*& address) {
+inline void pin([[maybe_unused]] const T*& address) {
 #if defined(__x86_64__)
   __asm__("" : "+r"(address));
 #endif

@@ -2,7 +2,7 @@
 // of a word in kernels/conv8/dots.h.
 
 // Pins an address in a register: indexed operands would split every multiply-add into two micro-operations.
-inline void pin(const float*& address) {
+inline void pin([[maybe_unused]] const float*& address) {
 #if defined(__x86_64__)
   __asm__("" : "+r"(address));
 #endif

@@ -23,7 +23,7 @@ const Kernel* const table[] = {
 
 Table kernels() noexcept { return {table, sizeof table / sizeof *table}; }
 
-const Words& words(Isa isa) noexcept {
+const Words& words([[maybe_unused]] Isa isa) noexcept {
   RAREFY_WHERE_avx512(if (isa >= Isa::avx512) return words_avx512;)
   RAREFY_WHERE_avx2(if (isa >= Isa::avx2) return words_avx2;)
   return words_scalar;

@@ -5,8 +5,7 @@
 #include "core/regions.h"
 #include "kernels/expand/contract.h"
 
-RAREFY_BEGIN_VNNI
-#pragma GCC target("avx512vbmi,avx512vbmi2")
+RAREFY_BEGIN_VBMI2
 namespace rarefy::vbmi2 {
 namespace {
 // The hardware's prefetcher starts anew at every page, and two streams are read: both are asked for ahead.

@@ -1,7 +1,7 @@
 // The sparse x dense tile, written once over the simd operations and compiled for each instruction set.
 
 // Pins an address in a register: indexed operands would split every multiply-add into two micro-operations.
-inline void pin(const char*& address) {
+inline void pin([[maybe_unused]] const char*& address) {
 #if defined(__x86_64__)
   __asm__("" : "+r"(address));
 #endif

@@ -36,12 +36,17 @@ def lean(graph: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[
 
 def _order(spec: TreeSpec, args: tuple[Any, ...], names: tuple[str, ...]) -> tuple[int, ...] | None:
     """Where among (*args, *kwargs.values()) each input of the graph stands; None if the structure is another."""
-    positional, named = spec.children()
+    positional, named = _children(spec)
     known = list(named.context)
     fits = positional.num_children == len(args) and sorted(known) == sorted(names)
-    if not fits or not all(child.is_leaf() for part in (positional, named) for child in part.children()):
+    if not fits or not all(child.is_leaf() for part in (positional, named) for child in _children(part)):
         return None
     return (*range(len(args)), *(len(args) + names.index(name) for name in known))
+
+
+def _children(spec: TreeSpec) -> list[TreeSpec]:
+    """The parts of a structure; torch has named them by a method since some release behind 2.6."""
+    return spec.children() if hasattr(spec, "children") else spec.children_specs
 
 
 def _flat(graph: GraphModule) -> Callable[..., Any]:

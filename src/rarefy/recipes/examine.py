@@ -37,7 +37,11 @@ def examine() -> dict[str, Any]:
         "torch threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "torch matrix library": _matrix_library(),
-        "denormals flushed": {"this thread": here, "torch's worker threads": others, "rarefy's kernels": True},
+        "denormals flushed": {
+            "this thread": here,
+            "torch's worker threads": others,
+            "rarefy's kernels": native is None,
+        },
         "openmp runtimes": openmp_runtimes(),
         "rivals": {name: rival.available() or "yes" for name, rival in RIVALS.items()},
         "versions": {name: version(name) or "not installed" for name in ("transformers", "matplotlib", "safetensors")},
@@ -85,5 +89,6 @@ def slow(found: dict[str, Any], native: str | None) -> list[str]:
             f"two OpenMP runtimes are loaded ({listed}): their threads fight; install torch and its peers alike"
         )
     if found["denormals flushed"]["torch's worker threads"] is False:
-        said.append(_FLUSH + "rarefy's kernels do flush; where a layer stays dense, zero tiny weights first")
+        ours = "rarefy's kernels do flush; " if native is None else ""
+        said.append(_FLUSH + ours + "where a layer stays dense, zero tiny weights first")
     return said

@@ -78,7 +78,7 @@ class Desk:
         self._engine.submit(rows_of(texts, answer))
         try:
             vectors = await asyncio.wait_for(asyncio.wrap_future(answer.future), self.limits.request_s + _GRACE)
-        except TimeoutError:
+        except asyncio.TimeoutError:  # not the builtin before Python 3.11
             raise timed_out() from None
         width, read = vectors.shape[1], sum(map(len, texts))
         if asked.dimensions not in (None, width):

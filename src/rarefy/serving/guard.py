@@ -82,7 +82,7 @@ class _Bounded:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), self._until - time.monotonic())
-        except TimeoutError:
+        except asyncio.TimeoutError:  # not the builtin before Python 3.11
             raise ApiError(408, "The request came too slowly", code="too_slow", close=True) from None
         self._bytes += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
@@ -94,14 +94,16 @@ class _Bounded:
 
 async def _drain(receive: Any, limits: Limits) -> None:
     """Takes what a client still sends, within bounds: one that is cut off while it sends never reads the answer."""
-    left = 8 * limits.body_bytes
-    with suppress(TimeoutError):
-        async with asyncio.timeout(limits.client_s):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_take(receive, 8 * limits.body_bytes), limits.client_s)
+
+
+async def _take(receive: Any, left: int) -> None:
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if not message.get("more_body", False):
+            return
 
 
 async def _answer(send: Any, error: ApiError) -> None:

@@ -5,6 +5,7 @@ import torch
 from language_models import VOCABULARY, build, compiled, tokens
 
 import rarefy
+from needs import needs_native
 from rarefy.engine import CompiledDecoder
 from rarefy.engine.decoder import runner as runner_module
 
@@ -114,6 +115,7 @@ def test_long_prompts_run_in_chunks(pair, chunk, monkeypatch):
     torch.testing.assert_close(fast(input_ids=ids).logits, model(input_ids=ids).logits, **CLOSE)
 
 
+@needs_native
 @pytest.mark.parametrize("name", ["llama", "opt"])
 def test_dense_layers_in_torch_share_the_cache_with_the_native_step(name, monkeypatch):
     """Prompts whose layers are faster dense run through torch; the tokens behind them natively."""
@@ -152,6 +154,7 @@ def test_a_dense_model_is_compiled_too():
     assert torch.equal(greedy(compiled(model), ids), greedy(model, ids))
 
 
+@needs_native
 def test_timed_compilation_explains_itself():
     model = build("llama")
     fast = rarefy.compile(model, {"input_ids": tokens(2, 9)})

@@ -7,6 +7,7 @@ from language_models import POSITIONS, ROTARY, VOCABULARY, build, compiled, toke
 from torch import nn
 
 import rarefy
+from needs import needs_native
 from rarefy.core.errors import EngineError, RarefyError
 from rarefy.engine import Compiled, CompiledDecoder
 from rarefy.engine.decoder.parts import NotKnownError
@@ -134,6 +135,7 @@ def test_an_unknown_model_generates_in_torch_and_says_so():
     assert torch.equal(fast.generate(ids, **kwargs), model.generate(ids, **kwargs))
 
 
+@needs_native
 def test_a_runtime_that_is_wrong_is_not_used(monkeypatch):
     """The logits of the example are compared with the source's before anything else is."""
     from rarefy.engine.decoder import structure

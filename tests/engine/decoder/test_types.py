@@ -8,6 +8,7 @@ import torch
 from language_models import VOCABULARY, build, compiled, tokens
 
 import rarefy
+from needs import needs_native
 from rarefy.core.errors import EngineError
 from rarefy.engine import CompiledDecoder
 from rarefy.engine.precision import Precision
@@ -66,6 +67,7 @@ def test_static_scales_from_data():
     assert float((fast(input_ids=ids).logits - theirs).norm() / theirs.norm()) < 0.15
 
 
+@needs_native
 def test_types_without_a_kernel_are_refused():
     if there("fp32", "bf16"):
         pytest.skip("this machine has such a kernel")

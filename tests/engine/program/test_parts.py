@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from needs import needs_native
 from rarefy.engine.capture import as_example, capture
 from rarefy.engine.fuse import rewrite
 from rarefy.engine.program.facts import Count, Same, Spread, facts_of
@@ -96,6 +97,7 @@ class Attending(nn.Module):
         return torch.nn.functional.scaled_dot_product_attention(x, x, x, allowed)
 
 
+@needs_native
 @pytest.mark.parametrize("causal", [False, True])
 def test_masks_are_shortened_only_where_they_repeat(causal):
     model = Attending(causal)
