@@ -50,7 +50,7 @@ native := $(wildcard CMakeLists.txt) $(shell find native -type f 2>/dev/null)
 
 .PHONY: demo test test-fallback wheel wheel-check matrix cross fuzz soak coverage mutate check bench bench-decode bench-training docs index clean help
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 22
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 18
 
 demo: $(done)/demo $(if $(RIVALS),$(done)/rivals)
 	$(bin)/rarefy demo $(DEMO_ARGS)
