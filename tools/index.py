@@ -7,12 +7,12 @@ Usage: python tools/index.py [--check]
 import difflib
 import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import tomllib
 from tables import figure
 
 from rarefy.core.registry import Entry, entries, load_all

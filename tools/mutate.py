@@ -13,13 +13,13 @@ import json
 import os
 import sys
 import tempfile
-import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 import mutate_run as run
+import tomllib
 from mutants import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[1]
