@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -125,8 +126,26 @@ const float* selected(const Run& run, const Linear& linear, const float* x, std:
   return run.at.selected;
 }
 
+// What a layer's rest makes of the inputs that were not kept, (rows, out), with the layer's bias.
+const float* rest_of(const Run& run, const Linear& linear, const float* x, const float* kept, std::ptrdiff_t rows) {
+  const Linear &narrow = linear.rest[0], &wide = linear.rest[1];
+  const std::ptrdiff_t floats = rows * linear.in();
+  for (std::ptrdiff_t i = 0; i < floats; ++i) run.at.rest[i] = x[i] - kept[i];
+  narrow.at(rows).multiply(run.at.rest, rows, nullptr, Activation::none, run.at.inner, run.threads);
+  wide.at(rows).multiply(run.at.inner, rows, linear.bias, Activation::none, run.at.added, run.threads);
+  return run.at.added;
+}
+
 void multiply_one(const Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows, float* y) {
-  linear.at(rows).multiply(selected(run, linear, x, rows), rows, linear.bias, linear.activation, y, run.threads);
+  const float* const kept = selected(run, linear, x, rows);
+  const Layout& layout = linear.at(rows);
+  if (linear.rest.empty()) return layout.multiply(kept, rows, linear.bias, linear.activation, y, run.threads);
+  const float* const added = rest_of(run, linear, x, kept, rows);
+  if (rows == 1) return layout.multiply(kept, rows, added, linear.activation, y, run.threads);  // it is a bias then
+  layout.multiply(kept, rows, nullptr, Activation::none, y, run.threads);
+  const std::ptrdiff_t floats = rows * linear.out();
+  for (std::ptrdiff_t i = 0; i < floats; ++i) y[i] += added[i];
+  elementwise::kernel(run.isa).activate(linear.activation, y, floats, y);
 }
 
 void multiply(Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows, float* y, Part part) {
@@ -146,6 +165,22 @@ void multiply(Run& run, const Stacked& linears, const float* x, std::ptrdiff_t r
     at += linear.out();
   }
   run.clock.mark(part);
+}
+
+// x (rows, width) = itself times a matrix, through the buffer of what is to be added to the stream: it holds nothing then.
+void change_basis(Run& run, const Linear& by, float* x, std::ptrdiff_t rows) {
+  multiply_one(run, by, x, rows, run.at.delta);
+  std::memcpy(x, run.at.delta, sizeof(float) * rows * run.model.width);
+  run.clock.mark(Part::turn);
+}
+
+// `normalise` of the residual stream in another basis, where there is one.
+void turn_and_normalise(Run& run, const Stacked& by, const Norm& norm, bool with_delta, std::ptrdiff_t rows) {
+  if (by.empty()) return normalise(run, norm, with_delta, rows);
+  const std::ptrdiff_t floats = rows * run.model.width;
+  for (std::ptrdiff_t i = 0; with_delta && i < floats; ++i) run.at.hidden[i] += run.at.delta[i];
+  change_basis(run, by[0], run.at.hidden, rows);
+  normalise(run, norm, false, rows);
 }
 
 void normalise_heads(const Run& run, const Norm& norm, float* heads, int count) {
@@ -248,7 +283,7 @@ const std::vector<std::int32_t>& used_neurons(const float* neurons, std::ptrdiff
 void multiply_up(Run& run, const Linear& up, float* neurons, std::ptrdiff_t rows) {
   const int features = up.out();
   float* const to = neurons + rows * features;
-  if (!up.at(rows).picks_rows()) {
+  if (!up.at(rows).picks_rows() || !up.rest.empty()) {
     multiply_one(run, up, run.at.normed, rows, to);
     elementwise::kernel(run.isa).multiply(neurons, to, rows * features, neurons);
     return;
@@ -307,13 +342,18 @@ int rows_of(const Stacked& linears) noexcept {
 
 namespace {
 
-// The most floats a row that the copies of inputs and the pieces of stacked layers take, 0 where there are none.
+// The most floats a row that the copies of inputs, the pieces of stacked layers and what passes by a selection take, 0 where
+// there are none.
 struct Extra {
-  std::size_t selected = 0, piece = 0;
+  std::size_t selected = 0, piece = 0, rest = 0, inner = 0, added = 0;
 
   void see(const Linear& linear, bool alone) {
     if (linear.select.kind != Select::Kind::all) selected = std::max<std::size_t>(selected, linear.in());
     if (!alone) piece = std::max<std::size_t>(piece, linear.out());
+    if (linear.rest.empty()) return;
+    rest = std::max<std::size_t>(rest, linear.in());
+    inner = std::max<std::size_t>(inner, linear.rest[0].out());
+    added = std::max<std::size_t>(added, linear.out());
   }
   void see(const Stacked& linears) {
     for (const Linear& linear : linears) see(linear, linears.size() == 1);
@@ -332,14 +372,16 @@ Workspace::Buffers Workspace::reserve(const Model& model, std::ptrdiff_t rows) {
   extra.see(model.head, true);
   const std::size_t width = model.width, heads = static_cast<std::size_t>(model.heads) * model.depth;
   const std::size_t qkv = heads + 2 * static_cast<std::size_t>(model.kv_heads) * model.depth;
-  const std::size_t sizes[] = {width, width, width, qkv, heads, wide, extra.selected, extra.piece};
+  const std::size_t sizes[] = {width, width, width, qkv, heads, wide, extra.selected, extra.piece,
+                               extra.rest, extra.inner, extra.added};
   std::size_t total = 0;
   for (const std::size_t size : sizes) total += (size * rows + 15) / 16 * 16;
-  float* at[8];
+  constexpr int buffers = std::size(sizes);
+  float* at[buffers];
   float* next = block_.at_least(total);
-  for (int i = 0; i < 8; ++i) at[i] = next, next += (sizes[i] * rows + 15) / 16 * 16;
+  for (int i = 0; i < buffers; ++i) at[i] = next, next += (sizes[i] * rows + 15) / 16 * 16;
   bytes_ = std::max(bytes_, total * sizeof(float));
-  return {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]};
+  return {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10]};
 }
 
 void step(const Model& model, Workspace& workspace, const Step& call, int threads) {
@@ -352,18 +394,19 @@ void step(const Model& model, Workspace& workspace, const Step& call, int thread
   embed(run);
   for (std::size_t layer = 0; layer < model.blocks.size(); ++layer) {
     const Block& block = model.blocks[layer];
-    normalise(run, block.attention_norm, layer > 0, rows);
+    turn_and_normalise(run, block.turn, block.attention_norm, layer > 0, rows);
     multiply(run, block.qkv, buffers.normed, rows, buffers.qkv, Part::qkv);
     each_row(run, rows, 8 * run.qkv_width(), [&](std::ptrdiff_t row) { remember(run, block, layer, row); });
     run.clock.mark(Part::rotary);
     attend(run, block, layer);
     multiply(run, block.out, buffers.attended, rows, buffers.delta, Part::out);
     normalise(run, block.mlp_norm, true, rows);
+    if (!block.mlp_turn.empty()) change_basis(run, block.mlp_turn[0], buffers.normed, rows);
     mlp(run, block, rows);
   }
   keep_last(run);
   if (call.last_only) rows = call.batch;
-  normalise(run, model.final_norm, !model.blocks.empty(), rows);
+  turn_and_normalise(run, model.turn, model.final_norm, !model.blocks.empty(), rows);
   multiply(run, model.head, buffers.normed, rows, call.logits, Part::head);
 }
 

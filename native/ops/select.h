@@ -5,15 +5,16 @@
 
 namespace rarefy {
 
-// Keeps x[j] where |x[j]| * weight[j] is above a threshold, or is among the `keep` largest (ties to the lower index).
-// What is no number is kept, so that it is seen.
+// Keeps x[j] where |x[j]| * weight[j] is above a threshold, or is among the `keep` largest of all or of every `block`
+// neighbours (ties to the lower index), or where x[j] is above 0. What is no number is kept, so that it is seen.
 struct Select {
-  enum class Kind : int { all = 0, threshold = 1, top = 2 };
+  enum class Kind : int { all = 0, threshold = 1, top = 2, positive = 3, blocks = 4 };
   Kind kind = Kind::all;
   const float* threshold = nullptr;  // threshold[j * step]
   int step = 0;                      // 0: one for all; 1: one an input
   const float* weight = nullptr;     // (width) or null
   int keep = 0;
+  int block = 0;                     // blocks: a divisor of the width
 };
 
 // to (tokens, width) = x where it is kept, else 0; `to` may be x.

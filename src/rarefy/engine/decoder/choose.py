@@ -33,6 +33,7 @@ class Chosen:
     merged: Merged
     bias: Tensor | None
     steps: tuple[tuple[int, PackedWeight | None], ...]
+    rest: "tuple[Chosen, Chosen] | None" = None
 
     def at(self, tokens: int) -> PackedWeight | None:
         """The choice of the nearest measured count at or above `tokens` (the largest beyond the last)."""
@@ -44,7 +45,12 @@ class Chosen:
     def native(self) -> Linear:
         """The packed choices, for the native step."""
         packed = tuple((limit, weight) for limit, weight in self.steps if weight is not None)
-        return Linear(packed, self.bias, self.merged.activation, self.merged.select)
+        rest = None if self.rest is None else (self.rest[0].native(), self.rest[1].native())
+        return Linear(packed, self.bias, self.merged.activation, self.merged.select, rest)
+
+    def is_native(self, tokens: int) -> bool:
+        """Whether a native step can run it for so many tokens."""
+        return self.at(tokens) is not None and all(one.is_native(tokens) for one in self.rest or ())
 
     @property
     def out_features(self) -> int:
@@ -52,7 +58,8 @@ class Chosen:
 
     @property
     def nbytes(self) -> int:
-        return sum({id(p): p.nbytes for _, p in self.steps if p is not None}.values())
+        own = sum({id(p): p.nbytes for _, p in self.steps if p is not None}.values())
+        return own + sum(one.nbytes for one in self.rest or ())
 
 
 class Chooser:
@@ -71,6 +78,7 @@ class Chooser:
     ) -> None:
         self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
         self.rows: list[LayerRow] = []
+        self.measure = measure
         timing = partial(time_layer, precision=precision, static=bool(scales))
         self._types = Types(precision.weights, precision.activations, static=bool(scales))
         self._table = TimeTable(timing if measure else None)
@@ -82,8 +90,9 @@ class Chooser:
         seen: what is left of its inputs or neurons, where some are selected.
         """
         weight = merged.weight()
+        rest = None if merged.rest is None else (self.choose(merged.rest[0]), self.choose(merged.rest[1]))
         if not available():
-            return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
+            return Chosen(merged, merged.bias(), ((self.counts[-1], None),), rest)
         sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
         scale, names = self.scales.get(merged.name), self._names(merged, weight, sparsity)
         source = self.precision.stored(weight, scale, merged.codes())
@@ -94,7 +103,15 @@ class Chooser:
         for name in dict.fromkeys(names.values()):
             if name != "dense" and name not in packs:
                 packs[name] = pack(source, name, input_scale=scale)
-        return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
+        return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()), rest)
+
+    def finer(self) -> "Chooser":
+        """For what all of a block goes through: integers would round the residual stream anew at every block."""
+        if not self.precision.quantized:
+            return self
+        found = Chooser(Precision("bf16"), self.counts, measure=self.measure)
+        found.rows = self.rows
+        return found
 
     def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
         """The choice at each count: the fastest layout at the least, and at most one more, for the longest prompt."""
@@ -155,9 +172,12 @@ class ChosenLayer:
     out: Chosen
     up: tuple[Chosen, ...]
     down: Chosen
+    turn: Chosen | None = None
+    mlp_turn: Chosen | None = None
 
     def all(self) -> tuple[Chosen, ...]:
-        return (*self.qkv, self.out, *self.up, self.down)
+        turns = [one for one in (self.turn, self.mlp_turn) if one is not None]
+        return (*self.qkv, self.out, *self.up, self.down, *turns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,13 +186,15 @@ class Plan:
 
     layers: tuple[ChosenLayer, ...]
     head: Chosen
+    turn: Chosen | None = None
 
     def all(self) -> list[Chosen]:
-        return [chosen for layer in self.layers for chosen in layer.all()] + [self.head]
+        last = [self.head] if self.turn is None else [self.turn, self.head]
+        return [chosen for layer in self.layers for chosen in layer.all()] + last
 
     def is_native(self, tokens: int) -> bool:
         """True where every layer is packed for so many tokens, so that the native step can run them."""
-        return all(chosen.at(tokens) is not None for layer in self.layers for chosen in layer.all())
+        return all(chosen.is_native(tokens) for layer in self.layers for chosen in layer.all())
 
 
 def plan_of(structure: Structure, chooser: Chooser, samples: Mapping[str, Tensor] = MappingProxyType({})) -> Plan:
@@ -181,6 +203,11 @@ def plan_of(structure: Structure, chooser: Chooser, samples: Mapping[str, Tensor
     samples: rows that layers see behind selectors, by the layer's name.
     """
 
+    turning = chooser.finer()
+
+    def turned(merged: Merged | None) -> Chosen | None:
+        return None if merged is None else turning.choose(merged)
+
     def chosen(merged: Merged) -> Chosen:
         sample = samples.get(merged.name)
         return chooser.choose(merged, None if sample is None else Seen(sample))
@@ -188,20 +215,26 @@ def plan_of(structure: Structure, chooser: Chooser, samples: Mapping[str, Tensor
     def layer_of(layer: Layer) -> ChosenLayer:
         down = samples.get(layer.down.name)
         ups = [chosen(merged) for merged in layer.up]
-        if (
-            layer.hidden is not None and layer.gated and down is not None
-        ):  # what down sees says which rows of up are used
-            ups[1] = chooser.choose(layer.up[1], Seen(down, rows=True))
-        return ChosenLayer(tuple(map(chosen, layer.qkv)), chosen(layer.out), tuple(ups), chosen(layer.down))
+        if layer.hidden is not None and layer.gated and down is not None and layer.up[1].rest is None:
+            ups[1] = chooser.choose(layer.up[1], Seen(down, rows=True))  # what down sees says which rows are used
+        turns = turned(layer.turn), turned(layer.mlp_turn)
+        return ChosenLayer(tuple(map(chosen, layer.qkv)), chosen(layer.out), tuple(ups), chosen(layer.down), *turns)
 
-    return Plan(tuple(map(layer_of, structure.layers)), chosen(structure.head))
+    return Plan(tuple(map(layer_of, structure.layers)), chosen(structure.head), turned(structure.turn))
 
 
 def linear(chosen: Chosen, x: Tensor) -> Tensor:
-    """act(look(x) W^T + bias) of (..., in) by what was chosen for so many tokens, in torch or by a packed kernel."""
-    x = chosen.merged.look(x)
+    """act(look(x) W^T + bias) of (..., in) by what was chosen for so many tokens, in torch or by a packed kernel; what
+    it does not look at goes through its rest."""
+    kept, activation = chosen.merged.look(x), chosen.merged.activation
+    if chosen.rest is None:
+        return _product(chosen, kept, activation)
+    rest = linear(chosen.rest[1], linear(chosen.rest[0], x - kept))
+    return activate(_product(chosen, kept, "none") + rest, activation)
+
+
+def _product(chosen: Chosen, x: Tensor, activation: str) -> Tensor:
     packed = chosen.at(x.numel() // max(1, x.shape[-1]))
-    activation = chosen.merged.activation
     if packed is not None:
         out: Tensor = torch.ops.rarefy.packed_linear(x, packed.handle, chosen.bias, activation, packed.shape[0])
         return out

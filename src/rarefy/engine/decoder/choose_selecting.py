@@ -51,7 +51,7 @@ class Selecting:
 
         names: what was chosen for inputs without a zero.
         """
-        skipping = selecting(source, self.precision.weights, rows=seen.rows)
+        skipping = selecting(source, self.precision.weights, self.precision.activations, rows=seen.rows)
         packs: dict[str, PackedWeight] = {}
         rows: list[LayerRow] = []
         chosen = {count: _at(names, count) for count in sorted({*_COUNTS, *names})}

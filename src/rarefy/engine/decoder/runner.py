@@ -35,6 +35,8 @@ def native_of(structure: Structure, plan: Plan) -> NativeDecoder:
             layer.activation,
             chosen.down.native(),
             layer.hidden_select,
+            None if chosen.turn is None else chosen.turn.native(),
+            None if chosen.mlp_turn is None else chosen.mlp_turn.native(),
         )
         for layer, chosen in zip(structure.layers, plan.layers, strict=True)
     ]
@@ -46,6 +48,7 @@ def native_of(structure: Structure, plan: Plan) -> NativeDecoder:
         blocks,
         structure.final_norm,
         plan.head.native(),
+        None if plan.turn is None else plan.turn.native(),
     )
 
 

@@ -23,7 +23,9 @@ def _rows(module: nn.Module) -> Tensor:
 class Merged:
     """Linear layers of one input computed as one: their rows follow each other. name: of the first; parts: in order.
 
-    selector: what they look at of their input, and `select`, the same for the native step; None: all of it.
+    selector: what they look at of their input, and `select`, the same for the native step; None: all of it. rest: two
+    layers through which the inputs go that they do not look at. before: (in, in) by which the input is multiplied
+    first; the weight is that of both.
     """
 
     name: str
@@ -31,14 +33,19 @@ class Merged:
     activation: str = "none"
     selector: Masking | None = None
     select: Select | None = None
+    rest: "tuple[Merged, Merged] | None" = None
+    before: Tensor | None = None
 
     def weight(self) -> Tensor:
         """(out, in) float32, contiguous; a copy where there are several parts."""
         rows = [_rows(part) for part in self.parts]
-        return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
+        whole = rows[0] if len(rows) == 1 else torch.cat(rows)
+        return (whole if self.before is None else whole @ self.before.T).contiguous()
 
     def codes(self) -> QuantizedWeight | None:
         """The integers that all parts were rounded to, row by row; None where one was not, or to others."""
+        if self.before is not None:
+            return None
         parts = [codes_of(part) for part in self.parts]
         found = [part for part in parts if part is not None]
         if len(found) < len(parts) or len({(part.bits, part.groups) for part in found}) > 1:
@@ -49,6 +56,11 @@ class Merged:
     @property
     def in_features(self) -> int:
         return _rows(self.parts[0]).shape[1]
+
+    @property
+    def size(self) -> int:
+        """How many weights."""
+        return self.in_features * self.out_features
 
     @property
     def out_features(self) -> int:
@@ -64,7 +76,8 @@ class Merged:
         return torch.cat(whole).contiguous()
 
     def dense(self, x: Tensor) -> Tensor:
-        """The layers as they were given, without the activation and the selector: (..., in) to (..., out)."""
+        """The layers as they were given, without activation, selector and rest: (..., in) to (..., out)."""
+        x = x if self.before is None else x @ self.before
         outs = [F.linear(x, _rows(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
@@ -78,7 +91,8 @@ class Layer:
     """One block: x + out(attention(norm(x))), then x + down(act(up(norm(x)))), `gated`: act(gate) * up.
 
     qkv, up: several where their parts do not look at the same of the input. hidden: which neurons are used behind the
-    activation, None: all; with `gated` up is then the gate, with the activation, and up's own.
+    activation, None: all; with `gated` up is then the gate, with the activation, and up's own. turn: what x is
+    multiplied by before the block, mlp_turn: what the second norm gives is, where the block has a basis of its own.
     """
 
     attention_norm: Norm
@@ -94,9 +108,11 @@ class Layer:
     down: Merged
     hidden: Masking | None = None
     hidden_select: Select | None = None
+    turn: Merged | None = None
+    mlp_turn: Merged | None = None
 
     def merged(self) -> tuple[Merged, ...]:
-        """All of them, in the order of the computation."""
+        """Those with weights of the model, in the order of the computation."""
         return (*self.qkv, self.out, *self.up, self.down)
 
 
@@ -106,7 +122,8 @@ class Structure:
 
     positions: a table that is added to the embedding, row p + position_offset for position p, or None; rotary: the
     module that gives cosines and sines for positions, or None; most_positions: beyond them the model was not made;
-    positions_from_mask: a call without position_ids counts only the tokens that its attention_mask keeps.
+    positions_from_mask: a call without position_ids counts only the tokens that its attention_mask keeps; turn: what
+    the last block's result is multiplied by before the last norm, where the head's weight has not taken it in.
     """
 
     kind: str
@@ -120,6 +137,7 @@ class Structure:
     head: Merged
     most_positions: int
     positions_from_mask: bool = False
+    turn: Merged | None = None
 
     @property
     def selects(self) -> bool:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.engine.decoder.cache import DecoderCache
-from rarefy.engine.decoder.choose import ChosenLayer, Plan, activate, linear, stacked
+from rarefy.engine.decoder.choose import Chosen, ChosenLayer, Plan, activate, linear, stacked
 from rarefy.engine.decoder.structure import Layer, Structure
 from rarefy.ops.decoder import Norm
 
@@ -84,6 +84,11 @@ def _mlp(layer: Layer, chosen: ChosenLayer, x: Tensor) -> Tensor:
     return linear(chosen.down, wide)
 
 
+def turned(by: Chosen | None, x: Tensor) -> Tensor:
+    """x in another basis, where there is one."""
+    return x if by is None else linear(by, x)
+
+
 def walk(
     structure: Structure,
     plan: Plan,
@@ -100,9 +105,10 @@ def walk(
         hidden = hidden + F.embedding(positions + structure.position_offset, structure.positions)
     mask = mask_of(cache, ids.shape[1])
     for index, (layer, chosen) in enumerate(zip(structure.layers, plan.layers, strict=True)):
+        hidden = turned(chosen.turn, hidden)
         qkv = stacked(chosen.qkv, norm(hidden, layer.attention_norm))
         hidden = hidden + linear(chosen.out, _attend(structure, layer, qkv, cache, index, rotary, mask))
-        hidden = hidden + _mlp(layer, chosen, norm(hidden, layer.mlp_norm))
+        hidden = hidden + _mlp(layer, chosen, turned(chosen.mlp_turn, norm(hidden, layer.mlp_norm)))
     if last_only:
         hidden = hidden[:, -1:]
-    return linear(plan.head, norm(hidden, structure.final_norm))
+    return linear(plan.head, norm(turned(plan.turn, hidden), structure.final_norm))
