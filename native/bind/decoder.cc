@@ -24,7 +24,8 @@ namespace {
 
 using NormArgs = std::tuple<bool, std::uintptr_t, std::uintptr_t, float>;  // rms, weight, bias, eps
 using ChoiceArgs = std::tuple<std::int64_t, const Packed*>;
-using SelectArgs = std::tuple<int, std::uintptr_t, int, std::uintptr_t, int, int>;  // kind, threshold, step, weight, keep, block
+// kind, threshold, step, weight, keep, block, slot
+using SelectArgs = std::tuple<int, std::uintptr_t, int, std::uintptr_t, int, int, int>;
 using ChoicesArgs = std::vector<ChoiceArgs>;
 // choices, bias, activation, select, the choices of the two layers of a rest (or of none)
 using LinearArgs = std::tuple<ChoicesArgs, std::uintptr_t, int, SelectArgs, std::vector<ChoicesArgs>>;
@@ -35,10 +36,11 @@ decoder::Norm norm_of(const NormArgs& args) {
 }
 
 Select select_of(const SelectArgs& args) {
-  const auto& [kind, threshold, step, weight, keep, block] = args;
+  const auto& [kind, threshold, step, weight, keep, block, slot] = args;
+  if (slot < 0 || slot >= decoder::mask_slots) throw std::invalid_argument("select: there is no mask " + std::to_string(slot));
   if (kind == static_cast<int>(Select::Kind::blocks) && (block < 1 || keep < 0 || keep > block))
     throw std::invalid_argument("select: " + std::to_string(keep) + " of every " + std::to_string(block) + " cannot be kept");
-  return {static_cast<Select::Kind>(kind), at<float>(threshold), step, at<float>(weight), keep, block};
+  return {static_cast<Select::Kind>(kind), at<float>(threshold), step, at<float>(weight), keep, block, slot};
 }
 
 // The layouts must all be (out, in); out 0: whatever they are, alike.
@@ -70,17 +72,52 @@ decoder::Linear linear_of(const LinearArgs& args, int out, int in) {
   return linear;
 }
 
+// Masks are used where heads are joined and behind the activation alone.
+const decoder::Linear& without_mask(const decoder::Linear& linear) {
+  if (linear.select.kind == Select::Kind::foreseen) throw std::invalid_argument("decoder: no mask is taken here");
+  return linear;
+}
+
 decoder::Stacked stacked_of(const std::vector<LinearArgs>& args, int in) {
   if (args.empty()) throw std::invalid_argument("decoder: layers of one input, but none of them");
   decoder::Stacked linears;
-  for (const LinearArgs& one : args) linears.push_back(linear_of(one, 0, in));
+  for (const LinearArgs& one : args) linears.push_back(without_mask(linear_of(one, 0, in)));
   return linears;
+}
+
+using ForesightArgs = std::tuple<std::vector<LinearArgs>, int, int, int, float>;  // net, keep, spread, slot, full
+
+std::vector<decoder::Foresight> foresights_of(const std::vector<ForesightArgs>& every, int in) {
+  std::vector<decoder::Foresight> found;
+  for (const auto& [net, keep, spread, slot, full] : every) {
+    if (net.empty() || net.size() > 2 || spread < 1 || slot < 0 || slot >= decoder::mask_slots)
+      throw std::invalid_argument("decoder: a foresight is made by one layer or two, into one of " +
+                                  std::to_string(decoder::mask_slots) + " masks");
+    decoder::Stacked layers;
+    for (const LinearArgs& one : net) layers.push_back(without_mask(linear_of(one, 0, layers.empty() ? in : layers.back().out())));
+    found.push_back({std::move(layers), keep, spread, slot, full});
+  }
+  return found;
+}
+
+// Masks that a place uses must be as wide as it is, whoever makes them.
+void require_mask(const decoder::Model& model, const Select& select, int width) {
+  if (select.kind != Select::Kind::foreseen) return;
+  bool made = false;
+  for (const decoder::Block& block : model.blocks)
+    for (const auto* list : {&block.attention_foresights, &block.mlp_foresights})
+      for (const decoder::Foresight& by : *list)
+        if (by.slot == select.slot) {
+          made = true;
+          if (by.net.back().out() * by.spread != width) throw std::invalid_argument("decoder: a mask of another width");
+        }
+  if (!made) throw std::invalid_argument("decoder: a mask that nothing makes before it is used");
 }
 
 // None, or one layer (width, width).
 decoder::Stacked turn_of(const std::vector<LinearArgs>& args, int width) {
   if (args.size() > 1) throw std::invalid_argument("decoder: a basis is changed by one matrix");
-  return args.empty() ? decoder::Stacked{} : decoder::Stacked{linear_of(args[0], width, width)};
+  return args.empty() ? decoder::Stacked{} : decoder::Stacked{without_mask(linear_of(args[0], width, width))};
 }
 
 void require_rows(const decoder::Stacked& linears, int rows, const char* what) {
@@ -101,7 +138,8 @@ class Decoder {
 
   void add_block(const std::vector<LinearArgs>& turn, const NormArgs& attention_norm, const std::vector<LinearArgs>& qkv, const NormArgs& q_norm, const NormArgs& k_norm,
                  float scale, const LinearArgs& out, const NormArgs& mlp_norm,
-                 const std::vector<LinearArgs>& mlp_turn, const std::vector<LinearArgs>& up, bool gated, int activation, const SelectArgs& hidden, const LinearArgs& down) {
+                 const std::vector<LinearArgs>& mlp_turn, const std::vector<LinearArgs>& up, bool gated, int activation, const SelectArgs& hidden, const LinearArgs& down,
+                 const std::vector<ForesightArgs>& attention_foresights, const std::vector<ForesightArgs>& mlp_foresights) {
     const int attended = model_.heads * model_.depth;
     decoder::Stacked heads = stacked_of(qkv, model_.width), wide = stacked_of(up, model_.width);
     require_rows(heads, (model_.heads + 2 * model_.kv_heads) * model_.depth, "queries, keys and values");
@@ -114,14 +152,18 @@ class Decoder {
     model_.blocks.push_back({turn_of(turn, model_.width), norm_of(attention_norm),
                              std::move(heads),
                              norm_of(q_norm), norm_of(k_norm), scale, linear_of(out, model_.width, attended),
-                             norm_of(mlp_norm), turn_of(mlp_turn, model_.width), std::move(wide), gated, static_cast<Activation>(activation), neurons,
-                             linear_of(down, model_.width, features)});
+                             norm_of(mlp_norm), turn_of(mlp_turn, model_.width),
+                             foresights_of(attention_foresights, model_.width), foresights_of(mlp_foresights, model_.width),
+                             std::move(wide), gated, static_cast<Activation>(activation), neurons,
+                             without_mask(linear_of(down, model_.width, features))});
+    require_mask(model_, model_.blocks.back().out.select, attended);
+    require_mask(model_, neurons, features);
   }
 
   void set_head(const std::vector<LinearArgs>& turn, const NormArgs& final_norm, const LinearArgs& head) {
     model_.turn = turn_of(turn, model_.width);
     model_.final_norm = norm_of(final_norm);
-    model_.head = linear_of(head, 0, model_.width);
+    model_.head = without_mask(linear_of(head, 0, model_.width));
   }
 
   void step(decoder::Workspace& workspace, std::int64_t batch, int tokens, int past, int capacity, std::uintptr_t ids,
@@ -153,7 +195,7 @@ class Decoder {
 };
 
 std::vector<std::string> part_names() {
-  return {"embedding", "norms", "qkv", "rotary", "attention", "out", "up", "gate", "down", "head", "turn"};
+  return {"embedding", "norms", "qkv", "rotary", "attention", "out", "up", "gate", "down", "head", "turn", "foresight"};
 }
 
 // The single kernels, for their tests and for the walk in torch.

@@ -147,7 +147,7 @@ def test_they_are_named_where_asked_for_and_no_candidates_elsewhere():
 
 @pytest.mark.parametrize("name", [n for n in COLUMNS if KERNELS[n].activations == "int8"])
 def test_rounded_inputs_on_the_grid_of_bytes_lose_nothing(name):
-    """All signs and sizes of inputs and codes: what is added to make weights unsigned is taken out again, to the bit."""
+    """All signs and sizes of inputs and codes: what is added to make weights unsigned is taken out again."""
     four = KERNELS[name].weights == "int4"
     codes = torch.randint(-7 if four else -127, 8 if four else 128, (130, 208), dtype=torch.int8)
     x = torch.randint(-127, 128, (5, 208)).float() * inputs(5, 208, 0.6).ne(0)

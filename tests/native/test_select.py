@@ -33,7 +33,7 @@ def test_the_largest_of_each_token_with_ties_to_the_lower_index(width, weighted)
         assert torch.equal(select_inputs(x, Select(width, weight=weight, keep=keep)), want)
 
 
-@pytest.mark.parametrize("n,m", [(0, 1), (1, 1), (1, 4), (3, 4), (4, 4), (5, 32), (0, 16)])
+@pytest.mark.parametrize(("n", "m"), [(0, 1), (1, 1), (1, 4), (3, 4), (4, 4), (5, 32), (0, 16)])
 def test_the_largest_of_every_block_with_ties_to_the_lower_index(n, m):
     x = normal(6, 3 * m)
     x[1], x[2], x[3] = 1.0, 0.0, x[3].round()

@@ -43,6 +43,18 @@ class Linear:
     rest: "tuple[Linear, Linear] | None" = None
 
 
+@dataclass(frozen=True, eq=False)
+class Foresight:
+    """A choice made where a norm gives x and used later: the `keep` targets with the largest logits net(x), each of
+    `spread` features, into mask `slot` (0 to 3). net: one layer or two; full: as `selectors.likeliest` has it."""
+
+    net: tuple[Linear, ...]
+    keep: int
+    spread: int
+    slot: int
+    full: float | None = None
+
+
 Stacked = Linear | tuple[Linear, ...]
 """Layers of one input whose rows follow each other; several where they do not look at the same of it."""
 
@@ -53,7 +65,8 @@ class Block:
 
     hidden: which neurons are used behind the activation, None: all. With `gated` up is then two layers, the gate with
     its activation and up's own. turn, mlp_turn: (width, width), what the residual stream is multiplied by before the
-    block, and what the second norm gives is.
+    block, and what the second norm gives is. attention_foresights, mlp_foresights: what is chosen from what the first
+    and the second norm give, for this block or a later one.
     """
 
     attention_norm: Norm
@@ -70,6 +83,8 @@ class Block:
     hidden: Select | None = None
     turn: Linear | None = None
     mlp_turn: Linear | None = None
+    attention_foresights: tuple[Foresight, ...] = ()
+    mlp_foresights: tuple[Foresight, ...] = ()
 
 
 def capacity_for(tokens: int) -> int:
@@ -105,11 +120,16 @@ def _stacked(linears: Stacked | None) -> list[tuple[Any, ...]]:
     return [_linear(linear) for linear in every]
 
 
+def _foresights(foresights: Sequence[Foresight]) -> list[tuple[Any, ...]]:
+    return [(_stacked(one.net), one.keep, one.spread, one.slot, one.full or 0.0) for one in foresights]
+
+
 class NativeDecoder:
     """The native model. Everything it points to is held here; calls from several threads need a workspace each.
 
     embedding (vocabulary, width) and positions (rows, width) or None are float32 and contiguous, as every norm and
-    bias; a position p adds row p + position_offset. turn: (width, width), what the last block's result is multiplied by.
+    bias; a position p adds row p + position_offset. turn: (width, width), by which the last block's
+    result is multiplied.
     """
 
     def __init__(
@@ -160,6 +180,8 @@ class NativeDecoder:
                 ACTIVATIONS.index(block.activation),
                 select_args(block.hidden),
                 _linear(block.down),
+                _foresights(block.attention_foresights),
+                _foresights(block.mlp_foresights),
             )
         self._native.set_head(_stacked(turn), _norm(final_norm), _linear(head))
 

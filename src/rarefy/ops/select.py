@@ -13,7 +13,7 @@ from rarefy.ops.checks import require_floats, require_last
 @dataclass(frozen=True, eq=False)
 class Select:
     """Keeps x_j where |x_j| weight_j > threshold_j, or with `keep` the so many largest of a token, or of every `block`
-    consecutive ones, or with `positive` what is above 0.
+    consecutive ones, or with `positive` what is above 0, or what mask `slot` of a decoder's step names.
 
     threshold: () or (width,), None with `keep`; weight: (width,), none for ones. Both float32 and contiguous. Ties go
     to the lower index; what is no number is kept, so that it is seen.
@@ -25,13 +25,15 @@ class Select:
     keep: int | None = None
     block: int | None = None
     positive: bool = False
+    slot: int | None = None
 
     def __post_init__(self) -> None:
         require_floats(
             "Select", **{n: t for n, t in (("threshold", self.threshold), ("weight", self.weight)) if t is not None}
         )
-        if (self.threshold is not None) + (self.keep is not None) + self.positive != 1:
-            raise ShapeError("Select: give a threshold, a count to keep or `positive`, and not both")
+        ways = (self.threshold is not None, self.keep is not None, self.positive, self.slot is not None)
+        if sum(ways) != 1:
+            raise ShapeError("Select: give a threshold, a count to keep, `positive` or a slot, and not both")
         if self.block is not None:
             self._require_blocks(self.block)
         for name, vector in (("threshold", self.threshold), ("weight", self.weight)):
@@ -50,25 +52,29 @@ class Select:
             )
 
 
-def select_args(by: Select | None) -> tuple[int, int, int, int, int, int]:
-    """(kind, address of the threshold, its step, address of the weight, count, block): valid while `by` lives."""
+def select_args(by: Select | None) -> tuple[int, int, int, int, int, int, int]:
+    """(kind, address of the threshold, its step, address of the weight, count, block, slot): valid while `by` lives."""
     if by is None:
-        return 0, 0, 0, 0, 0, 0
+        return 0, 0, 0, 0, 0, 0, 0
     weight = 0 if by.weight is None else by.weight.data_ptr()
     if by.positive:
-        return 3, 0, 0, 0, 0, 0
+        return 3, 0, 0, 0, 0, 0, 0
+    if by.slot is not None:
+        return 5, 0, 0, 0, 0, 0, by.slot
     if by.threshold is not None:
-        return 1, by.threshold.data_ptr(), by.threshold.dim(), weight, 0, 0
+        return 1, by.threshold.data_ptr(), by.threshold.dim(), weight, 0, 0, 0
     assert by.keep is not None
     if by.block is not None:
-        return 4, 0, 0, weight, by.keep, by.block
-    return 2, 0, 0, weight, min(by.keep, by.width), 0
+        return 4, 0, 0, weight, by.keep, by.block, 0
+    return 2, 0, 0, weight, min(by.keep, by.width), 0, 0
 
 
 def select_inputs(x: Tensor, by: Select) -> Tensor:
     """x (tokens, width) with zeros where it is not selected, by the native code. The module must be there."""
     require_floats("select_inputs", x=x)
     require_last("select_inputs", x, by.width)
+    if by.slot is not None:
+        raise ShapeError("select_inputs: a slot names a mask of a decoder's step, of which there is none here")
     module = native.module()
     assert module is not None, "the caller has asked whether the native module is there"
     rows = x.reshape(-1, by.width).contiguous()

@@ -12,7 +12,10 @@ from rarefy.engine.decoder.choose_selecting import Selecting
 from rarefy.ops import available
 from rarefy.selectors import Threshold, TopK, detach, feed_forwards, projections, select_hidden, select_inputs
 from rarefy.selectors.block_top_k import BlockTopK
+from rarefy.selectors.foreseen import Foreseen
+from rarefy.selectors.likeliest import Likeliest
 from rarefy.selectors.positive import Positive
+from rarefy.selectors.predictor import Predictor
 from rarefy.selectors.threshold import NONZERO
 from rarefy.selectors.turned import Turn
 
@@ -125,7 +128,9 @@ def test_a_gate_with_a_low_rank_whose_neurons_are_selected_too():
 
 
 @native
-@pytest.mark.parametrize("name,method,options", [("linear-rope", "larosa", {}), ("qwen3", "wina", {"rotate": True})])
+@pytest.mark.parametrize(
+    ("name", "method", "options"), [("linear-rope", "larosa", {}), ("qwen3", "wina", {"rotate": True})]
+)
 def test_blocks_in_bases_of_their_own(name, method, options):
     model = build(name, sparsity=0)
     rarefy.sparsify_activations(model, method, sparsity=0.4, data=TEXT, **options)
@@ -166,6 +171,77 @@ def test_a_basis_that_changes_elsewhere_is_never_ignored():
     fast = rarefy.compile(model, ids, measure=False)
     assert not isinstance(fast, CompiledDecoder)
     torch.testing.assert_close(fast(**ids).logits, model(**ids).logits, **CLOSE)
+
+
+def foresee(model, heads, ahead=0, full=None, spoil=False):
+    """Hangs predictors of random weights on a model: of neurons, and of heads."""
+    layers, places = feed_forwards(model), {(p.block, p.part): p.module for p in projections(model)}
+    torch.manual_seed(3)
+    for number, layer in enumerate(layers):
+        before = max(0, number - ahead)
+        source = layers[before].gate or layers[before].up
+        width, neurons = (
+            places[before, "o"].weight.shape[0],
+            layer.down.weight.numel() // places[before, "o"].weight.shape[0],
+        )
+        chosen = Foreseen(Likeliest(predictor(width, neurons, 8), neurons // 3, full=full), neurons)
+        chosen.watch(places[number, "o"] if spoil else source)
+        select_hidden(layer.activation, chosen)
+        if heads:
+            asked = places.get((number, "q"), places.get((number, "qkv")))
+            chosen = Foreseen(Likeliest(predictor(width, 6, 0), 4, spread=width // 6), width)
+            chosen.watch(asked)
+            select_inputs(places[number, "o"], chosen)
+
+
+def predictor(width, targets, rank):
+    net = Predictor(width, targets, rank).requires_grad_(False)
+    net.mean.normal_()
+    net.scale.uniform_(0.5, 2.0)
+    return net
+
+
+@native
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("llama", {"heads": True}),
+        ("opt", {"heads": False, "ahead": 1}),
+        ("gpt2", {"heads": True, "full": 0.6}),
+        ("qwen2", {"heads": False, "full": 1.0}),
+    ],
+)
+def test_what_predictors_foresee(name, options):
+    model = build(name)
+    foresee(model, **options)
+    fast = compiled(model)
+    assert "neurons" in kernels(fast)
+    assert_same(fast, model)
+
+
+def test_the_walk_in_torch_foresees_too(monkeypatch):
+    from rarefy.engine.decoder import choose, runner
+
+    monkeypatch.setattr(choose, "available", lambda: False)
+    monkeypatch.setattr(runner, "available", lambda: False)
+    model, ids = build("llama"), tokens(3, 17)
+    foresee(model, heads=True, ahead=1, full=0.7)
+    torch.testing.assert_close(compiled(model)(input_ids=ids).logits, model(input_ids=ids).logits, **CLOSE)
+
+
+@native
+def test_what_is_foreseen_elsewhere_is_never_ignored():
+    ids = {"input_ids": tokens(1, 8)}
+    for attach in (
+        lambda m: foresee(m, heads=False, spoil=True),
+        lambda m: foresee(m, heads=False, ahead=2),
+        lambda m: [h.watch(m.model.layers[0].mlp.gate_proj) for h in (Foreseen(lambda x: x[..., :1] > 0, 1),)],
+    ):
+        model = build("llama")
+        attach(model)
+        fast = rarefy.compile(model, ids, measure=False)
+        assert not isinstance(fast, CompiledDecoder) and any("fores" in note for note in fast.explain().notes)
+        torch.testing.assert_close(fast(**ids).logits, model(**ids).logits, **CLOSE)
 
 
 @native

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from rarefy.core.errors import EngineError
 from rarefy.core.quantized import InputScale
-from rarefy.engine.cell import Types
+from rarefy.engine.cell import Types, Zeros, zeros_of
 from rarefy.engine.decoder.choose_selecting import Seen, Selecting
-from rarefy.engine.decoder.structure import Layer, Merged, Structure
+from rarefy.engine.decoder.structure import Foresight, Layer, Merged, Structure
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.plan import time_layer
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
 from rarefy.ops import PackedWeight, available, candidates, pack
+from rarefy.ops.decoder import Foresight as NativeForesight
 from rarefy.ops.decoder import Linear
 
 _SECOND_LAYOUT = 1.25  # a second copy of a weight costs memory: it has to be so much faster than the first
@@ -83,6 +84,7 @@ class Chooser:
         self._types = Types(precision.weights, precision.activations, static=bool(scales))
         self._table = TimeTable(timing if measure else None)
         self._selecting = Selecting(precision, measure)
+        self._full: dict[tuple[int, int, int], list[str]] = {}
 
     def choose(self, merged: Merged, seen: Seen | None = None) -> Chosen:
         """Packs the layer for what is fastest at each count. Raises EngineError where no kernel has the types.
@@ -93,12 +95,12 @@ class Chooser:
         rest = None if merged.rest is None else (self.choose(merged.rest[0]), self.choose(merged.rest[1]))
         if not available():
             return Chosen(merged, merged.bias(), ((self.counts[-1], None),), rest)
-        sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
-        scale, names = self.scales.get(merged.name), self._names(merged, weight, sparsity)
+        zeros = zeros_of(weight)
+        scale, names = self.scales.get(merged.name), self._names(merged, weight, zeros)
         source = self.precision.stored(weight, scale, merged.codes())
         packs: dict[str, PackedWeight] = {}
         if seen is not None and (scale is None or not scale.factors):
-            names, packs, rows = self._selecting.choose(merged, source, names, seen)
+            names, packs, rows = self._selecting.choose(merged, source, names, seen, zeros)
             self.rows += rows
         for name in dict.fromkeys(names.values()):
             if name != "dense" and name not in packs:
@@ -113,26 +115,37 @@ class Chooser:
         found.rows = self.rows
         return found
 
-    def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
+    def _names(self, merged: Merged, weight: Tensor, zeros: Zeros) -> dict[int, str]:
         """The choice at each count: the fastest layout at the least, and at most one more, for the longest prompt."""
-        found = {count: self._table.times(weight, None, count, self._types) for count in self.counts}
-        at = {count: self._options(weight, count, times) for count, times in found.items()}
+        found = {count: self._table.times(weight, None, count, self._types, zeros=zeros) for count in self.counts}
+        at = {count: self._options(weight, count, times, zeros) for count, times in found.items()}
         if not at[self.counts[0]]:
             raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")
         first = min(at[self.counts[0]], key=at[self.counts[0]].__getitem__)
         second = self._second(at[self.counts[-1]], first)
         chosen: dict[int, str] = {}
+        sparsity = 1.0 - zeros.nnz / max(1, weight.numel())
         for count in self.counts:
             kept = {name: ms for name, ms in at[count].items() if name in (first, second, "dense")}
             chosen[count] = min(kept, key=kept.__getitem__, default=first if count <= _FEW else second)
             self._explain(merged, weight, sparsity, count, chosen[count], found[count])
         return chosen
 
-    def _options(self, weight: Tensor, count: int, times: Times) -> dict[str, float]:
+    def _options(self, weight: Tensor, count: int, times: Times, zeros: Zeros) -> dict[str, float]:
         """Milliseconds of what may run at a count: the packed kernels, and torch where a step need not be one call."""
-        names = candidates(weight, count, self.precision.weights, self.precision.activations)
+        names = self._candidates(weight, count, zeros.nnz == weight.numel())
         at = {name: times.ms.get(name, float("inf")) for name in names}
         return {**at, "dense": times.ms["dense"] + _WALK_MS} if self.precision.exact and count > _FEW else at
+
+    def _candidates(self, weight: Tensor, count: int, full: bool) -> list[str]:
+        """What is worth timing: of weights without zeros a question of their size, asked once a size."""
+        types = self.precision.weights, self.precision.activations
+        if not full:
+            return candidates(weight, count, *types)
+        key = (weight.shape[0], weight.shape[1], count)
+        if key not in self._full:
+            self._full[key] = candidates(weight, count, *types)
+        return self._full[key]
 
     @staticmethod
     def _second(at: Mapping[str, float], first: str) -> str:
@@ -174,10 +187,25 @@ class ChosenLayer:
     down: Chosen
     turn: Chosen | None = None
     mlp_turn: Chosen | None = None
+    attention_foresights: "tuple[ChosenForesight, ...]" = ()
+    mlp_foresights: "tuple[ChosenForesight, ...]" = ()
 
     def all(self) -> tuple[Chosen, ...]:
         turns = [one for one in (self.turn, self.mlp_turn) if one is not None]
-        return (*self.qkv, self.out, *self.up, self.down, *turns)
+        nets = [one for by in (*self.attention_foresights, *self.mlp_foresights) for one in by.net]
+        return (*self.qkv, self.out, *self.up, self.down, *turns, *nets)
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenForesight:
+    """The choices for a predictor's layers."""
+
+    foresight: Foresight
+    net: tuple[Chosen, ...]
+
+    def native(self) -> NativeForesight:
+        choose, net = self.foresight.choose, tuple(one.native() for one in self.net)
+        return NativeForesight(net, choose.kept, choose.spread, self.foresight.slot, choose.full)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,21 +240,51 @@ def plan_of(structure: Structure, chooser: Chooser, samples: Mapping[str, Tensor
         sample = samples.get(merged.name)
         return chooser.choose(merged, None if sample is None else Seen(sample))
 
+    def foreseen(every: Sequence[Foresight]) -> tuple[ChosenForesight, ...]:
+        return tuple(ChosenForesight(by, tuple(map(turning.choose, by.net))) for by in every)
+
+    shares: dict[int, float] = {}  # of the features that a mask keeps, by its slot
+
     def layer_of(layer: Layer) -> ChosenLayer:
-        down = samples.get(layer.down.name)
-        ups = [chosen(merged) for merged in layer.up]
-        if layer.hidden is not None and layer.gated and down is not None and layer.up[1].rest is None:
-            ups[1] = chooser.choose(layer.up[1], Seen(down, rows=True))  # what down sees says which rows are used
-        turns = turned(layer.turn), turned(layer.mlp_turn)
-        return ChosenLayer(tuple(map(chosen, layer.qkv)), chosen(layer.out), tuple(ups), chosen(layer.down), *turns)
+        every = (*layer.attention_foresights, *layer.mlp_foresights)
+        shares.update({by.slot: by.share for by in every})
+        slot = None if layer.hidden_select is None else layer.hidden_select.slot
+        seen = _seen_rows(layer, samples.get(layer.down.name), None if slot is None else shares.get(slot))
+        ups = [chooser.choose(up, rows) if rows else chosen(up) for up, rows in zip(layer.up, seen, strict=True)]
+        return ChosenLayer(
+            tuple(map(chosen, layer.qkv)),
+            chosen(layer.out),
+            tuple(ups),
+            chosen(layer.down),
+            turned(layer.turn),
+            turned(layer.mlp_turn),
+            foreseen(layer.attention_foresights),
+            foreseen(layer.mlp_foresights),
+        )
 
     return Plan(tuple(map(layer_of, structure.layers)), chosen(structure.head), turned(structure.turn))
 
 
-def linear(chosen: Chosen, x: Tensor) -> Tensor:
+def _seen_rows(layer: Layer, down: Tensor | None, share: float | None) -> list[Seen | None]:
+    """Which rows of gate and up are computed where neurons are selected; None: all, as far as is known.
+
+    down: what the last layer sees, which says it of up; share: of the neurons, where it is known before the gate.
+    """
+    seen: list[Seen | None] = [None] * len(layer.up)
+    if layer.hidden is None or down is None:
+        return seen
+    if layer.gated and layer.up[1].rest is None:
+        seen[1] = Seen(down, rows=True)
+    if share is not None and layer.up[0].rest is None:
+        random = torch.rand(down.shape, generator=torch.Generator().manual_seed(0))
+        seen[0] = Seen((random < share).float(), rows=True)
+    return seen
+
+
+def linear(chosen: Chosen, x: Tensor, masks: Mapping[int, Tensor] = MappingProxyType({})) -> Tensor:
     """act(look(x) W^T + bias) of (..., in) by what was chosen for so many tokens, in torch or by a packed kernel; what
     it does not look at goes through its rest."""
-    kept, activation = chosen.merged.look(x), chosen.merged.activation
+    kept, activation = chosen.merged.look(x, masks), chosen.merged.activation
     if chosen.rest is None:
         return _product(chosen, kept, activation)
     rest = linear(chosen.rest[1], linear(chosen.rest[0], x - kept))

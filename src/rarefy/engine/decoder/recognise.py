@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rarefy.engine.decoder.foresights import foresights
 from rarefy.engine.decoder.parts import (
     NotKnownError,
     activation_of,
@@ -43,7 +44,7 @@ def recognise(model: nn.Module) -> Structure:
         structure = reader(model)
         _require_all_selectors(model, structure)
         _require_all_turns(model, structure)
-        return structure
+        return foresights(model, structure)
     except NotKnownSelectorError as error:
         raise NotKnownError(str(error)) from error
     except AttributeError as error:

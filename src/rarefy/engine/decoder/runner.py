@@ -37,6 +37,8 @@ def native_of(structure: Structure, plan: Plan) -> NativeDecoder:
             layer.hidden_select,
             None if chosen.turn is None else chosen.turn.native(),
             None if chosen.mlp_turn is None else chosen.mlp_turn.native(),
+            tuple(by.native() for by in chosen.attention_foresights),
+            tuple(by.native() for by in chosen.mlp_foresights),
         )
         for layer, chosen in zip(structure.layers, plan.layers, strict=True)
     ]

@@ -11,6 +11,7 @@ from rarefy.ops.decoder import Select
 from rarefy.selectors import InputSelector, OutputSelector, Threshold, TopK
 from rarefy.selectors.attach import Masking
 from rarefy.selectors.block_top_k import BlockTopK
+from rarefy.selectors.foreseen import Foreseen, Watch
 from rarefy.selectors.positive import Positive
 from rarefy.selectors.turned import Adapter, Turn
 
@@ -38,8 +39,10 @@ def native_select(selector: Masking | None, width: int) -> Select | None:
         if width % selector.m:
             raise NotKnownSelectorError(f"a selector keeps {selector.n} of every {selector.m}, the layer has {width}")
         return Select(width, keep=selector.n, block=selector.m)
+    if type(selector) is Foreseen:
+        return Select(width, slot=0)  # which one, `foresights` says
     raise NotKnownSelectorError(
-        f"{type(selector).__name__} has no native form; Threshold, TopK, BlockTopK and Positive have"
+        f"{type(selector).__name__} has no native form; Threshold, TopK, BlockTopK, Positive and Foreseen have"
     )
 
 
@@ -63,10 +66,11 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def foreign_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks other than active selectors and changes of the basis."""
+    """Whether a module has hooks other than active selectors, what they foresee by, and changes of the basis."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     return any(
-        not (isinstance(hook, InputSelector | OutputSelector) and hook.active) and not isinstance(hook, Adapter | Turn)
+        not (isinstance(hook, InputSelector | OutputSelector) and hook.active)
+        and not isinstance(hook, Adapter | Turn | Watch)
         for hook in hooks
     )
 

@@ -1,6 +1,8 @@
 """What a decoder-only language model is made of, whichever class it comes from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from rarefy.core.grid import codes_of
 from rarefy.core.quantized import QuantizedWeight
 from rarefy.ops.decoder import Norm, Select, Sizes
 from rarefy.selectors.attach import Masking
+from rarefy.selectors.likeliest import Likeliest
 
 
 def _rows(module: nn.Module) -> Tensor:
@@ -81,9 +84,31 @@ class Merged:
         outs = [F.linear(x, _rows(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
-    def look(self, x: Tensor) -> Tensor:
-        """What the layers look at of an input (..., in)."""
-        return x if self.selector is None else x * self.selector.mask(x)
+    def look(self, x: Tensor, masks: Mapping[int, Tensor] = MappingProxyType({})) -> Tensor:
+        """What the layers look at of an input (..., in); masks: those that were foreseen, by their slots."""
+        return x if self.selector is None else x * mask_of(self.selector, self.select, x, masks)
+
+
+def mask_of(selector: Masking, select: Select | None, x: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
+    """A selector's mask of x; a foreseen one is among `masks`."""
+    return selector.mask(x) if select is None or select.slot is None else masks[select.slot]
+
+
+@dataclass(frozen=True, eq=False)
+class Foresight:
+    """A choice that is made from what a norm gives, and used where neurons or heads are selected: as `ops.decoder`'s.
+
+    choose: the same in torch, (..., width) to bool (..., features).
+    """
+
+    net: tuple[Merged, ...]
+    choose: Likeliest
+    slot: int
+
+    @property
+    def share(self) -> float:
+        """Of the features, what is kept of one token."""
+        return min(1.0, self.choose.kept / self.net[-1].out_features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +118,7 @@ class Layer:
     qkv, up: several where their parts do not look at the same of the input. hidden: which neurons are used behind the
     activation, None: all; with `gated` up is then the gate, with the activation, and up's own. turn: what x is
     multiplied by before the block, mlp_turn: what the second norm gives is, where the block has a basis of its own.
+    attention_foresights, mlp_foresights: the choices that are made from what the first and the second norm give.
     """
 
     attention_norm: Norm
@@ -110,6 +136,8 @@ class Layer:
     hidden_select: Select | None = None
     turn: Merged | None = None
     mlp_turn: Merged | None = None
+    attention_foresights: tuple[Foresight, ...] = ()
+    mlp_foresights: tuple[Foresight, ...] = ()
 
     def merged(self) -> tuple[Merged, ...]:
         """Those with weights of the model, in the order of the computation."""
