@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -15,7 +14,7 @@ from rarefy.engine.cell import Types, Zeros, zeros_of
 from rarefy.engine.decoder.choose_selecting import Seen, Selecting
 from rarefy.engine.decoder.structure import Foresight, Layer, Merged, Structure
 from rarefy.engine.explain import LayerRow
-from rarefy.engine.plan import time_layer
+from rarefy.engine.plan import LayerTimer
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
 from rarefy.ops import PackedWeight, available, candidates, pack
@@ -80,9 +79,9 @@ class Chooser:
         self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
         self.rows: list[LayerRow] = []
         self.measure = measure
-        timing = partial(time_layer, precision=precision, static=bool(scales))
+        self._timer = LayerTimer(precision, bool(scales))
         self._types = Types(precision.weights, precision.activations, static=bool(scales))
-        self._table = TimeTable(timing if measure else None)
+        self._table = TimeTable(self._timer if measure else None)
         self._selecting = Selecting(precision, measure)
         self._full: dict[tuple[int, int, int], list[str]] = {}
 
@@ -97,6 +96,7 @@ class Chooser:
             return Chosen(merged, merged.bias(), ((self.counts[-1], None),), rest)
         zeros = zeros_of(weight)
         scale, names = self.scales.get(merged.name), self._names(merged, weight, zeros)
+        self._timer.forget()
         source = self.precision.stored(weight, scale, merged.codes())
         packs: dict[str, PackedWeight] = {}
         if seen is not None and (scale is None or not scale.factors):
