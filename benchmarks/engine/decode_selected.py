@@ -92,8 +92,8 @@ def neurons(share: float, parts: Sequence[str] = ()) -> Prepare:
 
 
 def foreseen(share: float, fire: float = 0.5) -> Prepare:
-    """Predictors of rank 64 choose neurons of a ReLU model so that `share` is 0 in the end: of those chosen, `fire` is not.
-    Their weights are random: they cost what trained ones cost."""
+    """Predictors of rank 64 choose neurons of a ReLU model so that `share` is 0 in the end: of those chosen, `fire` is
+    not. Their weights are random: they cost what trained ones cost."""
 
     def prepare(model: nn.Module) -> None:
         torch.manual_seed(0)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example
-from rarefy.engine.decoder.choose import Chooser, Plan, plan_of
+from rarefy.engine.decoder.choose import Chooser
 from rarefy.engine.decoder.generate import positions_of
+from rarefy.engine.decoder.layer_plan import Plan, plan_of
 from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.decoder.parts import NotKnownError
 from rarefy.engine.decoder.profile import parts_of_a_token

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rarefy.core.errors import DTypeError, EngineError, ShapeError
 from rarefy.engine.decoder.cache import DecoderCache
-from rarefy.engine.decoder.choose import Plan
+from rarefy.engine.decoder.layer_plan import Plan
 from rarefy.engine.decoder.rotary import RotaryTable
 from rarefy.engine.decoder.structure import Structure
 from rarefy.engine.decoder.walk import walk

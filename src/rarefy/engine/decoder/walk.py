@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.engine.decoder.cache import DecoderCache
-from rarefy.engine.decoder.choose import Chosen, ChosenLayer, Plan, activate, linear, stacked
+from rarefy.engine.decoder.choose import Chosen, activate, linear, stacked
+from rarefy.engine.decoder.layer_plan import ChosenLayer, Plan
 from rarefy.engine.decoder.structure import Layer, Structure, mask_of
 from rarefy.ops.decoder import Norm
 
