@@ -24,6 +24,7 @@ def test_the_likeliest_of_each_token_spread_over_their_features():
     net = Predictor(6, 6, 0)
     with torch.no_grad():
         net.second.weight.copy_(torch.eye(6))
+        net.second.bias.zero_()
     x = torch.tensor([[[3.0, 1.0, 2.0, 2.0, -5.0, 0.0]]])
     assert Likeliest(net, 2)(x).tolist() == [[[True, False, True, False, False, False]]]
     assert Likeliest(net, 2, spread=2)(x).shape == (1, 1, 12)
@@ -34,6 +35,7 @@ def test_a_batch_gets_its_union_and_everything_where_that_is_crowded():
     net = Predictor(4, 4, 0)
     with torch.no_grad():
         net.second.weight.copy_(torch.eye(4))
+        net.second.bias.zero_()
     x = torch.tensor([[[1.0, 0, 0, 0]], [[0, 1.0, 0, 0]]])
     union = Likeliest(net, 1, full=0.75)(x)
     assert union.tolist() == [[[True, True, False, False]]] * 2

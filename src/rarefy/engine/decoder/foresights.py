@@ -35,8 +35,7 @@ def foresights(model: nn.Module, structure: Structure) -> Structure:
         if not inside and at != number - 1:
             raise NotKnownError(f"what block {number} uses is foreseen in block {at}")
         made = _foresight(f"model.{number}.foreseen.{slot}", foreseen, slot)
-        name = "attention_foresights" if attention else "mlp_foresights"
-        layers[at] = replace(layers[at], **{name: (*getattr(layers[at], name), made)})
+        layers[at] = _with_foresight(layers[at], made, attention)
         layers[number] = _with_slot(layers[number], slot)
     if used.keys() - watched.keys():
         raise NotKnownError("a foreseen selection is made nowhere in the model")
@@ -100,6 +99,12 @@ def _scaled(layer: nn.Linear, by: torch.Tensor, mean: torch.Tensor) -> nn.Linear
     bias = -weight @ mean if layer.bias is None else layer.bias.detach() - weight @ mean
     made.bias = nn.Parameter(bias, requires_grad=False)
     return made
+
+
+def _with_foresight(layer: Layer, made: Foresight, attention: bool) -> Layer:
+    if attention:
+        return replace(layer, attention_foresights=(*layer.attention_foresights, made))
+    return replace(layer, mlp_foresights=(*layer.mlp_foresights, made))
 
 
 def _with_slot(layer: Layer, slot: int) -> Layer:
