@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 import rarefy
 from rarefy.selectors import Threshold, detach, feed_forwards, projections, select_hidden, select_inputs
+from rarefy.selectors.foreseen import Foreseen
+from rarefy.selectors.likeliest import Likeliest
+from rarefy.selectors.predictor import Predictor
 
 import sys  # isort: skip
 
@@ -84,6 +87,22 @@ def neurons(share: float, parts: Sequence[str] = ()) -> Prepare:
             inputs(0.5, parts)(model)
         for name, activation in places.items():
             select_hidden(activation, Threshold(at[name].clone()))
+
+    return prepare
+
+
+def foreseen(share: float, fire: float = 0.5) -> Prepare:
+    """Predictors of rank 64 choose neurons of a ReLU model so that `share` is 0 in the end: of those chosen, `fire` is
+    not. Their weights are random: they cost what trained ones cost."""
+
+    def prepare(model: nn.Module) -> None:
+        torch.manual_seed(0)
+        for layer in feed_forwards(model):
+            neurons, width = layer.up.weight.shape
+            net = Predictor(width, neurons, 64).requires_grad_(False)
+            chosen = Foreseen(Likeliest(net, round(neurons * (1 - share) / fire)), neurons)
+            chosen.watch(layer.gate)
+            select_hidden(layer.activation, chosen)
 
     return prepare
 
@@ -199,18 +218,22 @@ def main() -> None:
 
 
 def relu(kind: str, types: dict[str, str], sizes: dict[str, float], rounds: int, targets: list[Target]) -> Timed:
-    """A ReLU model nine tenths of whose neurons are 0: those alone left out, and half of the other inputs too."""
+    """A ReLU model nine tenths of whose neurons are 0: those alone left out, half of the other inputs too, and neurons
+    that predictors leave out before the gate is read."""
     model = model_of(hidden_act="relu")
     dense, zeros, both = f"{kind} ReLU dense", f"{kind} ReLU 90 %", f"{kind} ReLU 90 % and half of the inputs"
+    ahead = f"{kind} ReLU 90 %, foreseen"
     sides = {
         dense: compiled(model, None, types, sizes, dense),
         zeros: compiled(model, neurons(0.9), types, sizes, zeros),
         both: compiled(model, neurons(0.9, ("q", "k", "v", "o", "gate")), types, sizes, both),
+        ahead: compiled(model, foreseen(0.9), types, sizes, ahead),
     }
     one = compare(sides, rounds)
     targets += [
         Target(f"{kind}, ReLU at 90 %: times dense", 2.0, one.ratio(zeros, dense)),
         Target(f"{kind}, ReLU at 90 % and half of the inputs: times dense", 2.0, one.ratio(both, dense)),
+        Target(f"{kind}, ReLU at 90 %, foreseen: times dense", 2.0, one.ratio(ahead, dense)),
     ]
     return one
 

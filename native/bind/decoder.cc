@@ -24,8 +24,11 @@ namespace {
 
 using NormArgs = std::tuple<bool, std::uintptr_t, std::uintptr_t, float>;  // rms, weight, bias, eps
 using ChoiceArgs = std::tuple<std::int64_t, const Packed*>;
-using SelectArgs = std::tuple<int, std::uintptr_t, int, std::uintptr_t, int>;  // kind, threshold, step, weight, keep
-using LinearArgs = std::tuple<std::vector<ChoiceArgs>, std::uintptr_t, int, SelectArgs>;  // choices, bias, activation, select
+// kind, threshold, step, weight, keep, block, slot
+using SelectArgs = std::tuple<int, std::uintptr_t, int, std::uintptr_t, int, int, int>;
+using ChoicesArgs = std::vector<ChoiceArgs>;
+// choices, bias, activation, select, the choices of the two layers of a rest (or of none)
+using LinearArgs = std::tuple<ChoicesArgs, std::uintptr_t, int, SelectArgs, std::vector<ChoicesArgs>>;
 
 decoder::Norm norm_of(const NormArgs& args) {
   const auto& [rms, weight, bias, eps] = args;
@@ -33,14 +36,16 @@ decoder::Norm norm_of(const NormArgs& args) {
 }
 
 Select select_of(const SelectArgs& args) {
-  const auto& [kind, threshold, step, weight, keep] = args;
-  return {static_cast<Select::Kind>(kind), at<float>(threshold), step, at<float>(weight), keep};
+  const auto& [kind, threshold, step, weight, keep, block, slot] = args;
+  if (slot < 0 || slot >= decoder::mask_slots) throw std::invalid_argument("select: there is no mask " + std::to_string(slot));
+  if (kind == static_cast<int>(Select::Kind::blocks) && (block < 1 || keep < 0 || keep > block))
+    throw std::invalid_argument("select: " + std::to_string(keep) + " of every " + std::to_string(block) + " cannot be kept");
+  return {static_cast<Select::Kind>(kind), at<float>(threshold), step, at<float>(weight), keep, block, slot};
 }
 
 // The layouts must all be (out, in); out 0: whatever they are, alike.
-decoder::Linear linear_of(const LinearArgs& args, int out, int in) {
-  const auto& [choices, bias, activation, select] = args;
-  decoder::Linear linear{{}, at<float>(bias), static_cast<Activation>(activation), select_of(select)};
+std::vector<decoder::Choice> choices_of(const ChoicesArgs& choices, int out, int in) {
+  std::vector<decoder::Choice> found;
   if (choices.empty()) throw std::invalid_argument("decoder: a linear layer without a layout");
   for (const auto& [tokens, packed] : choices) {
     const Layout& layout = packed->layout();
@@ -49,16 +54,70 @@ decoder::Linear linear_of(const LinearArgs& args, int out, int in) {
       throw std::invalid_argument("decoder: a layer is (" + std::to_string(layout.out()) + ", " +
                                   std::to_string(layout.in()) + "), it must be (" + std::to_string(out) + ", " +
                                   std::to_string(in) + ")");
-    linear.choices.push_back({tokens, &layout});
+    found.push_back({tokens, &layout});
   }
+  return found;
+}
+
+decoder::Linear linear_of(const LinearArgs& args, int out, int in) {
+  const auto& [choices, bias, activation, select, rest] = args;
+  decoder::Linear linear{choices_of(choices, out, in), at<float>(bias), static_cast<Activation>(activation), select_of(select), {}};
+  if (linear.select.kind == Select::Kind::blocks && in % linear.select.block != 0)
+    throw std::invalid_argument("decoder: " + std::to_string(in) + " inputs are no multiple of blocks of " +
+                                std::to_string(linear.select.block));
+  if (rest.empty()) return linear;
+  if (rest.size() != 2) throw std::invalid_argument("decoder: what passes by a selection goes through two layers");
+  linear.rest.push_back({choices_of(rest[0], 0, in), nullptr, Activation::none, {}, {}});
+  linear.rest.push_back({choices_of(rest[1], linear.out(), linear.rest[0].out()), nullptr, Activation::none, {}, {}});
+  return linear;
+}
+
+// Masks are used where heads are joined and behind the activation alone.
+const decoder::Linear& without_mask(const decoder::Linear& linear) {
+  if (linear.select.kind == Select::Kind::foreseen) throw std::invalid_argument("decoder: no mask is taken here");
   return linear;
 }
 
 decoder::Stacked stacked_of(const std::vector<LinearArgs>& args, int in) {
   if (args.empty()) throw std::invalid_argument("decoder: layers of one input, but none of them");
   decoder::Stacked linears;
-  for (const LinearArgs& one : args) linears.push_back(linear_of(one, 0, in));
+  for (const LinearArgs& one : args) linears.push_back(without_mask(linear_of(one, 0, in)));
   return linears;
+}
+
+using ForesightArgs = std::tuple<std::vector<LinearArgs>, int, int, int, float>;  // net, keep, spread, slot, full
+
+std::vector<decoder::Foresight> foresights_of(const std::vector<ForesightArgs>& every, int in) {
+  std::vector<decoder::Foresight> found;
+  for (const auto& [net, keep, spread, slot, full] : every) {
+    if (net.empty() || net.size() > 2 || spread < 1 || slot < 0 || slot >= decoder::mask_slots)
+      throw std::invalid_argument("decoder: a foresight is made by one layer or two, into one of " +
+                                  std::to_string(decoder::mask_slots) + " masks");
+    decoder::Stacked layers;
+    for (const LinearArgs& one : net) layers.push_back(without_mask(linear_of(one, 0, layers.empty() ? in : layers.back().out())));
+    found.push_back({std::move(layers), keep, spread, slot, full});
+  }
+  return found;
+}
+
+// Masks that a place uses must be as wide as it is, whoever makes them.
+void require_mask(const decoder::Model& model, const Select& select, int width) {
+  if (select.kind != Select::Kind::foreseen) return;
+  bool made = false;
+  for (const decoder::Block& block : model.blocks)
+    for (const auto* list : {&block.attention_foresights, &block.mlp_foresights})
+      for (const decoder::Foresight& by : *list)
+        if (by.slot == select.slot) {
+          made = true;
+          if (by.net.back().out() * by.spread != width) throw std::invalid_argument("decoder: a mask of another width");
+        }
+  if (!made) throw std::invalid_argument("decoder: a mask that nothing makes before it is used");
+}
+
+// None, or one layer (width, width).
+decoder::Stacked turn_of(const std::vector<LinearArgs>& args, int width) {
+  if (args.size() > 1) throw std::invalid_argument("decoder: a basis is changed by one matrix");
+  return args.empty() ? decoder::Stacked{} : decoder::Stacked{without_mask(linear_of(args[0], width, width))};
 }
 
 void require_rows(const decoder::Stacked& linears, int rows, const char* what) {
@@ -73,13 +132,14 @@ class Decoder {
   Decoder(int width, int heads, int kv_heads, int depth, std::uintptr_t embedding, int vocabulary, std::uintptr_t positions,
           std::int64_t position_rows, std::int64_t position_offset)
       : model_{width,         heads, kv_heads, depth, at<float>(embedding), vocabulary, at<float>(positions), position_rows,
-               position_offset, {},   {},       {}} {
+               position_offset, {},   {},       {},    {}} {
     if (kv_heads < 1 || heads % kv_heads != 0) throw std::invalid_argument("decoder: heads must be a multiple of kv_heads");
   }
 
-  void add_block(const NormArgs& attention_norm, const std::vector<LinearArgs>& qkv, const NormArgs& q_norm, const NormArgs& k_norm,
+  void add_block(const std::vector<LinearArgs>& turn, const NormArgs& attention_norm, const std::vector<LinearArgs>& qkv, const NormArgs& q_norm, const NormArgs& k_norm,
                  float scale, const LinearArgs& out, const NormArgs& mlp_norm,
-                 const std::vector<LinearArgs>& up, bool gated, int activation, const SelectArgs& hidden, const LinearArgs& down) {
+                 const std::vector<LinearArgs>& mlp_turn, const std::vector<LinearArgs>& up, bool gated, int activation, const SelectArgs& hidden, const LinearArgs& down,
+                 const std::vector<ForesightArgs>& attention_foresights, const std::vector<ForesightArgs>& mlp_foresights) {
     const int attended = model_.heads * model_.depth;
     decoder::Stacked heads = stacked_of(qkv, model_.width), wide = stacked_of(up, model_.width);
     require_rows(heads, (model_.heads + 2 * model_.kv_heads) * model_.depth, "queries, keys and values");
@@ -87,16 +147,23 @@ class Decoder {
     const Select neurons = select_of(hidden);
     if (neurons.kind != Select::Kind::all && (wide.size() != (gated ? 2u : 1u) || wide[0].out() != features))
       throw std::invalid_argument("decoder: where neurons are selected, gate and up are two layers of the same size");
-    model_.blocks.push_back({norm_of(attention_norm),
+    if (neurons.kind == Select::Kind::blocks && features % neurons.block != 0)
+      throw std::invalid_argument("decoder: neurons are no multiple of the blocks that they are selected in");
+    model_.blocks.push_back({turn_of(turn, model_.width), norm_of(attention_norm),
                              std::move(heads),
                              norm_of(q_norm), norm_of(k_norm), scale, linear_of(out, model_.width, attended),
-                             norm_of(mlp_norm), std::move(wide), gated, static_cast<Activation>(activation), neurons,
-                             linear_of(down, model_.width, features)});
+                             norm_of(mlp_norm), turn_of(mlp_turn, model_.width),
+                             foresights_of(attention_foresights, model_.width), foresights_of(mlp_foresights, model_.width),
+                             std::move(wide), gated, static_cast<Activation>(activation), neurons,
+                             without_mask(linear_of(down, model_.width, features))});
+    require_mask(model_, model_.blocks.back().out.select, attended);
+    require_mask(model_, neurons, features);
   }
 
-  void set_head(const NormArgs& final_norm, const LinearArgs& head) {
+  void set_head(const std::vector<LinearArgs>& turn, const NormArgs& final_norm, const LinearArgs& head) {
+    model_.turn = turn_of(turn, model_.width);
     model_.final_norm = norm_of(final_norm);
-    model_.head = linear_of(head, 0, model_.width);
+    model_.head = without_mask(linear_of(head, 0, model_.width));
   }
 
   void step(decoder::Workspace& workspace, std::int64_t batch, int tokens, int past, int capacity, std::uintptr_t ids,
@@ -128,7 +195,7 @@ class Decoder {
 };
 
 std::vector<std::string> part_names() {
-  return {"embedding", "norms", "qkv", "rotary", "attention", "out", "up", "gate", "down", "head"};
+  return {"embedding", "norms", "qkv", "rotary", "attention", "out", "up", "gate", "down", "head", "turn", "foresight"};
 }
 
 // The single kernels, for their tests and for the walk in torch.

@@ -21,7 +21,7 @@ Active list_active(const Kernel& kernel, const float* x, std::ptrdiff_t tokens, 
   if (columns.size() < static_cast<std::size_t>(stride)) columns.resize(static_cast<std::size_t>(stride));
   if (values.size() < static_cast<std::size_t>(tokens * stride)) values.resize(static_cast<std::size_t>(tokens * stride));
   const int count = kernel.list(x, tokens, in, columns.data(), values.data(), stride);
-  return {columns.data(), count, values.data(), stride, static_cast<int>(tokens)};
+  return {columns.data(), count, values.data(), stride, static_cast<int>(tokens), nullptr};
 }
 
 class Held : public Holds<Packed> {
@@ -52,10 +52,18 @@ class Held : public Holds<Packed> {
     parallel_for(static_cast<std::size_t>(panels) * parts, threads, [&](std::size_t task) {
       const int panel = static_cast<int>(task) / parts, part = static_cast<int>(task) % parts;
       const int first = active.count * part / parts, last = active.count * (part + 1) / parts;
-      const Active own{active.columns + first, last - first, active.values + first, active.stride, active.tokens};
+      const Active own{active.columns + first, last - first, active.values + first, active.stride, active.tokens, bytes(active)};
       packed_.kernel->add(view, panel, own, sums + part * size + std::ptrdiff_t{panel} * packed_.panel, apart);
     });
     packed_.kernel->put(view, 0, out(), active.tokens, {sums, parts, size, apart}, output);
+  }
+
+  // Room for a task's rounded inputs.
+  static std::int8_t* bytes(const Active& active) {
+    static thread_local AlignedVector<std::int8_t> room;
+    const std::size_t size = static_cast<std::size_t>(active.stride) * active.tokens + 64;
+    if (room.size() < size) room.resize(size);
+    return room.data();
   }
 
   static float* scratch(std::size_t floats) {
@@ -70,7 +78,7 @@ class Held : public Holds<Packed> {
 std::vector<KernelEntry> entries() {
   std::vector<KernelEntry> out;
   for (const Kernel* k : kernels())
-    out.push_back({k->name, "columns", k->isa, name_of(k->stored), "fp32", 0, most_tokens, 1});
+    out.push_back({k->name, "columns", k->isa, name_of(k->stored), k->activations, 0, most_tokens, 1});
   return out;
 }
 

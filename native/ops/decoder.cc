@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -118,15 +119,49 @@ void normalise(Run& run, const Norm& norm, bool with_delta, std::ptrdiff_t rows)
   run.clock.mark(Part::norms);
 }
 
+unsigned char* mask_of(const Run& run, int slot, std::ptrdiff_t row) {
+  return run.at.masks + (slot * rows_of(run.call) + row) * run.at.mask_width;
+}
+
+// to (rows, width) = x where a mask names it, else 0; `to` may be x.
+void keep_foreseen(const Run& run, int slot, const float* x, std::ptrdiff_t rows, int width, float* to) {
+  for (std::ptrdiff_t row = 0; row < rows; ++row, x += width, to += width) {
+    const unsigned char* const mask = mask_of(run, slot, row);
+    for (int j = 0; j < width; ++j) to[j] = mask[j] != 0 ? x[j] : 0.0f;
+  }
+}
+
 // What a layer looks at: x itself, or a copy with zeros.
 const float* selected(const Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows) {
   if (linear.select.kind == Select::Kind::all) return x;
+  if (linear.select.kind == Select::Kind::foreseen) {
+    keep_foreseen(run, linear.select.slot, x, rows, linear.in(), run.at.selected);
+    return run.at.selected;
+  }
   select(linear.select, x, rows, linear.in(), run.at.selected);
   return run.at.selected;
 }
 
+// What a layer's rest makes of the inputs that were not kept, (rows, out), with the layer's bias.
+const float* rest_of(const Run& run, const Linear& linear, const float* x, const float* kept, std::ptrdiff_t rows) {
+  const Linear &narrow = linear.rest[0], &wide = linear.rest[1];
+  const std::ptrdiff_t floats = rows * linear.in();
+  for (std::ptrdiff_t i = 0; i < floats; ++i) run.at.rest[i] = x[i] - kept[i];
+  narrow.at(rows).multiply(run.at.rest, rows, nullptr, Activation::none, run.at.inner, run.threads);
+  wide.at(rows).multiply(run.at.inner, rows, linear.bias, Activation::none, run.at.added, run.threads);
+  return run.at.added;
+}
+
 void multiply_one(const Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows, float* y) {
-  linear.at(rows).multiply(selected(run, linear, x, rows), rows, linear.bias, linear.activation, y, run.threads);
+  const float* const kept = selected(run, linear, x, rows);
+  const Layout& layout = linear.at(rows);
+  if (linear.rest.empty()) return layout.multiply(kept, rows, linear.bias, linear.activation, y, run.threads);
+  const float* const added = rest_of(run, linear, x, kept, rows);
+  if (rows == 1) return layout.multiply(kept, rows, added, linear.activation, y, run.threads);  // it is a bias then
+  layout.multiply(kept, rows, nullptr, Activation::none, y, run.threads);
+  const std::ptrdiff_t floats = rows * linear.out();
+  for (std::ptrdiff_t i = 0; i < floats; ++i) y[i] += added[i];
+  elementwise::kernel(run.isa).activate(linear.activation, y, floats, y);
 }
 
 void multiply(Run& run, const Linear& linear, const float* x, std::ptrdiff_t rows, float* y, Part part) {
@@ -146,6 +181,51 @@ void multiply(Run& run, const Stacked& linears, const float* x, std::ptrdiff_t r
     at += linear.out();
   }
   run.clock.mark(part);
+}
+
+// Masks of a token over all rows of the batch become their union, or everything.
+void unite(const Run& run, const Foresight& by, int token, std::ptrdiff_t width) {
+  static thread_local std::vector<unsigned char> all;
+  const Step& call = run.call;
+  all.assign(static_cast<std::size_t>(width), 0);
+  for (std::ptrdiff_t b = 0; b < call.batch; ++b) {
+    const unsigned char* const mask = mask_of(run, by.slot, b * call.tokens + token);
+    for (std::ptrdiff_t j = 0; j < width; ++j) all[j] |= mask[j];
+  }
+  const auto count = std::count(all.begin(), all.end(), 1);
+  if (static_cast<float>(count) / static_cast<float>(width) >= by.full) std::fill(all.begin(), all.end(), 1);
+  for (std::ptrdiff_t b = 0; b < call.batch; ++b)
+    std::memcpy(mask_of(run, by.slot, b * call.tokens + token), all.data(), all.size());
+}
+
+void foresee(Run& run, const std::vector<Foresight>& foresights, std::ptrdiff_t rows) {
+  for (const Foresight& by : foresights) {
+    const Linear& last = by.net.back();
+    const float* x = run.at.normed;
+    if (by.net.size() == 2) multiply_one(run, by.net[0], x, rows, run.at.narrow), x = run.at.narrow;
+    multiply_one(run, last, x, rows, run.at.logits);
+    for (std::ptrdiff_t row = 0; row < rows; ++row)
+      likeliest(run.at.logits + row * last.out(), last.out(), by.keep, by.spread, mask_of(run, by.slot, row));
+    for (int token = 0; by.full > 0.0f && token < run.call.tokens; ++token)
+      unite(run, by, token, static_cast<std::ptrdiff_t>(last.out()) * by.spread);
+    run.clock.mark(Part::foresight);
+  }
+}
+
+// x (rows, width) = itself times a matrix, through the buffer of what is to be added to the stream: it holds nothing then.
+void change_basis(Run& run, const Linear& by, float* x, std::ptrdiff_t rows) {
+  multiply_one(run, by, x, rows, run.at.delta);
+  std::memcpy(x, run.at.delta, sizeof(float) * rows * run.model.width);
+  run.clock.mark(Part::turn);
+}
+
+// `normalise` of the residual stream in another basis, where there is one.
+void turn_and_normalise(Run& run, const Stacked& by, const Norm& norm, bool with_delta, std::ptrdiff_t rows) {
+  if (by.empty()) return normalise(run, norm, with_delta, rows);
+  const std::ptrdiff_t floats = rows * run.model.width;
+  for (std::ptrdiff_t i = 0; with_delta && i < floats; ++i) run.at.hidden[i] += run.at.delta[i];
+  change_basis(run, by[0], run.at.hidden, rows);
+  normalise(run, norm, false, rows);
 }
 
 void normalise_heads(const Run& run, const Norm& norm, float* heads, int count) {
@@ -248,7 +328,7 @@ const std::vector<std::int32_t>& used_neurons(const float* neurons, std::ptrdiff
 void multiply_up(Run& run, const Linear& up, float* neurons, std::ptrdiff_t rows) {
   const int features = up.out();
   float* const to = neurons + rows * features;
-  if (!up.at(rows).picks_rows()) {
+  if (!up.at(rows).picks_rows() || !up.rest.empty()) {
     multiply_one(run, up, run.at.normed, rows, to);
     elementwise::kernel(run.isa).multiply(neurons, to, rows * features, neurons);
     return;
@@ -260,12 +340,45 @@ void multiply_up(Run& run, const Linear& up, float* neurons, std::ptrdiff_t rows
     for (const std::int32_t j : list) neurons[row * features + j] *= to[row * features + j];
 }
 
+// Neurons that a mask names in some row; this thread's memory.
+const std::vector<std::int32_t>& foreseen_neurons(const Run& run, int slot, std::ptrdiff_t rows, int features) {
+  static thread_local std::vector<std::int32_t> list;
+  list.clear();
+  for (int j = 0; j < features; ++j) {
+    bool used = false;
+    for (std::ptrdiff_t row = 0; row < rows; ++row) used |= mask_of(run, slot, row)[j] != 0;
+    if (used) list.push_back(j);
+  }
+  return list;
+}
+
+// The first layer's neurons that a mask names, and no others where its layout can do so; activations give 0 for 0.
+void multiply_foreseen(Run& run, const Block& block, float* neurons, std::ptrdiff_t rows) {
+  const Linear& first = block.up[0];
+  const int features = first.out();
+  if (!first.at(rows).picks_rows() || !first.rest.empty()) {
+    multiply_one(run, first, run.at.normed, rows, neurons);
+  } else {
+    const std::vector<std::int32_t>& list = foreseen_neurons(run, block.hidden.slot, rows, features);
+    const float* const x = selected(run, first, run.at.normed, rows);
+    std::fill(neurons, neurons + rows * features, 0.0f);
+    first.at(rows).multiply_rows(x, rows, list.data(), static_cast<int>(list.size()), first.bias, neurons, run.threads);
+    elementwise::kernel(run.isa).activate(first.activation, neurons, rows * features, neurons);
+  }
+  keep_foreseen(run, block.hidden.slot, neurons, rows, features, neurons);
+}
+
 // The neurons that each row uses: act(gate) where it is selected, times up.
 void select_neurons(Run& run, const Block& block, std::ptrdiff_t rows) {
   float* const neurons = run.at.wide;
-  multiply(run, block.up[0], run.at.normed, rows, neurons, Part::up);
-  select(block.hidden, neurons, rows, block.up[0].out(), neurons);
-  run.clock.mark(Part::gate);
+  if (block.hidden.kind == Select::Kind::foreseen) {
+    multiply_foreseen(run, block, neurons, rows);
+    run.clock.mark(Part::up);
+  } else {
+    multiply(run, block.up[0], run.at.normed, rows, neurons, Part::up);
+    select(block.hidden, neurons, rows, block.up[0].out(), neurons);
+    run.clock.mark(Part::gate);
+  }
   if (!block.gated) return;
   multiply_up(run, block.up[1], neurons, rows);
   run.clock.mark(Part::up);
@@ -307,13 +420,28 @@ int rows_of(const Stacked& linears) noexcept {
 
 namespace {
 
-// The most floats a row that the copies of inputs and the pieces of stacked layers take, 0 where there are none.
+// The most floats a row that the copies of inputs, the pieces of stacked layers and what passes by a selection take, 0 where
+// there are none.
 struct Extra {
-  std::size_t selected = 0, piece = 0;
+  std::size_t selected = 0, piece = 0, rest = 0, inner = 0, added = 0;
+  std::size_t narrow = 0, logits = 0, mask = 0;
+
+  void see(const std::vector<Foresight>& foresights) {
+    for (const Foresight& by : foresights) {
+      for (const Linear& linear : by.net) see(linear, true);
+      if (by.net.size() == 2) narrow = std::max<std::size_t>(narrow, by.net[0].out());
+      logits = std::max<std::size_t>(logits, by.net.back().out());
+      mask = std::max(mask, static_cast<std::size_t>(by.net.back().out()) * by.spread);
+    }
+  }
 
   void see(const Linear& linear, bool alone) {
     if (linear.select.kind != Select::Kind::all) selected = std::max<std::size_t>(selected, linear.in());
     if (!alone) piece = std::max<std::size_t>(piece, linear.out());
+    if (linear.rest.empty()) return;
+    rest = std::max<std::size_t>(rest, linear.in());
+    inner = std::max<std::size_t>(inner, linear.rest[0].out());
+    added = std::max<std::size_t>(added, linear.out());
   }
   void see(const Stacked& linears) {
     for (const Linear& linear : linears) see(linear, linears.size() == 1);
@@ -328,18 +456,23 @@ Workspace::Buffers Workspace::reserve(const Model& model, std::ptrdiff_t rows) {
   for (const Block& block : model.blocks) {
     wide = std::max<std::size_t>(wide, rows_of(block.up));
     extra.see(block.qkv), extra.see(block.out, true), extra.see(block.up), extra.see(block.down, true);
+    extra.see(block.attention_foresights), extra.see(block.mlp_foresights);
   }
   extra.see(model.head, true);
   const std::size_t width = model.width, heads = static_cast<std::size_t>(model.heads) * model.depth;
   const std::size_t qkv = heads + 2 * static_cast<std::size_t>(model.kv_heads) * model.depth;
-  const std::size_t sizes[] = {width, width, width, qkv, heads, wide, extra.selected, extra.piece};
+  const std::size_t sizes[] = {width, width, width, qkv, heads, wide, extra.selected, extra.piece,
+                               extra.rest, extra.inner, extra.added, extra.narrow, extra.logits,
+                               mask_slots * extra.mask / sizeof(float) + (extra.mask != 0)};
   std::size_t total = 0;
   for (const std::size_t size : sizes) total += (size * rows + 15) / 16 * 16;
-  float* at[8];
+  constexpr int buffers = std::size(sizes);
+  float* at[buffers];
   float* next = block_.at_least(total);
-  for (int i = 0; i < 8; ++i) at[i] = next, next += (sizes[i] * rows + 15) / 16 * 16;
+  for (int i = 0; i < buffers; ++i) at[i] = next, next += (sizes[i] * rows + 15) / 16 * 16;
   bytes_ = std::max(bytes_, total * sizeof(float));
-  return {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]};
+  return {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7],
+          at[8], at[9], at[10], at[11], at[12], reinterpret_cast<unsigned char*>(at[13]), static_cast<std::ptrdiff_t>(extra.mask)};
 }
 
 void step(const Model& model, Workspace& workspace, const Step& call, int threads) {
@@ -352,18 +485,21 @@ void step(const Model& model, Workspace& workspace, const Step& call, int thread
   embed(run);
   for (std::size_t layer = 0; layer < model.blocks.size(); ++layer) {
     const Block& block = model.blocks[layer];
-    normalise(run, block.attention_norm, layer > 0, rows);
+    turn_and_normalise(run, block.turn, block.attention_norm, layer > 0, rows);
+    foresee(run, block.attention_foresights, rows);
     multiply(run, block.qkv, buffers.normed, rows, buffers.qkv, Part::qkv);
     each_row(run, rows, 8 * run.qkv_width(), [&](std::ptrdiff_t row) { remember(run, block, layer, row); });
     run.clock.mark(Part::rotary);
     attend(run, block, layer);
     multiply(run, block.out, buffers.attended, rows, buffers.delta, Part::out);
     normalise(run, block.mlp_norm, true, rows);
+    if (!block.mlp_turn.empty()) change_basis(run, block.mlp_turn[0], buffers.normed, rows);
+    foresee(run, block.mlp_foresights, rows);
     mlp(run, block, rows);
   }
   keep_last(run);
   if (call.last_only) rows = call.batch;
-  normalise(run, model.final_norm, !model.blocks.empty(), rows);
+  turn_and_normalise(run, model.turn, model.final_norm, !model.blocks.empty(), rows);
   multiply(run, model.head, buffers.normed, rows, call.logits, Part::head);
 }
 

@@ -43,6 +43,27 @@ std::uint32_t kth_largest(const std::uint32_t* size, int width, int keep, std::v
   return near[static_cast<std::size_t>(left - 1)];
 }
 
+// Keeps what is above the edge, and of what is equal to it the first ones, `keep` in all: mostly that is all of it, which
+// takes no look from one to the next. Sizes have no sign bit, so that signed comparisons order them.
+void keep_from(const std::uint32_t* size, std::uint32_t edge, int keep, const float* x, int width, float* to) {
+  int above = 0, from = 0;
+  const int signed_edge = static_cast<int>(edge);
+  for (int j = 0; j < width; ++j) {
+    above += static_cast<int>(size[j]) > signed_edge;
+    from += static_cast<int>(size[j]) >= signed_edge;
+  }
+  if (from == keep) {
+    for (int j = 0; j < width; ++j) to[j] = static_cast<int>(size[j]) >= signed_edge ? x[j] : 0.0f;
+    return;
+  }
+  int ties = keep - above;
+  for (int j = 0; j < width; ++j) {
+    const bool tie = size[j] == edge && ties > 0;
+    ties -= tie;
+    to[j] = size[j] > edge || tie ? x[j] : 0.0f;
+  }
+}
+
 void largest(const Select& by, const float* x, int width, float* to) {
   static thread_local std::vector<std::uint32_t> size, near;
   if (by.keep >= width || by.keep <= 0) {
@@ -52,23 +73,63 @@ void largest(const Select& by, const float* x, int width, float* to) {
   }
   size.resize(static_cast<std::size_t>(width));
   sizes(by, x, width, size.data());
-  const std::uint32_t edge = kth_largest(size.data(), width, by.keep, near);
-  int ties = by.keep;
-  for (int j = 0; j < width; ++j) ties -= size[j] > edge;
-  for (int j = 0; j < width; ++j) {
-    const bool tie = size[j] == edge && ties > 0;
-    ties -= tie;
-    to[j] = size[j] > edge || tie ? x[j] : 0.0f;
+  keep_from(size.data(), kth_largest(size.data(), width, by.keep, near), by.keep, x, width, to);
+}
+
+// The `keep` largest of every block, whose edge is found by sorting: blocks are short.
+void largest_of_blocks(const Select& by, const float* x, int width, float* to) {
+  static thread_local std::vector<std::uint32_t> size, sorted;
+  size.resize(static_cast<std::size_t>(width));
+  sizes(by, x, width, size.data());
+  for (int first = 0; first < width; first += by.block) {
+    const std::uint32_t* const of = size.data() + first;
+    std::uint32_t edge = ~0u >> 1;  // above all
+    if (by.keep > 0) {
+      sorted.assign(of, of + by.block);
+      std::nth_element(sorted.begin(), sorted.begin() + (by.keep - 1), sorted.end(), std::greater<>());
+      edge = sorted[static_cast<std::size_t>(by.keep - 1)];
+    }
+    keep_from(of, edge, by.keep, x + first, by.block, to + first);
   }
+}
+
+// Written as `above`.
+void positive(const float* x, int width, float* to) {
+  for (int j = 0; j < width; ++j) to[j] = x[j] <= 0.0f ? 0.0f : x[j];
 }
 
 }  // namespace
 
+void likeliest(const float* logits, int targets, int keep, int spread, unsigned char* mask) {
+  static thread_local std::vector<std::uint32_t> order, near;
+  order.resize(static_cast<std::size_t>(targets));
+  for (int j = 0; j < targets; ++j) {  // as integers that compare like the logits
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(logits[j] + 0.0f);
+    order[j] = bits ^ ((bits >> 31) != 0 ? ~0u : 1u << 31);
+  }
+  const bool all = keep >= targets;
+  const std::uint32_t edge = all || keep <= 0 ? 0 : kth_largest(order.data(), targets, keep, near);
+  int ties = keep;
+  for (int j = 0; j < targets; ++j) ties -= order[j] > edge;
+  for (int j = 0; j < targets; ++j) {
+    const bool tie = order[j] == edge && ties > 0;
+    ties -= tie;
+    const bool kept = keep > 0 && (all || order[j] > edge || tie);
+    std::fill(mask + static_cast<std::ptrdiff_t>(j) * spread, mask + static_cast<std::ptrdiff_t>(j + 1) * spread, kept);
+  }
+}
+
 void select(const Select& by, const float* x, std::ptrdiff_t tokens, int width, float* to) {
   for (std::ptrdiff_t t = 0; t < tokens; ++t, x += width, to += width) {
-    if (by.kind == Select::Kind::threshold) above(by, x, width, to);
-    else if (by.kind == Select::Kind::top) largest(by, x, width, to);
-    else if (to != x) std::copy(x, x + width, to);
+    switch (by.kind) {
+      case Select::Kind::threshold: above(by, x, width, to); break;
+      case Select::Kind::top: largest(by, x, width, to); break;
+      case Select::Kind::positive: positive(x, width, to); break;
+      case Select::Kind::blocks: largest_of_blocks(by, x, width, to); break;
+      case Select::Kind::all:
+      case Select::Kind::foreseen:
+        if (to != x) std::copy(x, x + width, to);
+    }
   }
 }
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from activations.tiny import llama, next_loss, opt, text, train
 from contracts.impostor import assert_beats_impostor
 from rarefy.activations.deja_vu import DejaVu
-from rarefy.activations.foreseen import Foreseen
 from rarefy.activations.foreseen_data import seen, speaking
 from rarefy.activations.foreseen_layer import attach_oracle
 from rarefy.activations.head_places import head_places

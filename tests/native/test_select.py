@@ -8,6 +8,7 @@ from rarefy import ops
 from rarefy.core.errors import ShapeError
 from rarefy.ops.select import Select, select_inputs
 from rarefy.selectors import Threshold, TopK
+from rarefy.selectors.block_top_k import BlockTopK
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason="the native module is not built")
 
@@ -32,11 +33,25 @@ def test_the_largest_of_each_token_with_ties_to_the_lower_index(width, weighted)
         assert torch.equal(select_inputs(x, Select(width, weight=weight, keep=keep)), want)
 
 
+@pytest.mark.parametrize(("n", "m"), [(0, 1), (1, 1), (1, 4), (3, 4), (4, 4), (5, 32), (0, 16)])
+def test_the_largest_of_every_block_with_ties_to_the_lower_index(n, m):
+    x = normal(6, 3 * m)
+    x[1], x[2], x[3] = 1.0, 0.0, x[3].round()
+    assert torch.equal(select_inputs(x, Select(3 * m, keep=n, block=m)), x * BlockTopK(n, m).mask(x))
+
+
+def test_what_is_positive():
+    x = normal(3, 37)
+    x[:, ::5] = 0
+    assert torch.equal(select_inputs(x, Select(37, positive=True)), x.relu())
+
+
 def test_what_is_no_number_is_kept():
     x = torch.tensor([[0.1, float("nan"), 2.0, -3.0]])
-    for by in (Select(4, torch.tensor(1.0)), Select(4, keep=2)):
+    for by in (Select(4, torch.tensor(1.0)), Select(4, keep=2), Select(4, keep=1, block=2)):
         got = select_inputs(x, by)
         assert got[0, 1].isnan() and got[0, 3] == -3.0 and got[0, 0] == 0.0
+    assert select_inputs(x, Select(4, positive=True))[0, 1].isnan()
 
 
 def test_a_vector_of_another_width_is_refused():
@@ -44,3 +59,8 @@ def test_a_vector_of_another_width_is_refused():
         Select(4, torch.zeros(5))
     with pytest.raises(ShapeError, match="and not both"):
         Select(4, torch.zeros(()), keep=2)
+    with pytest.raises(ShapeError, match="and not both"):
+        Select(4, positive=True, keep=2)
+    for wrong in ({"keep": 1, "block": 3}, {"keep": 3, "block": 2}, {"positive": True, "block": 2}):
+        with pytest.raises(ShapeError, match="every"):
+            Select(4, **wrong)

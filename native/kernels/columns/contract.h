@@ -58,13 +58,15 @@ struct Panels {
   const float* scales;           // (out) of int8, and of int4 over 65535; else null
 };
 
-// The columns that are read, ascending, and what each token has there: values[t * stride + i].
+// The columns that are read, ascending, and what each token has there: values[t * stride + i]. bytes: as much room again, for
+// kernels that round their inputs.
 struct Active {
   const std::int32_t* columns;
   int count;
   const float* values;
   std::ptrdiff_t stride;
   int tokens;
+  std::int8_t* bytes;
 };
 
 // Sums of several parts of the columns, to be added up: of part p, token t and row r at first[p * size + t * apart + r].
@@ -79,6 +81,7 @@ struct Kernel {
   Isa isa;
   Format format;
   Stored stored;
+  const char* activations;  // "fp32", or "int8" where the inputs of a task are rounded
   // sums[t * apart + r] = what the active columns give for the rows of a panel, whole lines, without the scales of rows.
   void (*add)(const Panels&, int panel, const Active&, float* sums, std::ptrdiff_t apart) noexcept;
   // Rows [first, last) of y from the sums of all parts.

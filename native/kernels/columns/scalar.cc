@@ -20,6 +20,7 @@ namespace rarefy::columns {
 #define RAREFY_COLUMNS_avx512(...)
 #define RAREFY_COLUMNS_avx2(...)
 #define RAREFY_COLUMNS_scalar(...) RAREFY_COLUMNS_DEFINE(scalar, __VA_ARGS__)
+#define RAREFY_COLUMNS_vnni(...)
 #define RAREFY_COLUMNS(isa, ...) RAREFY_COLUMNS_##isa(__VA_ARGS__)
 #include "kernels/columns/columns.inc"
 }  // namespace rarefy::columns

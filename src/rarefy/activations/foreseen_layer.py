@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rarefy.activations.foreseen import Foreseen
 from rarefy.activations.head_places import Heads
 from rarefy.activations.hidden import activation_of
 from rarefy.activations.predictor import Predictor, fit_predictor, recall, top
 from rarefy.selectors import FeedForward, select_hidden, select_inputs
+from rarefy.selectors.foreseen import Foreseen
+from rarefy.selectors.likeliest import Likeliest
 from rarefy.selectors.matrix import weight_of
 
 
@@ -77,14 +78,15 @@ def attach_neurons(layer: FeedForward, made: ForeseenLayer, source: nn.Module) -
 
     A gated layer calls its gate before its activation, and what its gate reads is what its up projection reads.
     """
-    chosen = Foreseen(lambda x: top(made.predictor(x), made.kept), made.total)
+    chosen = Foreseen(Likeliest(made.predictor, made.kept), made.total)
     where = layer.gate if source is layer.up and layer.gate is not None else source
     return [chosen.watch(where), select_hidden(activation_of(layer), chosen)]
 
 
 def attach_heads(head: Heads, made: ForeseenLayer, source: nn.Module) -> list[RemovableHandle]:
     """Hangs the choice of heads on an attention layer: made from its input, used where its heads are joined."""
-    chosen = Foreseen(lambda x: head.spread(top(made.predictor(x), made.kept)), weight_of(head.join).shape[1])
+    width = weight_of(head.join).shape[1]
+    chosen = Foreseen(Likeliest(made.predictor, made.kept, spread=width // head.groups), width)
     return [chosen.watch(source), select_inputs(head.join, chosen)]
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rarefy.activations.foreseen import Foreseen
 from rarefy.activations.foreseen_data import firing, seen, speaking
 from rarefy.activations.foreseen_layer import ForeseenLayer, Foresight, attach_heads, fitted
 from rarefy.activations.head_places import Heads, head_places
@@ -21,6 +20,8 @@ from rarefy.core.errors import SparsityError
 from rarefy.core.registry import method
 from rarefy.core.topk import exact_count
 from rarefy.selectors import FeedForward, feed_forwards, select_hidden
+from rarefy.selectors.foreseen import Foreseen
+from rarefy.selectors.likeliest import Likeliest
 from rarefy.selectors.matrix import weight_of
 
 
@@ -96,14 +97,7 @@ def smallest(logits: Tensor, label: Tensor, wanted: float) -> int:
 
 def attach_union(layer: FeedForward, made: ForeseenLayer, full: float) -> list[RemovableHandle]:
     """Every sequence of a step gets the union of what its sequences need, (batch, tokens, width) over the batch."""
-
-    def choose(x: Tensor) -> Tensor:
-        kept = top(made.predictor(x), made.kept)
-        union = kept.any(0, keepdim=True)
-        crowded = union.float().mean(-1, keepdim=True) >= full
-        return (union | crowded).expand_as(kept)
-
-    chosen = Foreseen(choose, made.total)
+    chosen = Foreseen(Likeliest(made.predictor, made.kept, full=full), made.total)
     first = layer.gate if layer.gate is not None else layer.up
     return [chosen.watch(first), select_hidden(activation_of(layer), chosen)]
 

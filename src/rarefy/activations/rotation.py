@@ -20,23 +20,10 @@ from rarefy.core.errors import ModelError
 from rarefy.core.grid import codes_of
 from rarefy.selectors.matrix import weight_of
 from rarefy.selectors.places import block_name, projections
+from rarefy.selectors.turned import Adapter, Turn
 
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")  # y = x / rms(x) * weight
 MOST_ZEROS = 0.1
-
-
-class Adapter:
-    """A forward pre-hook: the first argument is multiplied by the module's `residual_adapter` (width, width)."""
-
-    def __call__(self, module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] @ module.residual_adapter, *args[1:])
-
-
-class Turn:
-    """A forward hook: the output is multiplied by the module's `rotation` (width, width)."""
-
-    def __call__(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output @ module.rotation
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,17 +49,36 @@ class Cell:
         )
 
 
-def cell_of(weight: Tensor, tokens: int, types: Types = Types(), *, bias: bool = True) -> Cell:
-    """The cell of a weight (out, in) with exact zeros."""
-    kept = weight != 0
+@dataclass(frozen=True)
+class Zeros:
+    """Where a weight's zeros lie: `nnz` and `support` as a `Cell` has them. Looked at once for all token counts."""
+
+    nnz: int
+    support: tuple[int, ...]
+
+
+def zeros_of(weight: Tensor) -> Zeros:
+    """Of a weight (out, in) with exact zeros; one without any is looked through once."""
     out, width = weight.shape
+    nnz = int(weight.count_nonzero())
+    kept = None if nnz == weight.numel() > 0 else weight != 0
     support = tuple(
-        bucket(int(_tiles(kept, rows, columns).count_nonzero()) * rows * columns, out * width)
-        if out % rows == 0 and width % columns == 0
-        else -1
+        -1
+        if out % rows or width % columns
+        else 0
+        if kept is None
+        else bucket(int(_tiles(kept, rows, columns).count_nonzero()) * rows * columns, out * width)
         for rows, columns in _TILES
     )
-    return Cell((out, width), int(kept.count_nonzero()), support, tokens, types, bias=bias)
+    return Zeros(nnz, support)
+
+
+def cell_of(
+    weight: Tensor, tokens: int, types: Types = Types(), *, bias: bool = True, zeros: Zeros | None = None
+) -> Cell:
+    """The cell of a weight (out, in) with exact zeros. zeros: where they lie, if that is known."""
+    found = zeros or zeros_of(weight)
+    return Cell((weight.shape[0], weight.shape[1]), found.nnz, found.support, tokens, types, bias=bias)
 
 
 def _tiles(kept: Tensor, rows: int, columns: int) -> Tensor:

@@ -165,25 +165,46 @@ def time_layer(
     *,
     precision: Precision = Precision(),
     static: bool = False,
+    packs: dict[str, PackedWeight] | None = None,
 ) -> dict[str, float]:
     """Median milliseconds of the dense float32 layer and of each kernel (all candidates if None), interleaved.
 
-    static: 8-bit inputs have one scale that is known in advance.
+    static: 8-bit inputs have one scale that is known in advance; packs: what this weight was packed for already,
+    by name; what is packed now is added.
     """
+    packs = {} if packs is None else packs
     x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
     bias = None if bias is None else bias.detach()
     calls: dict[str, Callable[[], Any]] = {"dense": lambda: F.linear(x, weight, bias)}
     if names is None:
         names = candidates(weight, tokens, precision.weights, precision.activations)
-    stored = precision.stored(weight)
-    for name in names:
-        packed = pack(stored, name, input_scale=(0.05, 128) if static else None)
-        calls[name] = partial(packed.multiply, x, bias, "none")
+    left = [name for name in names if name not in packs]
+    stored = precision.stored(weight) if left else weight
+    packs |= {name: pack(stored, name, input_scale=(0.05, 128) if static else None) for name in left}
+    calls |= {name: partial(packs[name].multiply, x, bias, "none") for name in names}
     with torch.inference_mode():
         round_ms = sum(t[0] for t in interleaved(calls, rounds=1).times.values())
         count = int(min(_MOST_ROUNDS, max(_ROUNDS, _SHORT_MS / round_ms)))
         rounds = interleaved(calls, rounds=count, warmup=0, seconds=0.5)
     return {name: rounds.median(name) for name in calls}
+
+
+class LayerTimer:
+    """`time_layer` for a weight at several token counts in turn: what it was packed for is not packed anew."""
+
+    def __init__(self, precision: Precision, static: bool) -> None:
+        self.precision, self.static = precision, static
+        self._weight: Tensor | None = None
+        self._packs: dict[str, PackedWeight] = {}
+
+    def __call__(self, weight: Tensor, bias: Tensor | None, tokens: int, names: Sequence[str]) -> dict[str, float]:
+        if weight is not self._weight:
+            self._weight, self._packs = weight, {}
+        return time_layer(weight, bias, tokens, names, precision=self.precision, static=self.static, packs=self._packs)
+
+    def forget(self) -> None:
+        """Lets go of the last weight."""
+        self._weight, self._packs = None, {}
 
 
 def plans_of(

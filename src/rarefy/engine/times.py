@@ -7,7 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from rarefy.engine.cache import Record, TimingCache
-from rarefy.engine.cell import Cell, Types, cell_of
+from rarefy.engine.cell import Cell, Types, Zeros, cell_of
 from rarefy.engine.cost import DENSE, CostModel, cost_model
 from rarefy.ops import candidates
 
@@ -40,9 +40,12 @@ class TimeTable:
     cache: TimingCache = field(default_factory=TimingCache)
     _seen: dict[str, Times] = field(default_factory=dict)
 
-    def times(self, weight: Tensor, bias: Tensor | None, tokens: int, types: Types = Types()) -> Times:
-        """Of the dense layer and of the candidates for a weight (out, in) at a token count."""
-        cell = cell_of(weight, tokens, types, bias=bias is not None)
+    def times(
+        self, weight: Tensor, bias: Tensor | None, tokens: int, types: Types = Types(), *, zeros: Zeros | None = None
+    ) -> Times:
+        """Of the dense layer and of the candidates for a weight (out, in) at a token count. zeros: where they are known
+        to lie."""
+        cell = cell_of(weight, tokens, types, bias=bias is not None, zeros=zeros)
         if cell.key not in self._seen:
             names = candidates(weight, tokens, types.weights, types.activations)
             self._seen[cell.key] = self._known(cell, names) or self._new(cell, weight, bias, names)

@@ -34,12 +34,25 @@ class Norm:
 @dataclass(frozen=True, eq=False)
 class Linear:
     """act(x W^T + bias). choices: the packed weight up to a token count, ascending; the last serves all beyond.
-    select: which inputs it looks at, None: all."""
+    select: which inputs it looks at, None: all. rest: two layers for the inputs that it does not look at."""
 
     choices: tuple[tuple[int, PackedWeight], ...]
     bias: Tensor | None
     activation: str = "none"
     select: Select | None = None
+    rest: "tuple[Linear, Linear] | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Foresight:
+    """A choice made where a norm gives x and used later: the `keep` targets with the largest logits net(x), each of
+    `spread` features, into mask `slot` (0 to 3). net: one layer or two; full: as `selectors.likeliest` has it."""
+
+    net: tuple[Linear, ...]
+    keep: int
+    spread: int
+    slot: int
+    full: float | None = None
 
 
 Stacked = Linear | tuple[Linear, ...]
@@ -51,7 +64,9 @@ class Block:
     """One layer. qkv: rows of all query, then key, then value heads; up: with `gated` the gate's rows, then up's.
 
     hidden: which neurons are used behind the activation, None: all. With `gated` up is then two layers, the gate with
-    its activation and up's own.
+    its activation and up's own. turn, mlp_turn: (width, width), what the residual stream is multiplied by before the
+    block, and what the second norm gives is. attention_foresights, mlp_foresights: what is chosen from what the first
+    and the second norm give, for this block or a later one.
     """
 
     attention_norm: Norm
@@ -66,6 +81,10 @@ class Block:
     activation: str  # of the gate
     down: Linear
     hidden: Select | None = None
+    turn: Linear | None = None
+    mlp_turn: Linear | None = None
+    attention_foresights: tuple[Foresight, ...] = ()
+    mlp_foresights: tuple[Foresight, ...] = ()
 
 
 def capacity_for(tokens: int) -> int:
@@ -85,21 +104,32 @@ def _norm(norm: Norm | None) -> tuple[bool, int, int, float]:
     return norm.rms, norm.weight.data_ptr(), 0 if norm.bias is None else norm.bias.data_ptr(), norm.eps
 
 
-def _linear(linear: Linear) -> tuple[list[tuple[int, Any]], int, int, Any]:
-    choices = [(tokens, packed.layout) for tokens, packed in linear.choices]
+def _choices(linear: Linear) -> list[tuple[int, Any]]:
+    return [(tokens, packed.layout) for tokens, packed in linear.choices]
+
+
+def _linear(linear: Linear) -> tuple[Any, ...]:
     bias = 0 if linear.bias is None else linear.bias.data_ptr()
-    return choices, bias, ACTIVATIONS.index(linear.activation), select_args(linear.select)
+    rest = [_choices(one) for one in linear.rest or ()]
+    return _choices(linear), bias, ACTIVATIONS.index(linear.activation), select_args(linear.select), rest
 
 
-def _stacked(linears: Stacked) -> list[tuple[list[tuple[int, Any]], int, int, Any]]:
-    return [_linear(linear) for linear in (linears if isinstance(linears, tuple) else (linears,))]
+def _stacked(linears: Stacked | None) -> list[tuple[Any, ...]]:
+    """None: there is no layer."""
+    every = linears if isinstance(linears, tuple) else () if linears is None else (linears,)
+    return [_linear(linear) for linear in every]
+
+
+def _foresights(foresights: Sequence[Foresight]) -> list[tuple[Any, ...]]:
+    return [(_stacked(one.net), one.keep, one.spread, one.slot, one.full or 0.0) for one in foresights]
 
 
 class NativeDecoder:
     """The native model. Everything it points to is held here; calls from several threads need a workspace each.
 
     embedding (vocabulary, width) and positions (rows, width) or None are float32 and contiguous, as every norm and
-    bias; a position p adds row p + position_offset.
+    bias; a position p adds row p + position_offset. turn: (width, width), by which the last block's
+    result is multiplied.
     """
 
     def __init__(
@@ -111,6 +141,7 @@ class NativeDecoder:
         blocks: Sequence[Block],
         final_norm: Norm | None,
         head: Linear,
+        turn: Linear | None = None,
     ) -> None:
         module = native.module()
         assert module is not None, "the caller has asked whether the native module is there"
@@ -120,7 +151,7 @@ class NativeDecoder:
         if position_offset < 0:
             raise ShapeError(f"decoder: position_offset is {position_offset}; it must not be negative")
         self._sizes, self._layers, self._vocabulary = sizes, len(blocks), head.choices[0][1].shape[0]
-        self._held = (embedding, positions, tuple(blocks), final_norm, head)
+        self._held = (embedding, positions, tuple(blocks), final_norm, head, turn)
         rows = 0 if positions is None else positions.shape[0]
         self._native = module.Decoder(
             sizes.width,
@@ -135,6 +166,7 @@ class NativeDecoder:
         )
         for block in blocks:
             self._native.add_block(
+                _stacked(block.turn),
                 _norm(block.attention_norm),
                 _stacked(block.qkv),
                 _norm(block.q_norm),
@@ -142,13 +174,16 @@ class NativeDecoder:
                 block.scale,
                 _linear(block.out),
                 _norm(block.mlp_norm),
+                _stacked(block.mlp_turn),
                 _stacked(block.up),
                 block.gated,
                 ACTIVATIONS.index(block.activation),
                 select_args(block.hidden),
                 _linear(block.down),
+                _foresights(block.attention_foresights),
+                _foresights(block.mlp_foresights),
             )
-        self._native.set_head(_norm(final_norm), _linear(head))
+        self._native.set_head(_stacked(turn), _norm(final_norm), _linear(head))
 
     @staticmethod
     def workspace() -> Any:

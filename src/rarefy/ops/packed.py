@@ -235,11 +235,14 @@ def candidates(
     return names
 
 
-def selecting(weight: Tensor | QuantizedWeight, weights: str = "fp32", *, rows: bool = False) -> list[str]:
+def selecting(
+    weight: Tensor | QuantizedWeight, weights: str = "fp32", activations: str = "fp32", *, rows: bool = False
+) -> list[str]:
     """Names of the kernels that skip the columns of a weight (out, in) whose input is 0; or, `rows`, that compute only
-    the rows that are asked for. Their inputs are floats, whatever the others round to. Empty where none fits."""
-    op = "neurons" if rows else "columns"
-    usable = [k for k in native.kernels() if k.op == op and k.weights == weights]
+    the rows that are asked for. Those that round their inputs only where `activations` allow it. The likely best last;
+    empty where none fits."""
+    op, types = "neurons" if rows else "columns", ("fp32", activations)
+    usable = [k for k in native.kernels() if k.op == op and k.weights == weights and k.activations in types]
     if isinstance(weight, QuantizedWeight):
         if not takes_scales(op, weight.shape[1], weight.groups) or (weights == "int8" and weight.groups != 1):
             return []

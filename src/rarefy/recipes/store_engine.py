@@ -32,9 +32,10 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def write_engine(model: Compiled | CompiledDecoder, folder: Path) -> list[str]:
-    """Writes both files; their names. None where the model was compiled for arguments that no plain file holds."""
+    """Writes both files; their names. None where the model was compiled for arguments that no plain file
+    holds, or with bases or predictors beside its layers."""
     choices = model.choices
-    if choices is None:
+    if choices is None or (choices.of_decoder and not choices.complete):
         return []
     tensors: dict[str, Tensor] = {}
     try:

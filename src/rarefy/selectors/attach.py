@@ -9,6 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rarefy.core.errors import ModelError, ShapeError
 from rarefy.core.selection import Selection
+from rarefy.selectors.foreseen import Watch
 from rarefy.selectors.matrix import is_linear, weight_of
 
 
@@ -137,11 +138,12 @@ def paused(model: nn.Module) -> Iterator[None]:
 
 
 def detach(model: nn.Module) -> int:
-    """Takes all selectors off; gives how many there were."""
+    """Takes all selectors off, and what they foresee by; gives how many selectors there were."""
     count = 0
     for module in model.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(hook, InputSelector | OutputSelector)]:
-                del hooks[key]
-                count += 1
+            for key, hook in list(hooks.items()):
+                if isinstance(hook, InputSelector | OutputSelector | Watch):
+                    del hooks[key]
+                    count += not isinstance(hook, Watch)
     return count

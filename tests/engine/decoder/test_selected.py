@@ -5,10 +5,19 @@ import torch
 from language_models import build, tokens
 
 import rarefy
+from rarefy.activations.rank_aware import RankAware
+from rarefy.activations.turbo_sparse_drelu import DReLU
 from rarefy.engine import CompiledDecoder
 from rarefy.engine.decoder.choose_selecting import Selecting
 from rarefy.ops import available
 from rarefy.selectors import Threshold, TopK, detach, feed_forwards, projections, select_hidden, select_inputs
+from rarefy.selectors.block_top_k import BlockTopK
+from rarefy.selectors.foreseen import Foreseen
+from rarefy.selectors.likeliest import Likeliest
+from rarefy.selectors.positive import Positive
+from rarefy.selectors.predictor import Predictor
+from rarefy.selectors.threshold import NONZERO
+from rarefy.selectors.turned import Turn
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 native = pytest.mark.skipif(not available(), reason="the native module is not built")
@@ -47,7 +56,15 @@ def assert_same(fast, model):
 
 @native
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-@pytest.mark.parametrize("make", [thresholds, lambda number, width: TopK(width // (2 + number % 2))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        thresholds,
+        lambda number, width: TopK(width // (2 + number % 2)),
+        lambda number, width: BlockTopK(1 + number % 2, 4),
+        lambda number, width: Positive(),
+    ],
+)
 def test_selected_inputs_of_every_projection(name, make):
     model = build(name)
     select_all(model, make)
@@ -71,6 +88,160 @@ def test_selected_neurons(name, with_inputs):
     fast = compiled(model)
     assert ("neurons" in kernels(fast)) == (name == "llama")  # only a gated layer has rows to choose
     assert_same(fast, model)
+
+
+@native
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_model_with_two_rectified_halves(marked):
+    model = build("llama")
+    DReLU().apply(model)
+    if marked:  # the zeros of the gate are known before up is computed
+        for layer in feed_forwards(model):
+            select_hidden(layer.activation, NONZERO)
+    fast = compiled(model)
+    assert kernels(fast) >= ({"columns", "neurons"} if marked else {"columns"})
+    assert_same(fast, model)
+
+
+TEXT = [{"input_ids": tokens(6, 48, seed=5)}]
+
+
+@native
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_what_is_dropped_goes_through_a_low_rank(name):
+    model = build(name)
+    rarefy.sparsify_activations(model, "r-sparse", sparsity=0.5, data=TEXT, rho=0.6)
+    ranks = [m.right.shape[0] for m in model.modules() if isinstance(m, RankAware)]
+    assert min(ranks) > 0
+    fast = compiled(model)
+    assert "columns" in kernels(fast) and any(row.name.endswith(".left") for row in fast.explain().rows)
+    assert_same(fast, model)
+
+
+@native
+def test_a_gate_with_a_low_rank_whose_neurons_are_selected_too():
+    model = build("llama")
+    rarefy.sparsify_activations(model, "r-sparse", sparsity=0.5, data=TEXT, rho=0.6)
+    for layer in feed_forwards(model):
+        select_hidden(layer.activation, Threshold(torch.tensor(0.25)))
+    assert_same(compiled(model), model)
+
+
+@native
+@pytest.mark.parametrize(
+    ("name", "method", "options"), [("linear-rope", "larosa", {}), ("qwen3", "wina", {"rotate": True})]
+)
+def test_blocks_in_bases_of_their_own(name, method, options):
+    model = build(name, sparsity=0)
+    rarefy.sparsify_activations(model, method, sparsity=0.4, data=TEXT, **options)
+    fast = compiled(model)
+    assert sum(row.name.endswith("residual_adapter") for row in fast.explain().rows) >= 3
+    assert_same(fast, model)
+
+
+@native
+@pytest.mark.parametrize("method", ["r-sparse", "larosa"])
+def test_low_ranks_and_bases_in_narrower_types(method):
+    model = build("llama", sparsity=0)
+    rarefy.sparsify_activations(
+        model, method, sparsity=0.3, data=TEXT, **({"rho": 0.6} if method == "r-sparse" else {})
+    )
+    fast = compiled(model, weights="int8", activations="int8")
+    ids = tokens(1, 1)
+    want = model(input_ids=ids).logits.detach()
+    assert float((fast(input_ids=ids).logits - want).norm() / want.norm()) < 0.1
+    stored = {row.kernel.split("-")[-1] for row in fast.explain().rows if row.name.endswith("residual_adapter")}
+    assert stored == ({"bf16"} if method == "larosa" else set())  # the stream is not rounded to bytes at every block
+
+
+@native
+def test_a_head_with_zeros_keeps_them_beside_a_turned_block():
+    model = build("llama", sparsity=0)
+    rarefy.sparsify_activations(model, "larosa", sparsity=0.4, data=TEXT)
+    rarefy.prune(model.lm_head, "magnitude", sparsity=0.5, measure=False)
+    assert_same(compiled(model), model)
+
+
+@native
+def test_a_basis_that_changes_elsewhere_is_never_ignored():
+    model, ids = build("llama"), {"input_ids": tokens(1, 8)}
+    norm = model.model.layers[1].input_layernorm
+    norm.register_buffer("rotation", torch.linalg.qr(torch.randn(48, 48)).Q)
+    norm.register_forward_hook(Turn())
+    fast = rarefy.compile(model, ids, measure=False)
+    assert not isinstance(fast, CompiledDecoder)
+    torch.testing.assert_close(fast(**ids).logits, model(**ids).logits, **CLOSE)
+
+
+def foresee(model, heads, ahead=0, full=None, spoil=False):
+    """Hangs predictors of random weights on a model: of neurons, and of heads."""
+    layers, places = feed_forwards(model), {(p.block, p.part): p.module for p in projections(model)}
+    torch.manual_seed(3)
+    for number, layer in enumerate(layers):
+        before = max(0, number - ahead)
+        source = layers[before].gate or layers[before].up
+        width, neurons = (
+            places[before, "o"].weight.shape[0],
+            layer.down.weight.numel() // places[before, "o"].weight.shape[0],
+        )
+        chosen = Foreseen(Likeliest(predictor(width, neurons, 8), neurons // 3, full=full), neurons)
+        chosen.watch(places[number, "o"] if spoil else source)
+        select_hidden(layer.activation, chosen)
+        if heads:
+            asked = places.get((number, "q"), places.get((number, "qkv")))
+            chosen = Foreseen(Likeliest(predictor(width, 6, 0), 4, spread=width // 6), width)
+            chosen.watch(asked)
+            select_inputs(places[number, "o"], chosen)
+
+
+def predictor(width, targets, rank):
+    net = Predictor(width, targets, rank).requires_grad_(False)
+    net.mean.normal_()
+    net.scale.uniform_(0.5, 2.0)
+    return net
+
+
+@native
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("llama", {"heads": True}),
+        ("opt", {"heads": False, "ahead": 1}),
+        ("gpt2", {"heads": True, "full": 0.6}),
+        ("qwen2", {"heads": False, "full": 1.0}),
+    ],
+)
+def test_what_predictors_foresee(name, options):
+    model = build(name)
+    foresee(model, **options)
+    fast = compiled(model)
+    assert "neurons" in kernels(fast)
+    assert_same(fast, model)
+
+
+def test_the_walk_in_torch_foresees_too(monkeypatch):
+    from rarefy.engine.decoder import choose, runner
+
+    monkeypatch.setattr(choose, "available", lambda: False)
+    monkeypatch.setattr(runner, "available", lambda: False)
+    model, ids = build("llama"), tokens(3, 17)
+    foresee(model, heads=True, ahead=1, full=0.7)
+    torch.testing.assert_close(compiled(model)(input_ids=ids).logits, model(input_ids=ids).logits, **CLOSE)
+
+
+@native
+def test_what_is_foreseen_elsewhere_is_never_ignored():
+    ids = {"input_ids": tokens(1, 8)}
+    for attach in (
+        lambda m: foresee(m, heads=False, spoil=True),
+        lambda m: foresee(m, heads=False, ahead=2),
+        lambda m: [h.watch(m.model.layers[0].mlp.gate_proj) for h in (Foreseen(lambda x: x[..., :1] > 0, 1),)],
+    ):
+        model = build("llama")
+        attach(model)
+        fast = rarefy.compile(model, ids, measure=False)
+        assert not isinstance(fast, CompiledDecoder) and any("fores" in note for note in fast.explain().notes)
+        torch.testing.assert_close(fast(**ids).logits, model(**ids).logits, **CLOSE)
 
 
 @native
@@ -142,6 +313,12 @@ def test_the_walk_in_torch_selects_too(monkeypatch):
     for layer in feed_forwards(model):
         select_hidden(layer.activation, Threshold(torch.tensor(0.05)))
     assert_same(compiled(model), model)
+    model, ids = build("llama", sparsity=0), tokens(3, 17)
+    rarefy.sparsify_activations(model, "larosa", sparsity=0.4, data=TEXT)
+    torch.testing.assert_close(compiled(model)(input_ids=ids).logits, model(input_ids=ids).logits, **CLOSE)
+    model = build("llama")
+    rarefy.sparsify_activations(model, "r-sparse", sparsity=0.4, data=TEXT, rho=0.6)
+    torch.testing.assert_close(compiled(model)(input_ids=ids).logits, model(input_ids=ids).logits, **CLOSE)
 
 
 @native

@@ -1,8 +1,7 @@
 """Which layouts each merged layer gets: one for a token or a few, and another for many only where it wins clearly."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -11,11 +10,11 @@ from torch import Tensor
 
 from rarefy.core.errors import EngineError
 from rarefy.core.quantized import InputScale
-from rarefy.engine.cell import Types
+from rarefy.engine.cell import Types, Zeros, zeros_of
 from rarefy.engine.decoder.choose_selecting import Seen, Selecting
-from rarefy.engine.decoder.structure import Layer, Merged, Structure
+from rarefy.engine.decoder.structure import Merged
 from rarefy.engine.explain import LayerRow
-from rarefy.engine.plan import time_layer
+from rarefy.engine.plan import LayerTimer
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
 from rarefy.ops import PackedWeight, available, candidates, pack
@@ -33,6 +32,7 @@ class Chosen:
     merged: Merged
     bias: Tensor | None
     steps: tuple[tuple[int, PackedWeight | None], ...]
+    rest: "tuple[Chosen, Chosen] | None" = None
 
     def at(self, tokens: int) -> PackedWeight | None:
         """The choice of the nearest measured count at or above `tokens` (the largest beyond the last)."""
@@ -44,7 +44,12 @@ class Chosen:
     def native(self) -> Linear:
         """The packed choices, for the native step."""
         packed = tuple((limit, weight) for limit, weight in self.steps if weight is not None)
-        return Linear(packed, self.bias, self.merged.activation, self.merged.select)
+        rest = None if self.rest is None else (self.rest[0].native(), self.rest[1].native())
+        return Linear(packed, self.bias, self.merged.activation, self.merged.select, rest)
+
+    def is_native(self, tokens: int) -> bool:
+        """Whether a native step can run it for so many tokens."""
+        return self.at(tokens) is not None and all(one.is_native(tokens) for one in self.rest or ())
 
     @property
     def out_features(self) -> int:
@@ -52,7 +57,8 @@ class Chosen:
 
     @property
     def nbytes(self) -> int:
-        return sum({id(p): p.nbytes for _, p in self.steps if p is not None}.values())
+        own = sum({id(p): p.nbytes for _, p in self.steps if p is not None}.values())
+        return own + sum(one.nbytes for one in self.rest or ())
 
 
 class Chooser:
@@ -71,10 +77,12 @@ class Chooser:
     ) -> None:
         self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
         self.rows: list[LayerRow] = []
-        timing = partial(time_layer, precision=precision, static=bool(scales))
+        self.measure = measure
+        self._timer = LayerTimer(precision, bool(scales))
         self._types = Types(precision.weights, precision.activations, static=bool(scales))
-        self._table = TimeTable(timing if measure else None)
+        self._table = TimeTable(self._timer if measure else None)
         self._selecting = Selecting(precision, measure)
+        self._full: dict[tuple[int, int, int], list[str]] = {}
 
     def choose(self, merged: Merged, seen: Seen | None = None) -> Chosen:
         """Packs the layer for what is fastest at each count. Raises EngineError where no kernel has the types.
@@ -82,40 +90,61 @@ class Chooser:
         seen: what is left of its inputs or neurons, where some are selected.
         """
         weight = merged.weight()
+        rest = None if merged.rest is None else (self.choose(merged.rest[0]), self.choose(merged.rest[1]))
         if not available():
-            return Chosen(merged, merged.bias(), ((self.counts[-1], None),))
-        sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
-        scale, names = self.scales.get(merged.name), self._names(merged, weight, sparsity)
+            return Chosen(merged, merged.bias(), ((self.counts[-1], None),), rest)
+        zeros = zeros_of(weight)
+        scale, names = self.scales.get(merged.name), self._names(merged, weight, zeros)
+        self._timer.forget()
         source = self.precision.stored(weight, scale, merged.codes())
         packs: dict[str, PackedWeight] = {}
         if seen is not None and (scale is None or not scale.factors):
-            names, packs, rows = self._selecting.choose(merged, source, names, seen)
+            names, packs, rows = self._selecting.choose(merged, source, names, seen, zeros)
             self.rows += rows
         for name in dict.fromkeys(names.values()):
             if name != "dense" and name not in packs:
                 packs[name] = pack(source, name, input_scale=scale)
-        return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()))
+        return Chosen(merged, merged.bias(), tuple((count, packs.get(name)) for count, name in names.items()), rest)
 
-    def _names(self, merged: Merged, weight: Tensor, sparsity: float) -> dict[int, str]:
+    def finer(self) -> "Chooser":
+        """For what all of a block goes through: integers would round the residual stream anew at every block."""
+        if not self.precision.quantized:
+            return self
+        found = Chooser(Precision("bf16"), self.counts, measure=self.measure)
+        found.rows = self.rows
+        return found
+
+    def _names(self, merged: Merged, weight: Tensor, zeros: Zeros) -> dict[int, str]:
         """The choice at each count: the fastest layout at the least, and at most one more, for the longest prompt."""
-        found = {count: self._table.times(weight, None, count, self._types) for count in self.counts}
-        at = {count: self._options(weight, count, times) for count, times in found.items()}
+        found = {count: self._table.times(weight, None, count, self._types, zeros=zeros) for count in self.counts}
+        at = {count: self._options(weight, count, times, zeros) for count, times in found.items()}
         if not at[self.counts[0]]:
             raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")
         first = min(at[self.counts[0]], key=at[self.counts[0]].__getitem__)
         second = self._second(at[self.counts[-1]], first)
         chosen: dict[int, str] = {}
+        sparsity = 1.0 - zeros.nnz / max(1, weight.numel())
         for count in self.counts:
             kept = {name: ms for name, ms in at[count].items() if name in (first, second, "dense")}
             chosen[count] = min(kept, key=kept.__getitem__, default=first if count <= _FEW else second)
             self._explain(merged, weight, sparsity, count, chosen[count], found[count])
         return chosen
 
-    def _options(self, weight: Tensor, count: int, times: Times) -> dict[str, float]:
+    def _options(self, weight: Tensor, count: int, times: Times, zeros: Zeros) -> dict[str, float]:
         """Milliseconds of what may run at a count: the packed kernels, and torch where a step need not be one call."""
-        names = candidates(weight, count, self.precision.weights, self.precision.activations)
+        names = self._candidates(weight, count, zeros.nnz == weight.numel())
         at = {name: times.ms.get(name, float("inf")) for name in names}
         return {**at, "dense": times.ms["dense"] + _WALK_MS} if self.precision.exact and count > _FEW else at
+
+    def _candidates(self, weight: Tensor, count: int, full: bool) -> list[str]:
+        """What is worth timing: of weights without zeros a question of their size, asked once a size."""
+        types = self.precision.weights, self.precision.activations
+        if not full:
+            return candidates(weight, count, *types)
+        key = (weight.shape[0], weight.shape[1], count)
+        if key not in self._full:
+            self._full[key] = candidates(weight, count, *types)
+        return self._full[key]
 
     @staticmethod
     def _second(at: Mapping[str, float], first: str) -> str:
@@ -147,62 +176,18 @@ class Chooser:
         self.rows.append(row)
 
 
-@dataclass(frozen=True, eq=False)
-class ChosenLayer:
-    """The choices of one layer of the model."""
-
-    qkv: tuple[Chosen, ...]
-    out: Chosen
-    up: tuple[Chosen, ...]
-    down: Chosen
-
-    def all(self) -> tuple[Chosen, ...]:
-        return (*self.qkv, self.out, *self.up, self.down)
+def linear(chosen: Chosen, x: Tensor, masks: Mapping[int, Tensor] = MappingProxyType({})) -> Tensor:
+    """act(look(x) W^T + bias) of (..., in) by what was chosen for so many tokens, in torch or by a packed kernel; what
+    it does not look at goes through its rest."""
+    kept, activation = chosen.merged.look(x, masks), chosen.merged.activation
+    if chosen.rest is None:
+        return _product(chosen, kept, activation)
+    rest = linear(chosen.rest[1], linear(chosen.rest[0], x - kept))
+    return activate(_product(chosen, kept, "none") + rest, activation)
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The choices of the whole model."""
-
-    layers: tuple[ChosenLayer, ...]
-    head: Chosen
-
-    def all(self) -> list[Chosen]:
-        return [chosen for layer in self.layers for chosen in layer.all()] + [self.head]
-
-    def is_native(self, tokens: int) -> bool:
-        """True where every layer is packed for so many tokens, so that the native step can run them."""
-        return all(chosen.at(tokens) is not None for layer in self.layers for chosen in layer.all())
-
-
-def plan_of(structure: Structure, chooser: Chooser, samples: Mapping[str, Tensor] = MappingProxyType({})) -> Plan:
-    """Choices for every layer of a structure, the head among them.
-
-    samples: rows that layers see behind selectors, by the layer's name.
-    """
-    seen = {name: Seen(sample) for name, sample in samples.items()}
-    for layer in structure.layers:
-        if layer.hidden is not None and layer.gated and layer.down.name in samples:
-            seen[layer.up[1].name] = Seen(samples[layer.down.name], rows=True)  # what down sees are the rows of up
-    return laid_out(structure, lambda merged: chooser.choose(merged, seen.get(merged.name)))
-
-
-def laid_out(structure: Structure, chosen: Callable[[Merged], Chosen]) -> Plan:
-    """The plan of a structure from what each layer runs with."""
-
-    def layer_of(layer: Layer) -> ChosenLayer:
-        return ChosenLayer(
-            tuple(map(chosen, layer.qkv)), chosen(layer.out), tuple(map(chosen, layer.up)), chosen(layer.down)
-        )
-
-    return Plan(tuple(map(layer_of, structure.layers)), chosen(structure.head))
-
-
-def linear(chosen: Chosen, x: Tensor) -> Tensor:
-    """act(look(x) W^T + bias) of (..., in) by what was chosen for so many tokens, in torch or by a packed kernel."""
-    x = chosen.merged.look(x)
+def _product(chosen: Chosen, x: Tensor, activation: str) -> Tensor:
     packed = chosen.at(x.numel() // max(1, x.shape[-1]))
-    activation = chosen.merged.activation
     if packed is not None:
         out: Tensor = torch.ops.rarefy.packed_linear(x, packed.handle, chosen.bias, activation, packed.shape[0])
         return out

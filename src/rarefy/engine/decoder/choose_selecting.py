@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rarefy.core.quantized import QuantizedWeight
-from rarefy.engine.cell import bucket
+from rarefy.engine.cell import Zeros, bucket
 from rarefy.engine.decoder.selecting import rows_like
 from rarefy.engine.decoder.structure import Merged
 from rarefy.engine.explain import LayerRow
@@ -45,13 +45,13 @@ class Selecting:
     _known: dict[tuple[Any, ...], dict[str, float]] = field(default_factory=dict)
 
     def choose(
-        self, merged: Merged, source: Tensor | QuantizedWeight, names: Mapping[int, str], seen: Seen
+        self, merged: Merged, source: Tensor | QuantizedWeight, names: Mapping[int, str], seen: Seen, zeros: Zeros
     ) -> tuple[dict[int, str], dict[str, PackedWeight], list[LayerRow]]:
         """The names by token count with skipping kernels where they win, those packed already, and what explains it.
 
-        names: what was chosen for inputs without a zero.
+        names: what was chosen for inputs without a zero; zeros: of the weight.
         """
-        skipping = selecting(source, self.precision.weights, rows=seen.rows)
+        skipping = selecting(source, self.precision.weights, self.precision.activations, rows=seen.rows)
         packs: dict[str, PackedWeight] = {}
         rows: list[LayerRow] = []
         chosen = {count: _at(names, count) for count in sorted({*_COUNTS, *names})}
@@ -65,7 +65,7 @@ class Selecting:
             best = min(skipping, key=lambda name: ms[name]) if ms else skipping[-1]
             wins = ms[best] < _MARGIN * ms[dense] if ms else used < _WORTH
             chosen[count] = best if wins else dense
-            rows.append(_row(merged, source, count, chosen[count], dense, best, used, ms, seen.rows))
+            rows.append(_row(merged, zeros, count, chosen[count], dense, best, used, ms, seen.rows))
         return chosen, {name: packed for name, packed in packs.items() if name in chosen.values()}, rows
 
     def _times(
@@ -107,7 +107,7 @@ def _calls(packs: Mapping[str, PackedWeight], names: Sequence[str], x: Tensor, r
 
 def _row(
     merged: Merged,
-    source: Tensor | QuantizedWeight,
+    zeros: Zeros,
     count: int,
     name: str,
     dense: str,
@@ -116,8 +116,7 @@ def _row(
     ms: Mapping[str, float],
     rows: bool,
 ) -> LayerRow:
-    values = source.values if isinstance(source, QuantizedWeight) else source
-    sparsity = 1.0 - int(values.count_nonzero()) / max(1, values.numel())
+    sparsity = 1.0 - zeros.nnz / max(1, merged.size)
     what = f"{used:.0%} of the {'rows' if rows else 'inputs'} are used"
     if ms:
         gain = ms[dense] / ms[best]

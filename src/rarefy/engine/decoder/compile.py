@@ -11,8 +11,9 @@ from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example
 from rarefy.engine.choices import DECODER, Choices
-from rarefy.engine.decoder.choose import Chooser, Plan, plan_of
+from rarefy.engine.decoder.choose import Chooser
 from rarefy.engine.decoder.generate import positions_of
+from rarefy.engine.decoder.layer_plan import Plan, plan_of
 from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.decoder.parts import NotKnownError
 from rarefy.engine.decoder.profile import parts_of_a_token
@@ -94,20 +95,25 @@ def _compile(
         notes.append(f"{chooser.precision}: logits are {far:.1%} away from the source model's")
     said = count or torch.get_num_threads()
     explanation = Explanation(tuple(chooser.rows), _graph(structure, plan), whole, tuple(notes), said)
-    return CompiledDecoder(model, runner, output, explanation, _choices(model, plan, chooser, ids, count))
+    return CompiledDecoder(model, runner, output, explanation, _choices(model, structure, plan, chooser, ids, count))
 
 
-def _choices(model: nn.Module, plan: Plan, chooser: Chooser, ids: Sequence[Tensor], count: int | None) -> Choices:
+def _choices(
+    model: nn.Module, structure: Structure, plan: Plan, chooser: Chooser, ids: Sequence[Tensor], count: int | None
+) -> Choices:
+    """What was chosen, as plain data; not complete for what is beside the layers."""
     names = {id(module): name for name, module in model.named_modules()}
+    every = plan.all() if structure.plain else []
     return Choices(
-        {c.merged.name: tuple((n, None if p is None else p.kernel) for n, p in c.steps) for c in plan.all()},
+        {c.merged.name: tuple((n, None if p is None else p.kernel) for n, p in c.steps) for c in every},
         chooser.precision,
-        {name: scale for name, scale in chooser.scales.items() if name in {c.merged.name for c in plan.all()}},
+        {c.merged.name: chooser.scales[c.merged.name] for c in every if c.merged.name in chooser.scales},
         [((example,), {}) for example in ids],
         [DECODER] * len(ids),
         count,
         machine(count or torch.get_num_threads()),
-        parts={c.merged.name: tuple(names[id(part)] for part in c.merged.parts) for c in plan.all()},
+        complete=structure.plain,
+        parts={c.merged.name: tuple(names[id(part)] for part in c.merged.parts) for c in every},
     )
 
 

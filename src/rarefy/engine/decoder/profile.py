@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from rarefy.engine.ceiling import ceiling
+from rarefy.engine.decoder.choose import Chosen
 from rarefy.engine.decoder.generate import positions_of
 from rarefy.engine.decoder.runner import Runner
 from rarefy.engine.demand import Demand, Step
@@ -13,12 +14,15 @@ from rarefy.engine.profile_report import Profile, profile_of
 from rarefy.ops import PackedWeight
 from rarefy.ops.decoder import NativeDecoder
 
+_SELDOM = ("turn", "foresight")  # parts that most models have not
+
 
 def profile_of_a_token(runner: Runner, past: int, steps: int) -> Profile:
     """The median step of one token behind `past` tokens, by parts, with what each moves and computes."""
     found = parts_of_a_token(runner, past, steps)
     needs = _demands(runner, past)
-    timed = [Step(name, name, ms, needs.get(name, Demand())) for name, ms in found.items() if name != "whole"]
+    shown = {name: ms for name, ms in found.items() if name != "whole" and (ms or name not in _SELDOM)}
+    timed = [Step(name, name, ms, needs.get(name, Demand())) for name, ms in shown.items()]
     known = timed or [Step("a token", "layers", found["whole"])]
     return profile_of(known, found["whole"], "the decoder runtime", torch.get_num_threads(), ceiling())
 
@@ -26,17 +30,30 @@ def profile_of_a_token(runner: Runner, past: int, steps: int) -> Profile:
 def _demands(runner: Runner, past: int) -> dict[str, Demand]:
     """Of the parts that multiply packed weights, and of attention over the cache; all layers together."""
     plan, sizes = runner.plan, runner.structure.sizes
-    parts: dict[str, list[PackedWeight | None]] = {
-        "qkv": [chosen.at(1) for layer in plan.layers for chosen in layer.qkv],
-        "out": [layer.out.at(1) for layer in plan.layers],
-        "up": [chosen.at(1) for layer in plan.layers for chosen in layer.up],
-        "down": [layer.down.at(1) for layer in plan.layers],
+    parts = {
+        "qkv": [chosen for layer in plan.layers for chosen in layer.qkv],
+        "out": [layer.out for layer in plan.layers],
+        "up": [chosen for layer in plan.layers for chosen in layer.up],
+        "down": [layer.down for layer in plan.layers],
+        "head": [plan.head],
+        "turn": [*(turn for layer in plan.layers for turn in (layer.turn, layer.mlp_turn)), plan.turn],
+        "foresight": [
+            one
+            for layer in plan.layers
+            for by in (*layer.attention_foresights, *layer.mlp_foresights)
+            for one in by.net
+        ],
     }
-    parts["head"] = [plan.head.at(1)]
-    found = {name: _weights(packed) for name, packed in parts.items()}
+    found = {name: _weights(_packed(chosen)) for name, chosen in parts.items()}
     keys = float(len(plan.layers) * (past + 1) * sizes.depth)
     found["attention"] = Demand(flops=4.0 * keys * sizes.heads, nbytes=8.0 * keys * sizes.kv_heads)
     return found
+
+
+def _packed(chosen: Sequence[Chosen | None]) -> list[PackedWeight | None]:
+    """What single tokens are multiplied with, and what passes by a selection."""
+    there = [one for one in chosen if one is not None]
+    return [part.at(1) for one in there for part in (one, *(one.rest or ()))]
 
 
 def _weights(packed: Sequence[PackedWeight | None]) -> Demand:

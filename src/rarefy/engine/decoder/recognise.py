@@ -7,16 +7,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from rarefy.engine.decoder.foresights import foresights
 from rarefy.engine.decoder.parts import (
     NotKnownError,
     activation_of,
+    can_fold,
     floats,
+    folded,
     hidden_of,
     merged_of,
     norm_of,
     stacked_of,
+    turn_of,
 )
-from rarefy.engine.decoder.selecting import NotKnownSelectorError, foreign_hooks
+from rarefy.engine.decoder.selecting import NotKnownSelectorError, foreign_hooks, turns
 from rarefy.engine.decoder.structure import Layer, Merged, Structure
 from rarefy.ops.decoder import Sizes
 from rarefy.selectors import hidden_selector, input_selector
@@ -39,7 +43,8 @@ def recognise(model: nn.Module) -> Structure:
     try:
         structure = reader(model)
         _require_all_selectors(model, structure)
-        return structure
+        _require_all_turns(model, structure)
+        return foresights(model, structure)
     except NotKnownSelectorError as error:
         raise NotKnownError(str(error)) from error
     except AttributeError as error:
@@ -65,6 +70,17 @@ def _require_all_selectors(model: nn.Module, structure: Structure) -> None:
             raise NotKnownError(f"{name} has a selector where the runtime takes none")
 
 
+def _require_all_turns(model: nn.Module, structure: Structure) -> None:
+    """As above, for changes of the basis."""
+    taken = [
+        structure.turn or structure.head.before,
+        *(t for one in structure.layers for t in (one.turn, one.mlp_turn)),
+    ]
+    hooks = [hook for module in model.modules() for hook in turns(module)]
+    if len(hooks) != sum(one is not None for one in taken):
+        raise NotKnownError("its residual stream changes its basis where the runtime does not look for it")
+
+
 def _names(prefix: str, layers: Any) -> Iterator[tuple[str, Any]]:
     return ((f"{prefix}.{i}", layer) for i, layer in enumerate(layers))
 
@@ -84,6 +100,9 @@ def _llama(model: Any) -> Structure:
     sizes = Sizes(config.hidden_size, config.num_attention_heads, config.num_key_value_heads, depth)
     head = merged_of("lm_head", model.lm_head)
     embedding = floats(body.embed_tokens.weight)
+    last, turn = norm_of(body.norm), turn_of("model.norm", body.norm, "residual_adapter")
+    if turn is not None and can_fold(head):
+        head, last, turn = folded(head, last, turn)
     return Structure(
         type(model).__name__,
         sizes,
@@ -92,9 +111,10 @@ def _llama(model: Any) -> Structure:
         0,
         body.rotary_emb,
         layers,
-        norm_of(body.norm),
+        last,
         head,
         config.max_position_embeddings,
+        turn=turn,
     )
 
 
@@ -115,6 +135,8 @@ def _llama_layer(name: str, layer: Any) -> Layer:
         activation_of(mlp.act_fn),
         merged_of(f"{name}.mlp.down_proj", mlp.down_proj),
         **hidden_of(mlp.act_fn, mlp.down_proj.in_features),
+        turn=turn_of(name, layer, "residual_adapter"),
+        mlp_turn=turn_of(f"{name}.post_attention_layernorm", layer.post_attention_layernorm, "rotation"),
     )
 
 

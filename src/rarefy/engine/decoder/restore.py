@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from rarefy.core.errors import EngineError
 from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.engine.choices import Choices, Steps
-from rarefy.engine.decoder.choose import Chosen, laid_out
+from rarefy.engine.decoder.choose import Chosen
+from rarefy.engine.decoder.layer_plan import laid_out
 from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.decoder.parts import NotKnownError
 from rarefy.engine.decoder.recognise import recognise
@@ -54,6 +55,8 @@ def restored_decoder(
         structure = recognise(model)
     except NotKnownError as error:
         raise EngineError(f"load: it was compiled as a decoder, but {error}; compile the model again") from error
+    if not structure.plain:
+        raise EngineError("load: kernels were chosen for a model without bases or predictors; compile the model again")
     packs = _packs(structure, choices, stored)
 
     def chosen(merged: Merged) -> Chosen:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rarefy.core.errors import DTypeError, EngineError, ShapeError
 from rarefy.engine.decoder.cache import DecoderCache
-from rarefy.engine.decoder.choose import Plan
+from rarefy.engine.decoder.layer_plan import Plan
 from rarefy.engine.decoder.rotary import RotaryTable
 from rarefy.engine.decoder.structure import Structure
 from rarefy.engine.decoder.walk import walk
@@ -35,6 +35,10 @@ def native_of(structure: Structure, plan: Plan) -> NativeDecoder:
             layer.activation,
             chosen.down.native(),
             layer.hidden_select,
+            None if chosen.turn is None else chosen.turn.native(),
+            None if chosen.mlp_turn is None else chosen.mlp_turn.native(),
+            tuple(by.native() for by in chosen.attention_foresights),
+            tuple(by.native() for by in chosen.mlp_foresights),
         )
         for layer, chosen in zip(structure.layers, plan.layers, strict=True)
     ]
@@ -46,6 +50,7 @@ def native_of(structure: Structure, plan: Plan) -> NativeDecoder:
         blocks,
         structure.final_norm,
         plan.head.native(),
+        None if plan.turn is None else plan.turn.native(),
     )
 
 

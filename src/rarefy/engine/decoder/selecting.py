@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from rarefy.ops.decoder import Select
 from rarefy.selectors import InputSelector, OutputSelector, Threshold, TopK
 from rarefy.selectors.attach import Masking
+from rarefy.selectors.block_top_k import BlockTopK
+from rarefy.selectors.foreseen import Foreseen, Watch
+from rarefy.selectors.positive import Positive
+from rarefy.selectors.turned import Adapter, Turn
 
 _MOST_ROWS = 64  # of inputs that are kept for timing
 
@@ -29,7 +33,17 @@ def native_select(selector: Masking | None, width: int) -> Select | None:
         return Select(width, _floats(selector.threshold), None if weight is None else _floats(weight))
     if type(selector) is TopK:
         return Select(width, weight=None if selector.weight is None else _floats(selector.weight), keep=selector.k)
-    raise NotKnownSelectorError(f"{type(selector).__name__} has no native form; Threshold and TopK have")
+    if type(selector) is Positive:
+        return Select(width, positive=True)
+    if type(selector) is BlockTopK:
+        if width % selector.m:
+            raise NotKnownSelectorError(f"a selector keeps {selector.n} of every {selector.m}, the layer has {width}")
+        return Select(width, keep=selector.n, block=selector.m)
+    if type(selector) is Foreseen:
+        return Select(width, slot=0)  # which one, `foresights` says
+    raise NotKnownSelectorError(
+        f"{type(selector).__name__} has no native form; Threshold, TopK, BlockTopK, Positive and Foreseen have"
+    )
 
 
 def _floats(tensor: Tensor) -> Tensor:
@@ -42,7 +56,9 @@ def alike(a: Masking | None, b: Masking | None) -> bool:
         return True
     if isinstance(a, Threshold) and isinstance(b, Threshold):
         return torch.equal(a.threshold, b.threshold) and _equal(a.weight, b.weight)
-    return isinstance(a, TopK) and isinstance(b, TopK) and a.k == b.k and _equal(a.weight, b.weight)
+    if isinstance(a, TopK) and isinstance(b, TopK):
+        return a.k == b.k and _equal(a.weight, b.weight)
+    return isinstance(a, Positive | BlockTopK) and type(a) is type(b) and a == b
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
@@ -50,9 +66,19 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def foreign_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks other than active selectors."""
+    """Whether a module has hooks other than active selectors, what they foresee by, and changes of the basis."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return any(not isinstance(hook, InputSelector | OutputSelector) or not hook.active for hook in hooks)
+    return any(
+        not (isinstance(hook, InputSelector | OutputSelector) and hook.active)
+        and not isinstance(hook, Adapter | Turn | Watch)
+        for hook in hooks
+    )
+
+
+def turns(module: nn.Module) -> list[Any]:
+    """A module's hooks that change the basis."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return [hook for hook in hooks if isinstance(hook, Adapter | Turn)]
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """What a decoder-only language model is made of, whichever class it comes from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from rarefy.core.grid import codes_of
 from rarefy.core.quantized import QuantizedWeight
 from rarefy.ops.decoder import Norm, Select, Sizes
 from rarefy.selectors.attach import Masking
+from rarefy.selectors.likeliest import Likeliest
 
 
 def rows_of(module: nn.Module, weight: Tensor | None = None) -> Tensor:
@@ -23,7 +26,9 @@ def rows_of(module: nn.Module, weight: Tensor | None = None) -> Tensor:
 class Merged:
     """Linear layers of one input computed as one: their rows follow each other. name: of the first; parts: in order.
 
-    selector: what they look at of their input, and `select`, the same for the native step; None: all of it.
+    selector: what they look at of their input, and `select`, the same for the native step; None: all of it. rest: two
+    layers through which the inputs go that they do not look at. before: (in, in) by which the input is multiplied
+    first; the weight is that of both.
     """
 
     name: str
@@ -31,14 +36,19 @@ class Merged:
     activation: str = "none"
     selector: Masking | None = None
     select: Select | None = None
+    rest: "tuple[Merged, Merged] | None" = None
+    before: Tensor | None = None
 
     def weight(self) -> Tensor:
         """(out, in) float32, contiguous; a copy where there are several parts."""
         rows = [rows_of(part) for part in self.parts]
-        return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
+        whole = rows[0] if len(rows) == 1 else torch.cat(rows)
+        return (whole if self.before is None else whole @ self.before.T).contiguous()
 
     def codes(self) -> QuantizedWeight | None:
         """The integers that all parts were rounded to, row by row; None where one was not, or to others."""
+        if self.before is not None:
+            return None
         parts = [codes_of(part) for part in self.parts]
         found = [part for part in parts if part is not None]
         if len(found) < len(parts) or len({(part.bits, part.groups) for part in found}) > 1:
@@ -49,6 +59,11 @@ class Merged:
     @property
     def in_features(self) -> int:
         return rows_of(self.parts[0]).shape[1]
+
+    @property
+    def size(self) -> int:
+        """How many weights."""
+        return self.in_features * self.out_features
 
     @property
     def out_features(self) -> int:
@@ -64,13 +79,36 @@ class Merged:
         return torch.cat(whole).contiguous()
 
     def dense(self, x: Tensor) -> Tensor:
-        """The layers as they were given, without the activation and the selector: (..., in) to (..., out)."""
+        """The layers as they were given, without activation, selector and rest: (..., in) to (..., out)."""
+        x = x if self.before is None else x @ self.before
         outs = [F.linear(x, rows_of(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
-    def look(self, x: Tensor) -> Tensor:
-        """What the layers look at of an input (..., in)."""
-        return x if self.selector is None else x * self.selector.mask(x)
+    def look(self, x: Tensor, masks: Mapping[int, Tensor] = MappingProxyType({})) -> Tensor:
+        """What the layers look at of an input (..., in); masks: those that were foreseen, by their slots."""
+        return x if self.selector is None else x * mask_of(self.selector, self.select, x, masks)
+
+
+def mask_of(selector: Masking, select: Select | None, x: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
+    """A selector's mask of x; a foreseen one is among `masks`."""
+    return selector.mask(x) if select is None or select.slot is None else masks[select.slot]
+
+
+@dataclass(frozen=True, eq=False)
+class Foresight:
+    """A choice that is made from what a norm gives, and used where neurons or heads are selected: as `ops.decoder`'s.
+
+    choose: the same in torch, (..., width) to bool (..., features).
+    """
+
+    net: tuple[Merged, ...]
+    choose: Likeliest
+    slot: int
+
+    @property
+    def share(self) -> float:
+        """Of the features, what is kept of one token."""
+        return min(1.0, self.choose.kept / self.net[-1].out_features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +116,9 @@ class Layer:
     """One block: x + out(attention(norm(x))), then x + down(act(up(norm(x)))), `gated`: act(gate) * up.
 
     qkv, up: several where their parts do not look at the same of the input. hidden: which neurons are used behind the
-    activation, None: all; with `gated` up is then the gate, with the activation, and up's own.
+    activation, None: all; with `gated` up is then the gate, with the activation, and up's own. turn: what x is
+    multiplied by before the block, mlp_turn: what the second norm gives is, where the block has a basis of its own.
+    attention_foresights, mlp_foresights: the choices that are made from what the first and the second norm give.
     """
 
     attention_norm: Norm
@@ -94,9 +134,13 @@ class Layer:
     down: Merged
     hidden: Masking | None = None
     hidden_select: Select | None = None
+    turn: Merged | None = None
+    mlp_turn: Merged | None = None
+    attention_foresights: tuple[Foresight, ...] = ()
+    mlp_foresights: tuple[Foresight, ...] = ()
 
     def merged(self) -> tuple[Merged, ...]:
-        """All of them, in the order of the computation."""
+        """Those with weights of the model, in the order of the computation."""
         return (*self.qkv, self.out, *self.up, self.down)
 
 
@@ -106,7 +150,8 @@ class Structure:
 
     positions: a table that is added to the embedding, row p + position_offset for position p, or None; rotary: the
     module that gives cosines and sines for positions, or None; most_positions: beyond them the model was not made;
-    positions_from_mask: a call without position_ids counts only the tokens that its attention_mask keeps.
+    positions_from_mask: a call without position_ids counts only the tokens that its attention_mask keeps; turn: what
+    the last block's result is multiplied by before the last norm, where the head's weight has not taken it in.
     """
 
     kind: str
@@ -120,6 +165,15 @@ class Structure:
     head: Merged
     most_positions: int
     positions_from_mask: bool = False
+    turn: Merged | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether its layers are all there is to choose for: no bases, predictors and low ranks beside them."""
+        beside = [self.turn, *(x for one in self.layers for x in (one.turn, one.mlp_turn))]
+        foreseen = any(one.attention_foresights or one.mlp_foresights for one in self.layers)
+        whole = all(one.rest is None and one.before is None for one in self.merged())
+        return whole and not foreseen and all(one is None for one in beside)
 
     @property
     def selects(self) -> bool:

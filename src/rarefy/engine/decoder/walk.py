@@ -3,13 +3,16 @@
 Reads and writes the same cache as the native step, so that the two may follow each other in any order.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rarefy.engine.decoder.cache import DecoderCache
-from rarefy.engine.decoder.choose import ChosenLayer, Plan, activate, linear, stacked
-from rarefy.engine.decoder.structure import Layer, Structure
+from rarefy.engine.decoder.choose import Chosen, activate, linear, stacked
+from rarefy.engine.decoder.layer_plan import ChosenLayer, Plan
+from rarefy.engine.decoder.structure import Layer, Structure, mask_of
 from rarefy.ops.decoder import Norm
 
 Rotary = tuple[Tensor, Tensor]
@@ -31,7 +34,7 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1)
 
 
-def mask_of(cache: DecoderCache, tokens: int) -> Tensor | None:
+def seen_of(cache: DecoderCache, tokens: int) -> Tensor | None:
     """Which keys each new token sees, bool (batch or 1, 1, tokens, past + tokens); None: plainly causal, no past."""
     if cache.allowed is None and cache.length == 0:
         return None
@@ -72,16 +75,21 @@ def _attend(
     return attention(q, k, v, mask, layer.scale).transpose(1, 2).reshape(batch, tokens, -1)
 
 
-def _mlp(layer: Layer, chosen: ChosenLayer, x: Tensor) -> Tensor:
+def _mlp(layer: Layer, chosen: ChosenLayer, x: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
     if layer.hidden is not None:
         wide = linear(chosen.up[0], x)
-        wide = wide * layer.hidden.mask(wide)
+        wide = wide * mask_of(layer.hidden, layer.hidden_select, wide, masks)
         return linear(chosen.down, wide * linear(chosen.up[1], x) if layer.gated else wide)
     wide = stacked(chosen.up, x)
     if layer.gated:
         gate, up = wide.chunk(2, dim=-1)
         wide = activate(gate, layer.activation) * up
     return linear(chosen.down, wide)
+
+
+def turned(by: Chosen | None, x: Tensor) -> Tensor:
+    """x in another basis, where there is one."""
+    return x if by is None else linear(by, x)
 
 
 def walk(
@@ -98,11 +106,16 @@ def walk(
     hidden = F.embedding(ids, structure.embedding)
     if structure.positions is not None:
         hidden = hidden + F.embedding(positions + structure.position_offset, structure.positions)
-    mask = mask_of(cache, ids.shape[1])
+    mask, masks = seen_of(cache, ids.shape[1]), dict[int, Tensor]()
     for index, (layer, chosen) in enumerate(zip(structure.layers, plan.layers, strict=True)):
-        qkv = stacked(chosen.qkv, norm(hidden, layer.attention_norm))
-        hidden = hidden + linear(chosen.out, _attend(structure, layer, qkv, cache, index, rotary, mask))
-        hidden = hidden + _mlp(layer, chosen, norm(hidden, layer.mlp_norm))
+        hidden = turned(chosen.turn, hidden)
+        x = norm(hidden, layer.attention_norm)
+        masks |= {by.slot: by.choose(x) for by in layer.attention_foresights}
+        qkv = stacked(chosen.qkv, x)
+        hidden = hidden + linear(chosen.out, _attend(structure, layer, qkv, cache, index, rotary, mask), masks)
+        x = turned(chosen.mlp_turn, norm(hidden, layer.mlp_norm))
+        masks |= {by.slot: by.choose(x) for by in layer.mlp_foresights}
+        hidden = hidden + _mlp(layer, chosen, x, masks)
     if last_only:
         hidden = hidden[:, -1:]
-    return linear(plan.head, norm(hidden, structure.final_norm))
+    return linear(plan.head, norm(turned(plan.turn, hidden), structure.final_norm))

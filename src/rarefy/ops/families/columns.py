@@ -21,8 +21,17 @@ def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[st
 
 
 def selective(kernels: Sequence[KernelInfo], weight: Tensor) -> list[str]:
-    """Those of the best instruction set among `kernels`: whole columns, and without the zeros where there are many."""
-    top = max((LEVELS.index(k.isa) for k in kernels), default=0)
-    best = [k.name for k in kernels if LEVELS.index(k.isa) == top]
+    """Of each format the one of the best instruction set: whole columns, and without the zeros where there are many.
+
+    Those that round their inputs come last: dot products of bytes outrun the skipping of single zeros.
+    """
     sparse = int(weight.count_nonzero()) <= _SPARSE * weight.numel()
-    return [name for name in best if sparse or "-bitmask-" not in name]
+    best: dict[str, KernelInfo] = {}
+    for kernel in sorted(kernels, key=lambda k: LEVELS.index(k.isa)):
+        best[kernel.name.split("-")[2] if kernel.op == "columns" else ""] = kernel
+    found = sorted((k for k in best.values() if sparse or "-bitmask-" not in k.name), key=_likely)
+    return [k.name for k in found]
+
+
+def _likely(kernel: KernelInfo) -> tuple[bool, bool]:
+    return kernel.activations == "int8", "-bitmask-" in kernel.name

@@ -15,6 +15,16 @@ from rarefy.selectors.masked import selected
 Choose = Callable[[Tensor], Tensor]  # (..., width of the source) -> bool (..., width of the target)
 
 
+class Watch:
+    """A forward pre-hook: a `Foreseen` makes its choice from the first argument, as the hooks before left it."""
+
+    def __init__(self, foreseen: "Foreseen") -> None:
+        self.foreseen = foreseen
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.foreseen.see(args[0])
+
+
 class Foreseen:
     """A selector whose mask was made when `source` ran, from its input; `watch` hangs it there.
 
@@ -32,12 +42,12 @@ class Foreseen:
 
     def watch(self, source: nn.Module) -> RemovableHandle:
         """Makes the choice each time that `source` is called, from its first argument as its own hooks leave it."""
+        return source.register_forward_pre_hook(Watch(self))
 
-        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-            with torch.no_grad():
-                self._mask = self.choose(args[0])
-
-        return source.register_forward_pre_hook(before)
+    def see(self, x: Tensor) -> None:
+        """Makes the choice from the source's input."""
+        with torch.no_grad():
+            self._mask = self.choose(x)
 
     def mask(self, x: Float[Tensor, "*tokens width"]) -> Bool[Tensor, "*tokens width"]:
         """True = keep; the choice of the source's last call. ModelError if it did not run for these tokens."""
