@@ -212,6 +212,7 @@ HOSTILE = {
     "an unknown class": ({"architectures": ["os.system"]}, "names no class"),
     "a class of another kind": ({"architectures": ["GPT2LMHeadModel"]}, "names no class"),
     "two classes": ({"architectures": ["BertModel", "BertForMaskedLM"]}, "names no class"),
+    "a class that is a list": ({"architectures": [["BertModel"]]}, "names no class"),
     "no class": ({"architectures": None}, "names no class"),
     "fewer layers": ({"num_hidden_layers": 1}, "unexpected encoder"),
     "more layers": ({"num_hidden_layers": 3}, "missing encoder"),

@@ -162,7 +162,7 @@ def class_of(raw: dict[str, Any], config: Any, folder: Path) -> Any:
         if type(config) in table:
             found = table[type(config)]
             known |= {cls.__name__: cls for cls in (found if isinstance(found, tuple | list) else (found,)) if cls}
-    if wanted in known:
+    if isinstance(wanted, str) and wanted in known:
         return known[wanted]
     raise FileError(
         f"load: {folder}: architectures {named!r} names no class of transformers for {raw['model_type']!r} "
