@@ -25,10 +25,6 @@ class StoredLayers:
     held: Mapping[str, Held] = field(default_factory=dict)
     fingerprint: str | None = None
 
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self.held)
-
     def of(self, name: str) -> Tensor | None:
         """The weight of a layer, None where the model has it."""
         held = self.held.get(name)
