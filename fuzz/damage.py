@@ -1,5 +1,6 @@
 """Ways to damage bytes, and to lie in JSON: by chance and on purpose."""
 
+import copy
 import json
 import random
 import struct
@@ -113,7 +114,8 @@ def _change(node: Any, key: Any, rng: random.Random) -> None:
 
 
 def value(rng: random.Random) -> Any:
-    return rng.choice((rng.choice(NUMBERS), rng.choice(NUMBERS), rng.choice(WORDS), rng.choice(_ODD)))
+    odd = copy.deepcopy(rng.choice(_ODD))  # a lie may be lied about again
+    return rng.choice((rng.choice(NUMBERS), rng.choice(NUMBERS), rng.choice(WORDS), odd))
 
 
 def text(tree: Any, rng: random.Random) -> bytes:

@@ -12,10 +12,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from tables import figure
 
 from rarefy.core.registry import Entry, entries, load_all
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "methods.md"

@@ -19,8 +19,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import mutate_run as run
-import tomllib
 from mutants import Mutant, mutants
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,7 +1,6 @@
 """Interleaved rounds: their order, their end, their numbers, and the collector left as it was."""
 
 import gc
-import time
 
 import pytest
 
@@ -23,10 +22,15 @@ def test_every_round_calls_each_once_and_turns_the_order() -> None:
     assert {name: len(times) for name, times in rounds.times.items()} == {"a": 3, "b": 3}
 
 
-def test_times_are_milliseconds() -> None:
-    rounds = interleaved({"nap": lambda: time.sleep(0.02), "nothing": lambda: None}, rounds=3, warmup=0)
-    assert 20.0 <= rounds.best("nap") < 2000.0
-    assert rounds.best("nothing") < rounds.best("nap")
+def test_times_are_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("rarefy.core.timing.time.perf_counter", lambda: clock[0])
+
+    def nap() -> None:
+        clock[0] += 0.25  # seconds
+
+    rounds = interleaved({"nap": nap, "nothing": lambda: None}, rounds=3, warmup=1)
+    assert rounds.times == {"nap": (250.0,) * 3, "nothing": (0.0,) * 3}
 
 
 def test_it_stops_when_the_seconds_are_over_but_not_before_three_rounds() -> None:

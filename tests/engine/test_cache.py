@@ -44,6 +44,18 @@ def test_another_machine_or_thread_count_knows_nothing(tmp_path: Path, monkeypat
     assert cache.describe()["cells"] == 1
 
 
+def test_a_schema_that_is_no_text_is_damage_like_any_other(tmp_path: Path) -> None:
+    cache = TimingCache(tmp_path)
+    cache.put("key", RECORD)
+    whole = cache.path.read_bytes()
+    assert b"CREATE TABLE" in whole
+    cache.path.write_bytes(whole.replace(b"CREATE TABLE", b"CREAT\xc4 TABLE"))
+    with pytest.warns(UserWarning, match="its schema is no text"):
+        assert cache.get("key") is None
+    cache.put("key", RECORD)
+    assert cache.get("key") == RECORD
+
+
 @pytest.mark.parametrize("damage", [b"no database at all" * 100, b"", b"SQLite format 3\0" + bytes(200)])
 def test_a_damaged_file_is_thrown_away_and_built_again(damage: bytes, tmp_path: Path) -> None:
     cache = TimingCache(tmp_path)

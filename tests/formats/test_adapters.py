@@ -167,6 +167,9 @@ def test_a_low_rank_part_is_scaled_by_alpha_over_its_rank() -> None:
     wanted[0, 3] += 1.0
     assert torch.equal(delta.merged(torch.full((2, 4), 10.0)), wanted)
     assert delta.dtype == torch.float32 and delta.shape == ()
+    mixed = low_rank() | {"base_model.model.a.supertuning_lora_B.weight": torch.ones(2, 2, dtype=torch.bfloat16)}
+    with pytest.raises(FileError, match=r"low-rank parts are torch\.bfloat16 and torch\.float32"):
+        fold(mixed, config)["a.weight"].merged(torch.ones(2, 4))
     with pytest.raises(FileError, match=r"its low-rank part is \(2, 4\), not \(3, 4\)"):
         delta.merged(torch.zeros(3, 4))
     with pytest.raises(FileError, match="the model has rank 3 there"):

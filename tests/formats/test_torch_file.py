@@ -13,7 +13,7 @@ from torch import nn
 from rarefy.core.errors import FileError
 from rarefy.formats import opcodes, read
 from rarefy.formats.packed import as_integers
-from rarefy.formats.torch_sparse import TorchSparse
+from rarefy.formats.torch_sparse import TorchSparse, from_parts
 
 
 def some(*shape: int) -> torch.Tensor:
@@ -202,3 +202,12 @@ def opcodes_bytes(said):
     call = said["a"][3][1]
     assert isinstance(call, opcodes.Call) and call.what == opcodes.Name("_codecs", "encode")
     return call
+
+
+@pytest.mark.parametrize("layout", ["torch.sparse_bsr", "torch.sparse_bsc"])
+@pytest.mark.parametrize("block", [(0, 2), (2, 0)])
+def test_blocks_without_entries_are_refused(layout, block) -> None:
+    """torch takes such a tensor and divides by the block's size when it is asked for its entries."""
+    indices = torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(FileError, match="blocks of shape"):
+        from_parts(layout, indices, torch.ones(0, *block), (2, 2), "a")

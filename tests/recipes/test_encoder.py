@@ -26,7 +26,7 @@ def test_the_folder_says_how_to_pool(tmp_path):
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
     assert pooling_of(tmp_path) == "cls"
     (tmp_path / "1_Pooling" / "config.json").write_text("{")
-    with pytest.raises(FileError, match="no JSON"):
+    with pytest.raises(FileError, match=r"1_Pooling/config\.json: cannot be read as JSON"):
         pooling_of(tmp_path)
 
 

@@ -140,8 +140,6 @@ CALLS |= {"compile a convnet": convolves, "benchmark": times}
 def main(folder: Path) -> None:
     """Writes {call: {what it changed: (before, after)}} as JSON."""
     import_module("torch.export"), import_module("torch._dynamo")
-    if "flush" in sys.argv:
-        torch.set_flush_denormal(True)
     torch.manual_seed(ODD_SEED), random.seed(ODD_SEED)
     torch.set_float32_matmul_precision("high")
     found = {}

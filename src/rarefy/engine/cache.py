@@ -133,14 +133,17 @@ def _execute(path: Path, statement: str, values: tuple[Any, ...]) -> list[tuple[
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise sqlite3.OperationalError(str(error)) from error
-    with closing(sqlite3.connect(path, timeout=_WAIT)) as connection, connection:
-        connection.execute("PRAGMA synchronous = OFF")  # a power cut may cost the cache, which is only a cache
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(_SCHEMA)
-        elif version != VERSION:
-            raise sqlite3.DatabaseError(f"layout {version}, this rarefy has {VERSION}")
-        return list(connection.execute(statement, values))
+    try:
+        with closing(sqlite3.connect(path, timeout=_WAIT)) as connection, connection:
+            connection.execute("PRAGMA synchronous = OFF")  # a power cut may cost the cache, which is only a cache
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                connection.executescript(_SCHEMA)
+            elif version != VERSION:
+                raise sqlite3.DatabaseError(f"layout {version}, this rarefy has {VERSION}")
+            return list(connection.execute(statement, values))
+    except UnicodeDecodeError as error:  # what SQLite says of a damaged schema quotes its bytes
+        raise sqlite3.DatabaseError("its schema is no text") from error
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -60,6 +60,8 @@ class Delta:
             raise FileError(
                 f"tensor {name!r}: its low-rank part is ({b.shape[0]}, {a.shape[1]}), not {tuple(weight.shape)}"
             )
+        if a.dtype != b.dtype:
+            raise FileError(f"tensor {name!r}: its low-rank parts are {b.dtype} and {a.dtype}; get the files again")
         return flat.add_(((alpha / a.shape[0]) * (b @ a)).to(weight.dtype))
 
     def _places(self, weight: Tensor, name: str) -> Tensor:

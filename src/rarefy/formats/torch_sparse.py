@@ -45,6 +45,8 @@ def from_parts(
     try:
         if layout not in LAYOUTS or any(n < 0 for n in size) or entries > _LARGEST:
             raise ValueError(f"{layout} of shape {size}")
+        if layout in ("torch.sparse_bsr", "torch.sparse_bsc") and 0 in values.shape[1:]:
+            raise ValueError(f"blocks of shape {tuple(values.shape[1:])}")  # torch divides by it
         if layout == "torch.sparse_coo":
             return TorchSparse(torch.sparse_coo_tensor(indices[0], values, size, check_invariants=True))
         compressed, plain = indices

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,30 +136,28 @@ def _journal(path: Path, folder: Path, job: Mapping[str, str]) -> Journal:
     if not path.exists():
         return Journal(job)
     found = read_json(path)
-    try:
-        schema, journal = found.pop("schema", None), Journal(**found)
-    except TypeError:
-        schema = None
-    if schema == SCHEMA and not _is_sane(journal):
-        raise FileError(f"{path}: is damaged; choose an empty folder")
-    if schema != SCHEMA:
+    if found.pop("schema", None) != SCHEMA or not found.keys() <= {field.name for field in fields(Journal)}:
         raise FileError(f"{path}: was not written by this version of rarefy; choose an empty folder")
+    if not _is_sane(found):
+        raise FileError(f"{path}: is damaged; choose an empty folder")
+    journal = Journal(**found)
     if other := changed(journal.job, job):
         raise FileError(f"{folder}: was begun with another job: {other}; ask for the same, or choose an empty folder")
     return journal
 
 
-def _is_sane(journal: Journal) -> bool:
+def _is_sane(found: Mapping[str, Any]) -> bool:
     """Whether every field is of its type: the file may be damaged, or someone else's."""
-    units, layout = journal.units, journal.layout
+    units, written, layout = found.get("units", {}), found.get("written", []), found.get("layout")
     return (
-        (layout is None or isinstance(layout, dict))
+        isinstance(found.get("job"), dict)
+        and (layout is None or isinstance(layout, dict))
         and isinstance(units, dict)
-        and all(isinstance(found, list) and all(isinstance(one, dict) for one in found) for found in units.values())
-        and isinstance(journal.written, list)
-        and all(isinstance(name, str) for name in journal.written)
-        and type(journal.seconds) in (int, float)
-        and type(journal.peak_rss) is type(journal.runs) is int
+        and all(isinstance(sites, list) and all(isinstance(one, dict) for one in sites) for sites in units.values())
+        and isinstance(written, list)
+        and all(isinstance(name, str) for name in written)
+        and type(found.get("seconds", 0.0)) in (int, float)
+        and type(found.get("peak_rss", 0)) is type(found.get("runs", 0)) is int
     )
 
 

@@ -84,7 +84,7 @@ def load(
         return _plain(path, contents, model)
     choices, explanation = engine
     why = choices.why_not_here()
-    if capture and why is None:
+    if capture and why is None and not choices.of_decoder:  # whose runtime has no graph
         return compile_again(_plain(path, contents, model), choices, None)
     if why is not None:
         return compile_again(_plain(path, contents, model), choices, f"compiled again here: {why}")

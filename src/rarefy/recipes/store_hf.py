@@ -142,8 +142,13 @@ def _require_small(node: Any, folder: Path, name: str = "") -> None:
     if isinstance(node, dict | list):
         for key, value in node.items() if isinstance(node, dict) else ((name, value) for value in node):
             _require_small(value, folder, str(key))
-    elif isinstance(node, int | float) and not abs(node) <= _MOST and any(word in name for word in _COUNTED):
+    elif isinstance(node, int | float) and not abs(node) <= _MOST and _is_count(name):
         raise FileError(f"load: {folder}: config.json says {name}={node}, more than {_MOST}; get it again")
+
+
+def _is_count(name: str) -> bool:
+    """`block_size` and its like count positions."""
+    return any(word in name for word in _COUNTED) and not name.endswith("_size")
 
 
 def class_of(raw: dict[str, Any], config: Any, folder: Path) -> Any:
@@ -157,7 +162,7 @@ def class_of(raw: dict[str, Any], config: Any, folder: Path) -> Any:
         if type(config) in table:
             found = table[type(config)]
             known |= {cls.__name__: cls for cls in (found if isinstance(found, tuple | list) else (found,)) if cls}
-    if wanted in known:
+    if isinstance(wanted, str) and wanted in known:
         return known[wanted]
     raise FileError(
         f"load: {folder}: architectures {named!r} names no class of transformers for {raw['model_type']!r} "

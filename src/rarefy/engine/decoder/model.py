@@ -68,7 +68,7 @@ class CompiledDecoder(nn.Module):
     @property
     def freed(self) -> bool:
         """Whether dense weights were left in the file, so that `source` cannot run."""
-        return bool(self._stored.names)
+        return bool(self._stored.held)
 
     def to_dense(self) -> nn.Module:
         """The plain model: `source`, or where its weights were left in the file, a new one with them."""

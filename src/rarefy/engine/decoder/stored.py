@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -23,12 +22,8 @@ class StoredLayers:
     fingerprint: equal for models of equal content, None where nothing says so.
     """
 
-    held: Mapping[str, Held] = field(default_factory=lambda: MappingProxyType({}))
+    held: Mapping[str, Held] = field(default_factory=dict)
     fingerprint: str | None = None
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self.held)
 
     def of(self, name: str) -> Tensor | None:
         """The weight of a layer, None where the model has it."""
