@@ -9,9 +9,47 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "engine"), str(HERE.parent / "peers")]
 
+import torch  # noqa: E402
 from harness import Sides, Target, Timed, local, machine, options, table, timed  # noqa: E402
+from torch import nn  # noqa: E402
 
-__all__ = ["Sides", "Target", "Timed", "local", "machine", "options", "page", "table", "timed", "training"]
+__all__ = [
+    "Sides",
+    "Target",
+    "Timed",
+    "local",
+    "machine",
+    "options",
+    "page",
+    "stack",
+    "steps",
+    "table",
+    "timed",
+    "training",
+]
+
+
+def stack(width: int, depth: int) -> nn.Sequential:
+    """Linear layers of one width with ReLU between them; weights from seed 0."""
+    torch.manual_seed(0)
+    return nn.Sequential(*[layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())][:-1])
+
+
+def steps(
+    model: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], Any], tokens: int, width: int
+) -> Callable[[], float]:
+    """A training step on one random batch (tokens, width), again and again; what it returns is the loss before it."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(tokens, width, generator=generator) for _ in range(2))
+
+    def call() -> float:
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        step()
+        return float(loss.detach())
+
+    return call
 
 
 def training(call: Callable[[], Any]) -> Callable[[float, int], list[float]]:

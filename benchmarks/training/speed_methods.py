@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sides import Sides, Target, options, page, table, timed, training
-from torch import Tensor, nn
+from sides import Sides, Target, options, page, stack, steps, table, timed, training
+from torch import Tensor
 
 import rarefy
 
@@ -39,24 +39,13 @@ def _bytes(things: Any) -> int:
 
 def side(method: str | None, sparsity: float, runtime: str) -> tuple[Callable[[], float], Callable[[], int], str]:
     """(a step, bytes held, what the runtime says of the layers)."""
-    torch.manual_seed(0)
-    layers = [layer for _ in range(DEPTH) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
-    model = nn.Sequential(*layers[:-1])
+    model = stack(WIDTH, DEPTH)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, foreach=False)
     step, trainer = optimizer.step, None
     if method is not None:
         settings = {"sparsity": sparsity, "allocation": "uniform", "total_steps": NEVER, **METHODS[method]}
         trainer = rarefy.sparse_training(model, optimizer, method, runtime=runtime, **settings)
         step = trainer.step
-    generator = torch.Generator().manual_seed(1)
-    x, y = (torch.randn(TOKENS, WIDTH, generator=generator) for _ in range(2))
-
-    def call() -> float:
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(model(x), y)
-        loss.backward()
-        step()
-        return float(loss.detach())
 
     def held() -> int:
         own = sum(p.nbytes + (0 if p.grad is None else p.grad.nbytes) for p in model.parameters())
@@ -69,7 +58,11 @@ def side(method: str | None, sparsity: float, runtime: str) -> tuple[Callable[[]
         masters = sum(0 if s.master is None else s.master.nbytes for s in states)
         return own + memory + kept + tried + masters + sum(_bytes(s.extra) for s in states)
 
-    return call, held, "" if trainer is None else next(iter(trainer.runtime.values()))
+    return (
+        steps(model, optimizer, step, TOKENS, WIDTH),
+        held,
+        "" if trainer is None else next(iter(trainer.runtime.values())),
+    )
 
 
 def main() -> None:

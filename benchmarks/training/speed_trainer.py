@@ -10,7 +10,7 @@ import sys
 
 import torch
 from memory import peak
-from sides import Sides, Target, options, page, table, timed, training
+from sides import Sides, Target, options, page, stack, steps, table, timed, training
 from torch import nn
 
 import rarefy
@@ -23,25 +23,13 @@ GROWS = " at a change of masks"
 
 def stepper(runtime: str | None, every: int = 10**6):
     """One training step after another, and what the last one's loss was."""
-    torch.manual_seed(0)
-    layers = [layer for _ in range(DEPTH) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
-    model = nn.Sequential(*layers[:-1])
+    model = stack(WIDTH, DEPTH)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, foreach=False)
     settings = {"sparsity": SPARSITY, "allocation": "uniform", "every": every, "total_steps": 10**6}
     step = optimizer.step
     if runtime is not None:
         step = rarefy.sparse_training(model, optimizer, "rigl", runtime=runtime, **settings).step
-    generator = torch.Generator().manual_seed(1)
-    x, y = (torch.randn(TOKENS, WIDTH, generator=generator) for _ in range(2))
-
-    def call() -> float:
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(model(x), y)
-        loss.backward()
-        step()
-        return float(loss.detach())
-
-    return call
+    return steps(model, optimizer, step, TOKENS, WIDTH)
 
 
 def child(name: str) -> None:
