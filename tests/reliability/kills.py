@@ -17,6 +17,10 @@ from torch import nn
 import rarefy
 from rarefy.formats.atomic import replace_file
 from rarefy.formats.folder import read_contents
+from rarefy.recipes.compress import Job as CompressJob
+from rarefy.recipes.compress import compress
+from rarefy.recipes.stages import Silent
+from rarefy.recipes.task import batch_task
 
 STEPS, EVERY = 12, 2  # of the training, and between its checkpoints
 
@@ -88,6 +92,16 @@ def _whole(folder: Path) -> None:
         if all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True)):
             return
     raise AssertionError("the model is neither of those that were saved")
+
+
+# --- the main job over an old model ------------------------------------------------------------------------------
+
+
+def _compress(folder: Path) -> None:
+    """The same two models as `_save`, each with a whole job; what is saved last is the second."""
+    for seed in range(2):
+        task = batch_task(_network(seed).eval(), _batches())
+        compress(task, CompressJob("magnitude", 0.8, rounds=1), folder, Silent(), "net")
 
 
 # --- training with checkpoints ----------------------------------------------------------------------------------
@@ -164,8 +178,13 @@ def _outcomes(node: object) -> list[dict[str, object]]:
     return [found for value in node for found in _outcomes(value)] if isinstance(node, list) else []
 
 
+def _weights(folder: Path) -> bytes:
+    return str(read_contents(folder).fingerprint).encode()
+
+
 JOBS = {
-    "save": Job(_save, _whole, lambda folder: str(read_contents(folder).fingerprint).encode()),
+    "save": Job(_save, _whole, _weights),
+    "compress": Job(_compress, _whole, _weights),
     "train": Job(
         _train,
         _checkpoint_is_whole,

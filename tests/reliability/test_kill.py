@@ -12,7 +12,7 @@ from reliability.kills import JOBS, until_done
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kill -9 and fork are POSIX")
 
 
-@pytest.mark.parametrize("name", ["save", "train"])  # compare: comparison/test_runners.py, and `make soak`
+@pytest.mark.parametrize("name", ["save", "compress", "train"])  # compare: comparison/test_runners.py, and `make soak`
 def test_killed_work_ends_as_if_nothing_had_been(name: str, tmp_path) -> None:
     torch.set_num_threads(1)  # a forked child has no threads of its parent
     job, rng = JOBS[name], random.Random(name)

@@ -7,6 +7,8 @@ import torch
 
 import rarefy
 from rarefy.recipes.encoder import load_text_model
+from rarefy.serving.model import How, serve_folder
+from rarefy.serving.rows import OneByOne, SideBySide
 
 PROMPT = "Once upon a time"
 
@@ -24,6 +26,21 @@ def alone(writer_folder):
         return text.tokenizer.decode(found, skip_special_tokens=True), len(found)
 
     return write
+
+
+def test_texts_of_a_compiled_model_go_on_in_one_call(writer_folder):
+    served = serve_folder(writer_folder)
+    rows, single = served.rows(), OneByOne(served.step)
+    assert isinstance(rows, SideBySide)
+    assert isinstance(serve_folder(writer_folder, How(dense=True)).rows(), OneByOne)
+    for tokens in (5, 9, 2):
+        ids = torch.arange(3, 3 + tokens)[None]
+        torch.testing.assert_close(rows.add(ids), single.add(ids), atol=1e-3, rtol=1e-3)
+    rows.keep([2, 0]), single.keep([2, 0])
+    for _ in range(3):
+        token = torch.tensor([[7], [8]])
+        for ours, alone in zip(rows.step(token), single.step(token), strict=True):
+            torch.testing.assert_close(ours, alone, atol=1e-3, rtol=1e-3)
 
 
 def complete(server, prompt=PROMPT, **more):
