@@ -1,4 +1,4 @@
-"""kill -9 many times: saving, compressing, training and comparing, each killed at random moments and checked after every kill.
+"""kill -9 many times: saving, compressing, training, comparing, killed at random moments and checked after every kill.
 
 python fuzz/kill.py --kills 100
 """
