@@ -16,6 +16,7 @@ from rarefy.activations.polar_sparsity import PolarSparsity, smallest, union_of
 from rarefy.activations.predictor import fit_predictor, recall, top
 from rarefy.core.errors import DataError, ModelError, SparsityError
 from rarefy.selectors import feed_forwards, hidden_selector, input_selector
+from rarefy.selectors.foreseen import Foreseen
 
 DATA = [{"input_ids": text(32, seed=s)} for s in (1, 2)]
 HELD = [{"input_ids": text(16, seed=9)}]

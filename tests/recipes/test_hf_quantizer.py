@@ -17,18 +17,7 @@ from rarefy.recipes.hf_quantizer import conversions, is_ours
 from rarefy.recipes.store import save
 
 transformers = pytest.importorskip("transformers", "5.0")
-
-
-@pytest.fixture(autouse=True)
-def tables():
-    """transformers' tables as they were, after each test."""
-    from transformers.quantizers import auto
-
-    held = [dict(table) for table in (auto.AUTO_QUANTIZATION_CONFIG_MAPPING, auto.AUTO_QUANTIZER_MAPPING)]
-    yield
-    for table, old in zip((auto.AUTO_QUANTIZATION_CONFIG_MAPPING, auto.AUTO_QUANTIZER_MAPPING), held, strict=True):
-        table.clear()
-        table.update(old)
+pytestmark = pytest.mark.usefixtures("transformers_tables")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from rarefy.engine import Compiled
 
 pytest.importorskip("sentence_transformers")
 transformers = pytest.importorskip("transformers", "5.0")
+pytestmark = pytest.mark.usefixtures("transformers_tables")
 TEXTS = ["a b c", "x y z w v", "q"]
 
 

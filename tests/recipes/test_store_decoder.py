@@ -73,7 +73,7 @@ def test_it_comes_back_with_its_kernels_and_tokens_untimed(
 ) -> None:
     fast = saved(make(), tmp_path, **types)
     monkeypatch.setattr("rarefy.engine.decoder.compile.interleaved", refuse)
-    monkeypatch.setattr("rarefy.engine.decoder.choose.time_layer", refuse)
+    monkeypatch.setattr("rarefy.engine.plan.time_layer", refuse)
     for capture in (False, True):  # packed at the first load, mapped at the second; there is no graph to capture
         back = rarefy.load(tmp_path, capture=capture)
         assert isinstance(back, CompiledDecoder)
