@@ -30,7 +30,7 @@ def profile_of_a_token(runner: Runner, past: int, steps: int) -> Profile:
 def _demands(runner: Runner, past: int) -> dict[str, Demand]:
     """Of the parts that multiply packed weights, and of attention over the cache; all layers together."""
     plan, sizes = runner.plan, runner.structure.sizes
-    parts = {
+    parts: dict[str, Sequence[Chosen | None]] = {
         "qkv": [chosen for layer in plan.layers for chosen in layer.qkv],
         "out": [layer.out for layer in plan.layers],
         "up": [chosen for layer in plan.layers for chosen in layer.up],
