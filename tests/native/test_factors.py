@@ -11,7 +11,8 @@ from rarefy.core.errors import ShapeError
 from rarefy.core.quantized import InputScale, QuantizedWeight, quantize_weight
 from rarefy.ops.reference import ACTIVATIONS as FUNCTIONS
 
-KERNELS = {k.name: k for k in ops.kernels() if k.activations == "int8"}
+SKIPPING = ("columns", "neurons")  # they round what is left of a token themselves
+KERNELS = {k.name: k for k in ops.kernels() if k.activations == "int8" and k.op not in SKIPPING}
 pytestmark = pytest.mark.skipif(not KERNELS, reason="the native module is not built")
 every_kernel = pytest.mark.parametrize("name", KERNELS)
 OUT, WIDTH = 77, 224

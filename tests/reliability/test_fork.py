@@ -24,8 +24,8 @@ def network(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 16)).eval()
 
 
-def compiled() -> Any:
-    model = network()
+def compiled(model: nn.Module | None = None) -> Any:
+    model = network() if model is None else model
     rarefy.prune(model, "magnitude", sparsity=0.9, measure=False)
     return rarefy.compile(model, [torch.ones(16, 64), torch.ones(1, 64)], measure=False)
 
@@ -143,6 +143,7 @@ def test_processes_that_pack_and_clear_at_once_never_fail(tmp_path: Any) -> None
 
 def test_calls_go_on_while_other_threads_compile() -> None:
     fast, x = compiled(), inputs()
+    models = [network() for _ in range(2)]  # one generator, seeded by all threads: not drawn in them
     with torch.inference_mode():
         want = fast(x)
     wrong: list[str] = []
@@ -157,7 +158,7 @@ def test_calls_go_on_while_other_threads_compile() -> None:
 
     def compiles() -> None:
         try:
-            other = compiled()
+            other = compiled(models.pop())
             with torch.inference_mode():
                 if not torch.equal(other(x), want):
                     wrong.append("two threads that compile give different models")
