@@ -84,8 +84,8 @@ soak: $(done)/test
 
 coverage: $(done)/coverage
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) --cov --cov-report= --cov-fail-under=0 $(TEST_ARGS)
+	$(bin)/python -m coverage report --fail-under=0
 	$(bin)/python tools/coverage_table.py
-	$(bin)/python -m coverage report
 
 mutate: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python tools/mutate.py $(MUTATE_ARGS)
