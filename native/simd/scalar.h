@@ -4,12 +4,14 @@ struct Vec {
   float lane[width];
 };
 
-#if defined(__aarch64__)
+// RAREFY_QUAD: for a test that compiles what other machines run (tests/native/test_sources.py)
+#if defined(__aarch64__) || defined(RAREFY_QUAD)
+#define RAREFY_QUADS
 // The same 4 floats in a register (NEON), which the compiler seldom finds out by itself. Not where there are instances for
 // the CPU's own instruction sets: GCC would take minutes for the kernels that are unrolled most.
-typedef float Four __attribute__((vector_size(sizeof(Vec))));
-inline Four four(Vec v) { return __builtin_bit_cast(Four, v); }
-inline Vec vec(Four f) { return __builtin_bit_cast(Vec, f); }
+typedef float Quad __attribute__((vector_size(sizeof(Vec))));
+inline Quad quad(Vec v) { return __builtin_bit_cast(Quad, v); }
+inline Vec vec(Quad f) { return __builtin_bit_cast(Vec, f); }
 #endif
 
 template <class Function>
@@ -30,11 +32,11 @@ inline void storeu(float* p, Vec v) { store_n(p, v, width); }
 inline void store(float* p, Vec v) { storeu(p, v); }
 inline Vec load_n(const float* p, int n) { return each([&](int i) { return i < n ? p[i] : 0.0f; }); }
 inline Vec keep_first(Vec v, int n) { return each([&](int i) { return i < n ? v.lane[i] : 0.0f; }); }
-#if defined(__aarch64__)
-inline Vec add(Vec a, Vec b) { return vec(four(a) + four(b)); }
-inline Vec sub(Vec a, Vec b) { return vec(four(a) - four(b)); }
-inline Vec mul(Vec a, Vec b) { return vec(four(a) * four(b)); }
-inline Vec fma(Vec a, Vec b, Vec c) { return vec(four(a) * four(b) + four(c)); }
+#ifdef RAREFY_QUADS
+inline Vec add(Vec a, Vec b) { return vec(quad(a) + quad(b)); }
+inline Vec sub(Vec a, Vec b) { return vec(quad(a) - quad(b)); }
+inline Vec mul(Vec a, Vec b) { return vec(quad(a) * quad(b)); }
+inline Vec fma(Vec a, Vec b, Vec c) { return vec(quad(a) * quad(b) + quad(c)); }
 #else
 inline Vec add(Vec a, Vec b) { return each([&](int i) { return a.lane[i] + b.lane[i]; }); }
 inline Vec sub(Vec a, Vec b) { return each([&](int i) { return a.lane[i] - b.lane[i]; }); }

@@ -3,6 +3,8 @@
 
 inline constexpr int together = 4;  // columns taken together: a sum is loaded and stored once for so many
 inline constexpr int ahead = 4096;  // bytes of 4-bit slices fetched in advance
+// Steps through a line are unrolled where they are vector instructions; in plain C++ they would take minutes to compile.
+inline constexpr int unrolled = width > 4 ? 32 : 1;
 // All is fetched into the second cache: the first has room for some 16 lines on their way, which is less than two threads
 // need (8-bit weights, half of the inputs, 2048 outputs: 18 GB/s into the first, 24 into the second).
 
@@ -48,7 +50,7 @@ inline void add_columns(const Block<taken>& block, const float* values, std::ptr
   for (int first = 0; first < rows; first += line) {
 #pragma GCC unroll 4
     for (int c = 0; fetch && c < taken; ++c) __builtin_prefetch(block.next[c] + std::ptrdiff_t{first} * size, 0, 2);
-#pragma GCC unroll 16
+#pragma GCC unroll unrolled
     for (int r = first; r < first + line; r += width) {
       Vec w[taken];
 #pragma GCC unroll 4
@@ -87,7 +89,7 @@ inline void add_masked(const Block<taken>& block, const float* values, std::ptrd
       masks[c] = mask;
       if (fetch) __builtin_prefetch(block.next[c] + (from[c] - block.at[c]) + 64, 0, 2);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll unrolled
     for (int part = 0; part < 16 / width; ++part) {
       Vec w[taken];
       Used used[taken];
@@ -123,16 +125,16 @@ inline void add_group(const unsigned char* scales, const unsigned char* const* a
     Vec sum[tokens][places * parts];
 #pragma GCC unroll 2
     for (int t = 0; t < tokens; ++t)
-#pragma GCC unroll 32
+#pragma GCC unroll unrolled
       for (int i = 0; i < places * parts; ++i) sum[t][i] = zero();
     for (int c = 0; c < count; ++c) {
-#pragma GCC unroll 32
+#pragma GCC unroll unrolled
       for (int i = 0; i < places * parts; ++i)
 #pragma GCC unroll 2
         for (int t = 0; t < tokens; ++t)
           sum[t][i] = add(sum[t][i], worth_of(by[t][c], at[c] + r / 2, i / parts, i % parts));
     }
-#pragma GCC unroll 32
+#pragma GCC unroll unrolled
     for (int i = 0; i < places * parts; ++i) {
       const Vec scale = words_to_floats(scales + 2 * (r + i * width));
 #pragma GCC unroll 2

@@ -2,6 +2,8 @@
 
 // Bytes fetched in advance, of all streams in work together: about what arrives in the time that memory takes to answer.
 inline constexpr int ahead = 4096;
+// Parts of a chunk are unrolled where they are vector instructions; in plain C++ they would take long to compile.
+inline constexpr int unrolled = width > 4 ? 16 : 1;
 
 template <Stored stored, Format format>
 inline constexpr int lines_a_chunk =
@@ -27,7 +29,7 @@ inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, con
   if constexpr (format == Format::bitmask && interleaved) {
     return add_interleaved<stored, tokens>(at, x, column, partial);
   } else if constexpr (format == Format::dense) {
-#pragma GCC unroll 16
+#pragma GCC unroll unrolled
     for (int part = 0; part < matvec::chunk_columns / width; ++part) {
       const Vec w = load_stored<stored>(at + part * width * size);
 #pragma GCC unroll 8
@@ -40,7 +42,7 @@ inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, con
 #pragma GCC unroll 4
     for (int unit = 0; unit < 4; ++unit) {
       const unsigned char* from = at;
-#pragma GCC unroll 4
+#pragma GCC unroll unrolled
       for (int part = 0; part < parts; ++part) {
         const int first = unit * matvec::unit_columns + part * width;
         const std::uint64_t bits = mask >> first & ((1u << width) - 1u);

@@ -1,6 +1,8 @@
 // Chosen rows x few tokens, written once over the simd operations, those of simd/stored_<isa>.h and packed4_<isa>.h.
 
 inline constexpr int ahead = 4096;  // bytes fetched in advance: about what arrives in the time that memory takes to answer
+// Steps through a line are unrolled where they are vector instructions; in plain C++ they would take minutes to compile.
+inline constexpr int unrolled = width > 4 ? 32 : 1;
 
 // Asks for the bytes that come `ahead` bytes behind `at` of row i of the list: of the row that is listed next where it ends.
 inline void fetch(const neurons::Rows& w, const std::int32_t* list, int count, int i, std::size_t at) {
@@ -30,7 +32,7 @@ inline void dot_row(const neurons::Rows& w, const std::int32_t* list, int count,
   for (; k + taken <= w.in; k += taken) {
 #pragma GCC unroll 2
     for (int l = 0; l < taken; l += line) fetch(w, list, count, i, static_cast<std::size_t>(k + l) * size);
-#pragma GCC unroll 16
+#pragma GCC unroll unrolled
     for (int s = 0; s < taken / width; ++s) add_part<stored, tokens>(row, x, k + s * width, width, chains[s % 2]);
   }
   for (; k < w.in; k += width) {
@@ -53,7 +55,7 @@ inline void dot_row4(const neurons::Rows& w, const std::int32_t* list, int count
       if constexpr (width <= 8) store(scales + part, words_to_floats(run + 64 + 2 * part));
       else store_n(scales, words_to_floats(run + 64), 8);
     }
-#pragma GCC unroll 32
+#pragma GCC unroll unrolled
     for (int s = 0; s < 8 * parts; ++s) {
       const int at = k + 16 * (s / parts) + width * (s % parts);
       if (at >= w.in) break;
