@@ -82,7 +82,9 @@ def main() -> None:
         "-p",
         "no:cacheprovider",
         "-p",
-        "no:jaxtyping",
+        "no:jaxtyping",  # its checks of every call take longer than the kernels there
+        "-o",
+        "addopts=--strict-markers --import-mode=importlib",
         "-o",
         "pythonpath=tests",
         *given.tests,
