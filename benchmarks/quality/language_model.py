@@ -54,7 +54,7 @@ MORE = {
     "reconstruction": "reconstruction",
     "obs": "obs",
     "sparsegpt, corrected": "sparsegpt+corrected=true+columns=64",
-    "wanda, over whole layers": "wanda+pattern=unstructured",
+    "wanda, by layer": "wanda+pattern=layerwise",
     "magnitude@er": "magnitude@er",
     "magnitude@lamp": "magnitude@lamp",
     "wanda@ecoflap": "wanda@ecoflap",
