@@ -32,6 +32,11 @@ def test_the_saved_folder_is_a_text_model_of_its_own(compressed, bert_folder):
     assert sparse.embed(texts).shape == (2, 64)
 
 
+def test_an_encoder_has_no_perplexity_and_is_not_timed_writing(report):
+    assert report["quality"]["pruned"]["perplexity"] is None
+    assert "writing" not in report["bench"]
+
+
 def test_the_report_holds_what_was_done_and_measured(report):
     assert report["schema"] == "rarefy.report/1"
     assert report["job"]["method"] == "sparsegpt"

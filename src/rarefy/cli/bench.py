@@ -25,6 +25,7 @@ def bench(
     ] = None,
     data: Annotated[str | None, typer.Option(help="module:batches or a file, for a plain model.")] = None,
     int8: Annotated[bool, typer.Option(help="Also time the model with 8-bit weights and inputs.")] = True,
+    new_tokens: Annotated[int, typer.Option(help="Tokens that a language model is timed writing; 0: none.")] = 16,
     layers: Annotated[bool, typer.Option("--layers", help="Also print the choice for every layer.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Also print where the time goes, step by step.")] = False,
 ) -> None:
@@ -61,6 +62,7 @@ def bench(
             rounds=rounds,
             threads=threads,
             int8=int8,
+            new_tokens=new_tokens,
             progress=lambda what, done, total: advance(1 if done else 0),
         )
     _write(out, found.to_dict())

@@ -104,10 +104,12 @@ def task_of(model: str, data: str, seed: int) -> "Task":
     """The job for a folder with texts, or for a plain model with batches."""
     from rarefy.cli.sources import batches_of, is_object, model_of
     from rarefy.recipes.encoder import load_text_model
+    from rarefy.recipes.language_task import language_task, writes
     from rarefy.recipes.task import batch_task, text_task
     from rarefy.recipes.text import read_passages
 
     if is_object(model):
         return batch_task(model_of(model), batches_of(data), seed=seed)
     passages = read_passages(Path(data))
-    return text_task(load_text_model(Path(model)), passages, calibration=256, seed=seed)
+    text = load_text_model(Path(model))
+    return (language_task if writes(text.model) else text_task)(text, passages, calibration=256, seed=seed)

@@ -40,11 +40,16 @@ def summary(report: Report) -> Table:
     file, memory, timing = report["file"], report.get("memory") or {}, report["prune"].get("timing")
     rows = [["zeros in the pruned layers", "", f"{report['prune']['sparsity']:.2%}"]]
     for name, quality in _qualities(report):
+        if quality.get("perplexity") is not None:
+            both = [f"{quality[which]:.2f}" for which in ("dense_perplexity", "perplexity")]
+            rows.append([f"perplexity on unseen text, {name}", *both])
         rows.append([f"mean cosine to dense, {name}", "1", f"{quality['cosine']:.4f}"])
         if quality["overlap"] is not None:
             rows.append([f"top-{quality['top']} overlap, {name}", "1", f"{quality['overlap']:.3f}"])
     for shape in report["bench"]["shapes"]:
         rows += _shape_rows(shape)
+    if report["bench"].get("writing"):
+        rows.append(_token_row(report["bench"]["writing"]))
     if timing:
         what = f"pruned layers alone, {timing['tokens']} tokens"
         speed = f"{timing['sparse_ms']:.2f} ms ({timing['speedup']:.2f}x)"
@@ -66,6 +71,12 @@ def _shape_rows(shape: Mapping[str, Any]) -> list[list[str]]:
         return [[f"time, {shape['shape']}", "", f"{ours['median']:.2f} ms"]]
     speed = f"{ours['median']:.2f} ms ({torch['ratio']:.2f}x)"
     return [[f"time, {shape['shape']}", f"{torch['median']:.2f} ms", speed]]
+
+
+def _token_row(writing: Mapping[str, Any]) -> list[str]:
+    ours, torch = writing["timed"]["rarefy"], writing["timed"].get("torch")
+    what, speed = f"time a token, behind {writing['prompt']}", f"{ours['median']:.2f} ms"
+    return [what, f"{torch['median']:.2f} ms", f"{speed} ({torch['ratio']:.2f}x)"] if torch else [what, "", speed]
 
 
 def _qualities(report: Report) -> list[tuple[str, Mapping[str, Any]]]:
@@ -93,9 +104,22 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
             rows.append([name, *numbers, ratio, f"{t['cosine']:.4f}", _note(t)])
         columns = ("engine", "median ms", "best", "worst", "rarefy is", "cosine to torch", "")
         tables.append(grid(columns, rows, f"{shape['shape']}, {bench['threads']} thread(s), {bench['cpu']}"))
+    if bench.get("writing"):
+        tables.append(_writing_table(bench["writing"]))
     if bench["skipped"]:
         tables.append(grid(("not timed", "why"), [[name, why] for name, why in bench["skipped"].items()]))
     return tables
+
+
+def _writing_table(writing: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, t in sorted(writing["timed"].items(), key=lambda item: item[1]["median"]):
+        ratio = "" if name == "rarefy" else f"{t['ratio']:.2f}x as fast"
+        numbers = [f"{t[key]:.2f}" for key in ("median", "best", "worst")]
+        rows.append([name, *numbers, f"{1000.0 / t['median']:.1f}", ratio, f"{t['same']:.0%}"])
+    rows += [[name, "", "", "", "", why, ""] for name, why in writing["skipped"].items()]
+    columns = ("engine", "ms a token", "best", "worst", "tokens/s", "rarefy is", "as sparse torch")
+    return grid(columns, rows, f"{writing['tokens']} tokens behind {writing['prompt']}, greedy")
 
 
 def _note(t: Mapping[str, Any]) -> str:

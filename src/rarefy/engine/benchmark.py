@@ -11,17 +11,20 @@ from rarefy.core.errors import DataError, RarefyError
 from rarefy.engine.benchmark_report import BenchmarkReport, ShapeTimes, Timed
 from rarefy.engine.compile import compile as compile_model
 from rarefy.engine.cpu import cpu_name
+from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.narrow import Narrow
 from rarefy.engine.rivals import Ready, Rival, find
 from rarefy.engine.rivals.outputs import agreement, relative_error, tensors_of
 from rarefy.engine.rivals.protocol import isa_of
 from rarefy.engine.rivals.torch_eager import TorchEager
+from rarefy.engine.writing import time_writing
 
 Progress = Callable[[str, int, int], None]  # (what is being done, how much is done, how much there is)
 OURS = "rarefy"
 _PAUSE = 0.01  # seconds before a turn: the threads of the one before stop spinning for work
 _TURN = 0.05  # seconds of calls in one turn at least, so that a turn of a small model is no single call
 _MOST_CALLS = 20
+_WRITING = 5  # rounds of writing, at most: a dense model takes long for one
 
 
 def benchmark(
@@ -34,6 +37,7 @@ def benchmark(
     rounds: int = 7,
     threads: int | None = None,
     int8: bool = False,
+    new_tokens: int = 16,
     progress: Progress | None = None,
 ) -> BenchmarkReport:
     """Times `rarefy.compile(model)` and each rival; every round's time is kept.
@@ -43,9 +47,13 @@ def benchmark(
     installed is named with the reason. dense: what the rivals run (by default the model itself, whose zeros cost a
     dense engine as much as any number). calibration: real inputs for rivals that quantise. rounds: turns of each.
     int8: also times the sparse model with 8-bit weights and inputs, as "rarefy-int8" (of a compiled model: its source).
+    new_tokens: a language model that compiles to a decoder is also timed writing so many tokens behind the first row of
+    the first batch, beside the dense model's own `generate` (`report.writing`); 0: not.
     Each turn is the median of the calls that fit in 50 ms. Each rival's output is compared with eager torch's.
     """
     batches = as_shapes(example_inputs)
+    if new_tokens < 0:
+        raise DataError(f"benchmark: new_tokens={new_tokens}; give how many tokens to write, 0 for none")
     if rounds < 1:
         raise DataError(f"benchmark: rounds={rounds}; give at least 1, 5 or more for figures to rely on")
     rivals = [*find(against), *([Narrow()] if int8 else [])]
@@ -62,10 +70,15 @@ def benchmark(
             if progress is not None:
                 progress(f"timing {label(batch)}", i, len(batches))
             shapes.append(contest.run(rounds))
+        writing = None
+        if isinstance(fast, CompiledDecoder) and new_tokens:
+            writing = time_writing(
+                fast, rival_model, batches[0], tokens=new_tokens, rounds=min(rounds, _WRITING), int8=int8
+            )
         rival_model.train(was_training)
         if progress is not None:
             progress("timing", len(batches), len(batches))
-        return BenchmarkReport(tuple(shapes), skipped, torch.get_num_threads(), cpu_name())
+        return BenchmarkReport(tuple(shapes), skipped, torch.get_num_threads(), cpu_name(), writing)
 
 
 def as_shapes(example_inputs: Any) -> list[Any]:

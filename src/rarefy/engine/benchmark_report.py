@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rarefy.core.errors import unknown_name
+from rarefy.engine.writing import Writing
 
 WRONG = 1e-3  # a float32 output further than this from eager torch's (relative to its largest value) is called wrong
 
@@ -50,12 +51,13 @@ class ShapeTimes:
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """skipped: rivals that did not run, with the reason."""
+    """skipped: rivals that did not run, with the reason; writing: of a compiled language model."""
 
     shapes: tuple[ShapeTimes, ...]
     skipped: Mapping[str, str]
     threads: int
     cpu: str
+    writing: Writing | None = None
 
     @property
     def rounds(self) -> dict[str, dict[str, tuple[float, ...]]]:
@@ -87,7 +89,8 @@ class BenchmarkReport:
                 for name, t in s.timed.items()
             }
             shapes.append({"shape": s.shape, "order": list(s.order), "timed": rows})
-        return {"shapes": shapes, "skipped": dict(self.skipped), "threads": self.threads, "cpu": self.cpu}
+        found = {"shapes": shapes, "skipped": dict(self.skipped), "threads": self.threads, "cpu": self.cpu}
+        return found if self.writing is None else found | {"writing": self.writing.to_dict()}
 
     def __str__(self) -> str:
         lines = [f"{self.cpu}, {self.threads} threads"]
@@ -98,5 +101,7 @@ class BenchmarkReport:
                 note = " WRONG OUTPUT" if t.wrong else f"  int8 by {t.isa}" if t.isa else ""
                 times = f"{t.median:>6.2f} ms {t.best:>6.2f} ms {t.worst:>6.2f} ms"
                 lines.append(f"  {name:<20} {times} {ratio:>10}  {t.cosine:.4f}{note}")
+        if self.writing is not None:
+            lines.append(str(self.writing))
         lines += [f"  {name}: {why}" for name, why in self.skipped.items()]
         return "\n".join(lines)

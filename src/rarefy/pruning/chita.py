@@ -4,6 +4,7 @@ from rarefy.allocations.ranked import Global
 from rarefy.core.protocols import Allocation, Pattern
 from rarefy.core.registry import method
 from rarefy.patterns.unstructured import Layerwise
+from rarefy.pruning.ladder import Ladder
 from rarefy.pruning.one_shot import OneShot
 from rarefy.scores.magnitude import Magnitude
 from rarefy.solvers.chita import CHITA
@@ -42,6 +43,7 @@ def chita_plus_plus(
     damping: float = 0.1,
     first: float = 1.0,
     rounds: int = 15,
+    ladder: Ladder = "halving",
     iterations: int = 10,
     exchanges: int = 0,
     swaps: int = 0,
@@ -49,4 +51,4 @@ def chita_plus_plus(
 ) -> OneShot:
     """CHITA down a ladder of sparsities, with new gradients on its own part of the data at each rung."""
     solver = CHITA(damping, first, iterations, exchanges, swaps, block=block)
-    return OneShot(solver, pattern, allocation, ranking=Magnitude(), rounds=rounds, ladder="halving", dealt=True)
+    return OneShot(solver, pattern, allocation, ranking=Magnitude(), rounds=rounds, ladder=ladder, dealt=True)

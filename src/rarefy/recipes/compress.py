@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +75,32 @@ class Pruned:
     recovery: dict[str, Any] | None
 
 
-def make_sparse(task: Task, job: Job, dense: nn.Module, dense_vectors: Tensor, stages: Stages) -> Pruned:
+@dataclass(frozen=True)
+class Dense:
+    """What a model was before: it, its outputs `(evaluation, width)` and perplexity on the unseen inputs."""
+
+    model: nn.Module
+    vectors: Tensor
+    perplexity: float | None
+
+
+def before(task: Task, stages: Stages) -> Dense:
+    """A copy of the task's model, and what it does."""
+    model, title = copy.deepcopy(task.model), "outputs of the dense model"
+    with stages.stage(title, task.evaluation) as advance:
+        return Dense(model, task.vectors(model, advance), task.perplexity_of(model))
+
+
+def make_sparse(task: Task, job: Job, dense: Dense, stages: Stages) -> Pruned:
     """Prunes `task.model` in place and recovers it, measuring on the unseen inputs after each."""
     report = _prune(task, job, stages)
-    quality = {"pruned": measured(task, task.model, dense_vectors, stages, "quality after pruning")}
+    quality = {"pruned": measured(task, task.model, dense, stages, "quality after pruning")}
     recovery = None
     if job.recover:
         title = f"recovering after {job.method}"
         recovery = recover(
             task.model,
-            dense,
+            dense.model,
             task.recovery,
             steps=job.recover,
             seconds=job.recover_seconds,
@@ -94,7 +110,7 @@ def make_sparse(task: Task, job: Job, dense: nn.Module, dense_vectors: Tensor, s
             title=title,
         )
         task.model.eval()
-        quality["recovered"] = measured(task, task.model, dense_vectors, stages, "quality after recovery")
+        quality["recovered"] = measured(task, task.model, dense, stages, "quality after recovery")
     return Pruned(report, quality, recovery)
 
 
@@ -117,16 +133,13 @@ def _prune(task: Task, job: Job, stages: Stages) -> PruneReport:
         )
 
 
-def measured(task: Task, model: nn.Module, dense_vectors: Tensor, stages: Stages, title: str) -> Quality:
-    """Quality of a model on the unseen inputs."""
+def measured(task: Task, model: nn.Module, dense: Dense, stages: Stages, title: str) -> Quality:
+    """Quality of a model on the unseen inputs. A language model's neighbours say nothing: it has no `overlap`."""
     with stages.stage(title, task.evaluation) as advance:
-        return compare(task.vectors(model, advance), dense_vectors)
-
-
-def outputs(task: Task, model: nn.Module, stages: Stages, title: str) -> Tensor:
-    """A model's outputs on the unseen inputs."""
-    with stages.stage(title, task.evaluation) as advance:
-        return task.vectors(model, advance)
+        found = compare(task.vectors(model, advance), dense.vectors)
+        if dense.perplexity is None:
+            return found
+        return replace(found, overlap=None, perplexity=task.perplexity_of(model), dense_perplexity=dense.perplexity)
 
 
 def stored(task: Task, folder: Path, stages: Stages) -> tuple[nn.Module, dict[str, Any]]:
@@ -189,11 +202,10 @@ def compress(task: Task, job: Job, out: Path, stages: Stages, name: str) -> dict
     started = time.perf_counter()
     job.check()
     folder = writable_folder(out)
-    dense = copy.deepcopy(task.model)
-    dense_vectors = outputs(task, dense, stages, "outputs of the dense model")
-    pruned = make_sparse(task, job, dense, dense_vectors, stages)
+    dense = before(task, stages)
+    pruned = make_sparse(task, job, dense, stages)
     reloaded, file = stored(task, folder, stages)
-    _, times = timed(reloaded, dense, task, job, stages)
+    _, times = timed(reloaded, dense.model, task, job, stages)
     return {
         **heading("compress", name, task, job),
         **sections(pruned),

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError
 from rarefy.recipes.compress import (
+    Dense,
     Job,
     Pruned,
+    before,
     heading,
     make_sparse,
     measured,
-    outputs,
     sections,
     sizes_of,
     stored,
@@ -74,23 +75,22 @@ def demo(plan: DemoJob, out: Path, stages: Stages) -> dict[str, Any]:
     started = time.perf_counter()
     folder = writable_folder(out)
     text, task = prepared(plan, stages)
-    dense = copy.deepcopy(task.model)
-    vectors = outputs(task, dense, stages, "outputs of the dense model")
-    drawn = _sweep(task, vectors, plan, stages) if plan.sweep else None
-    rival = _magnitude(task, plan, dense, vectors, stages) if plan.magnitude else None
-    pruned = make_sparse(task, plan.job, dense, vectors, stages)
+    dense = before(task, stages)
+    drawn = _sweep(task, dense.vectors, plan, stages) if plan.sweep else None
+    rival = _magnitude(task, plan, dense, stages) if plan.magnitude else None
+    pruned = make_sparse(task, plan.job, dense, stages)
     reloaded, file = stored(task, folder, stages)
-    fast, times = timed(reloaded, dense, task, plan.job, stages)
+    fast, times = timed(reloaded, dense.model, task, plan.job, stages)
     report = {
         **heading("demo", NAME, task, plan.job),
         **sections(pruned),
         "magnitude": rival,
         "file": file,
         **times,
-        "compiled_quality": measured(task, fast, vectors, stages, "quality of the compiled model").to_dict(),
+        "compiled_quality": measured(task, fast, dense, stages, "quality of the compiled model").to_dict(),
         "memory": _memory(text.folder, folder, stages),
         "sweep": drawn,
-        "query": _query(text, task, dense, vectors, fast),
+        "query": _query(text, task, dense, fast),
         "targets": _targets(pruned, file, times),
     }
     return {**report, "seconds": time.perf_counter() - started}
@@ -136,10 +136,10 @@ def _sweep(task: Task, vectors: Tensor, plan: DemoJob, stages: Stages) -> dict[s
     }
 
 
-def _magnitude(task: Task, plan: DemoJob, dense: nn.Module, vectors: Tensor, stages: Stages) -> dict[str, Any]:
+def _magnitude(task: Task, plan: DemoJob, dense: Dense, stages: Stages) -> dict[str, Any]:
     """The same recovery from a magnitude mask, on a copy."""
-    other = replace(task, model=copy.deepcopy(dense))
-    return sections(make_sparse(other, replace(plan.job, method="magnitude", options={}), dense, vectors, stages))
+    other = replace(task, model=copy.deepcopy(dense.model))
+    return sections(make_sparse(other, replace(plan.job, method="magnitude", options={}), dense, stages))
 
 
 def _memory(dense: Path, sparse: Path, stages: Stages) -> dict[str, Any]:
@@ -151,8 +151,8 @@ def _memory(dense: Path, sparse: Path, stages: Stages) -> dict[str, Any]:
     return {"shape": "16x128", "dense": before, "compiled": after}
 
 
-def _query(text: TextModel, task: Task, dense: nn.Module, vectors: Tensor, fast: nn.Module) -> dict[str, Any]:
-    known = {"dense": (dense, vectors), "rarefy": (fast, task.vectors(fast, None))}
+def _query(text: TextModel, task: Task, dense: Dense, fast: nn.Module) -> dict[str, Any]:
+    known = {"dense": (dense.model, dense.vectors), "rarefy": (fast, task.vectors(fast, None))}
     return answers(text, QUERY, task.unseen, known)
 
 

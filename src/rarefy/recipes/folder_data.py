@@ -8,9 +8,8 @@ import torch
 
 from rarefy.core.errors import DataError, FileError, ModelError
 from rarefy.formats.folder import read_json
-from rarefy.recipes.text import read_passages
+from rarefy.recipes.text import LANGUAGE_MODELS, read_passages
 
-_GENERATES = ("ForCausalLM", "LMHeadModel")
 _ROWS = 8  # passages of an encoder in one batch
 
 
@@ -27,7 +26,7 @@ def batches_for(folder: Path, data: Path, rows: int, length: int, seed: int = 0)
     passages = read_passages(data)
     tokenizer = _tokenizer(folder)
     named = str(read_json(folder / "config.json").get("architectures"))
-    if any(word in named for word in _GENERATES):
+    if any(word in named for word in LANGUAGE_MODELS):
         return _runs(tokenizer("\n".join(passages))["input_ids"], rows, length, seed, data)
     chosen = random.Random(seed).sample(passages, min(rows, len(passages)))
     cut = {"padding": True, "truncation": True, "max_length": length, "return_tensors": "pt"}

@@ -56,15 +56,20 @@ def _quality(report: Report) -> str:
         named["magnitude, after pruning"] = other["quality"]["pruned"]
         named["magnitude, same recovery"] = other["quality"].get("recovered")
     rows = [
-        (name, f"{q['cosine']:.4f}", "-" if q["overlap"] is None else f"{q['overlap']:.3f}")
+        (name, _or_dash(q.get("perplexity")), f"{q['cosine']:.4f}", _or_dash(q["overlap"]))
         for name, q in named.items()
         if q
     ]
+    dense = next((q.get("dense_perplexity") for q in named.values() if q), None)
+    if dense is not None:
+        rows.insert(0, ("dense", f"{dense:.3f}", "1", "-"))
     data = report["data"]
     note = f"On {data['evaluation']} unseen {data['what']}; {data['calibration']} others calibrated the pruning" + (
         f" and {data['recovery']} the recovery." if report["recovery"] else "."
     )
-    return f"<h2>Quality</h2><p class=soft>{note}</p>" + table(("model", "mean cosine", "top-10 overlap"), rows)
+    return f"<h2>Quality</h2><p class=soft>{note}</p>" + table(
+        ("model", "perplexity", "mean cosine", "top-10 overlap"), rows
+    )
 
 
 def _sweep(report: Report) -> str:

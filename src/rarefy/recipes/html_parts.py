@@ -40,12 +40,17 @@ def cards(report: Report) -> str:
     quality = report.get("compiled_quality") or list(report["quality"].values())[-1]
     shapes, file = report["bench"]["shapes"], report["file"]
     found = [_card(f"{report['prune']['sparsity']:.1%}", "zeros in the pruned layers")]
+    if quality.get("perplexity") is not None:
+        found.append(_card(f"{quality['perplexity']:.2f}", f"perplexity (dense {quality['dense_perplexity']:.2f})"))
     found.append(_card(f"{quality['cosine']:.3f}", "mean cosine to the dense outputs"))
     if quality["overlap"] is not None:
         found.append(_card(f"{quality['overlap']:.3f}", "top-10 overlap"))
     for shape in shapes:
         if "torch" in shape["timed"]:
             found.append(_card(f"{shape['timed']['torch']['ratio']:.2f}x", f"as fast as torch at {shape['shape']}"))
+    writing = (report["bench"].get("writing") or {}).get("timed", {})
+    if "torch" in writing:
+        found.append(_card(f"{writing['torch']['ratio']:.2f}x", "as fast as torch a token"))
     share = file["pruned_file_bytes"] / max(1, file["pruned_dense_bytes"])
     found.append(_card(f"{share:.0%}", "of the pruned layers' dense bytes on disk"))
     return f"<div class=cards>{''.join(found)}</div>"
@@ -60,12 +65,24 @@ def timings(report: Report) -> str:
         rows = [_timing(name, t) for name, t in ranked]
         head = ("engine", "median ms", "best", "worst", "rarefy is", "cosine to torch", "")
         parts.append(f"<h3>{escape(shape['shape'])}</h3>" + table(head, rows, ours="rarefy"))
+    if bench.get("writing"):
+        parts.append(_writing(bench["writing"]))
     rounds = len(next(iter(bench["shapes"][0]["timed"].values()))["rounds"])
     parts.append(f"<p class=soft>{rounds} interleaved rounds, {bench['threads']} thread(s) for everyone.</p>")
     if bench["skipped"]:
         listed = "; ".join(f"{name}: {why}" for name, why in bench["skipped"].items())
         parts.append(f"<p class=soft>Not timed: {escape(listed)}.</p>")
     return "".join(parts) + _sizes(report)
+
+
+def _writing(found: Mapping[str, Any]) -> str:
+    rows: list[list[Cell]] = []
+    for name, t in sorted(found["timed"].items(), key=lambda item: item[1]["median"]):
+        ratio: Cell = "" if name == "rarefy" else (("good" if t["ratio"] >= 1 else "bad"), f"{t['ratio']:.2f}x as fast")
+        numbers = [f"{t[key]:.2f}" for key in ("median", "best", "worst")]
+        rows.append([name, *numbers, f"{1000.0 / t['median']:.1f}", ratio, f"{t['same']:.0%}"])
+    head = ("engine", "ms a token", "best", "worst", "tokens a second", "rarefy is", "tokens as sparse torch")
+    return f"<h3>{found['tokens']} tokens behind {found['prompt']}, greedy</h3>" + table(head, rows, ours="rarefy")
 
 
 def _timing(name: str, t: Mapping[str, Any]) -> list[Cell]:

@@ -17,19 +17,22 @@ _TOP = 10
 class Quality:
     """cosine: mean over rows of the cosine between dense and sparse output, 1 = the same direction.
     overlap: mean share of the `top` nearest other rows that both models agree on (None with too few rows).
-    rows: how many there were."""
+    rows: how many there were. perplexity: of a language model on them, and of the dense one."""
 
     cosine: float
     overlap: float | None
     rows: int
     top: int = _TOP
+    perplexity: float | None = None
+    dense_perplexity: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
         overlap = "" if self.overlap is None else f", top-{self.top} overlap {self.overlap:.3f}"
-        return f"cosine {self.cosine:.4f}{overlap} on {self.rows} unseen inputs"
+        worse = "" if self.perplexity is None else f"perplexity {self.perplexity:.2f} ({self.dense_perplexity:.2f}), "
+        return f"{worse}cosine {self.cosine:.4f}{overlap} on {self.rows} unseen inputs"
 
 
 def compare(sparse: Float[Tensor, "rows width"], dense: Tensor, top: int = _TOP) -> Quality:

@@ -14,6 +14,7 @@ from rarefy.core.errors import DataError
 from rarefy.engine.rivals.outputs import first_tensor
 from rarefy.finetuning.distill import Embed
 from rarefy.recipes.encoder import TextModel
+from rarefy.recipes.evaluations.language import Perplexity
 from rarefy.recipes.text import split
 
 Vectors = Callable[[nn.Module, Callable[[int], None] | None], Tensor]
@@ -25,7 +26,7 @@ class Task:
     """calibration and recovery: batches; evaluation: how many unseen inputs `vectors(model, advance)` gives
     `(evaluation, width)` outputs for; examples: batches at the shapes to time; unseen: their texts, if texts they are;
     embed: a batch's vectors from the model's output; carry: the folder whose tokenizer and other small files belong
-    to the saved model."""
+    to the saved model; perplexity: of a language model, on the unseen inputs."""
 
     model: nn.Module
     calibration: list[Any]
@@ -37,6 +38,11 @@ class Task:
     carry: Path | None = None
     text: TextModel | None = None
     embed: Embed | None = None
+    perplexity: Perplexity | None = None
+
+    def perplexity_of(self, model: nn.Module) -> float | None:
+        """None where it is no language model."""
+        return None if self.perplexity is None else self.perplexity(model)["perplexity"]
 
 
 def text_task(

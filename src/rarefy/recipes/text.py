@@ -9,6 +9,7 @@ from pathlib import Path
 from rarefy.core.errors import DataError
 
 _RULE = re.compile(r"([=*~^+'\"-])\1{3,}")
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")  # how their classes' names end
 Count = Callable[[str], int]  # how many tokens a word has
 
 

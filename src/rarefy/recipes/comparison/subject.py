@@ -17,7 +17,7 @@ from rarefy.recipes.evaluations.encoder import Closeness, Retrieval, Similarity,
 from rarefy.recipes.evaluations.language import Perplexity, batches_of, next_token_loss, windows
 from rarefy.recipes.evaluations.outputs import Accuracy, SameOutput, label_loss, labelled, output_rows
 from rarefy.recipes.evaluations.retrieval import Collection
-from rarefy.recipes.text import split
+from rarefy.recipes.text import LANGUAGE_MODELS, split
 
 Pair = tuple[str, str, float]  # two sentences, how alike they are
 
@@ -150,5 +150,5 @@ def kind_of_folder(folder: Path) -> str:
         raise FileError(f"{folder}: has no config.json; give a local Hugging Face folder or module:factory")
     named = read_json(path).get("architectures")
     names = named if isinstance(named, list) else []
-    causal = any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
+    causal = any(str(name).endswith(LANGUAGE_MODELS) for name in names)
     return "language-model" if causal else "encoder"

@@ -23,10 +23,14 @@ def next_token_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 def logits_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """(rows, tokens, vocabulary) of a language model; ModelError if it gives something else."""
-    output: Any = model(**batch)
+    return logits_in(model(**batch), type(model).__name__)
+
+
+def logits_in(output: Any, model: str) -> Tensor:
+    """(rows, tokens, vocabulary) of what a model of that name gave; ModelError if it is something else."""
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.dim() != 3:
-        raise ModelError(f"{type(model).__name__}: gives no logits (rows, tokens, vocabulary); is it a language model?")
+        raise ModelError(f"{model}: gives no logits (rows, tokens, vocabulary); is it a language model?")
     return logits
 
 
