@@ -32,6 +32,8 @@ def test_a_token_takes_what_more_tokens_take_longer_than_one(pair, monkeypatch):
     found = time_writing(*pair, {"input_ids": ids()}, tokens=8, rounds=2)
     assert found.rounds == {name: (pytest.approx(50.0),) * 2 for name in ("rarefy", "torch")}
     assert found.to_dict()["timed"]["torch"]["ratio"] == 1.0
+    monkeypatch.setattr(writing, "_seconds", lambda write, tokens: {1: 0.95, 9: 0.9}[tokens])
+    assert time_writing(*pair, ids(), tokens=8, rounds=1).rounds["rarefy"] == (pytest.approx(100.0),)
 
 
 def test_compiled_tokens_are_those_of_the_sparse_model(pair):

@@ -15,7 +15,8 @@ from rarefy.engine.rivals.outputs import first_tensor
 from rarefy.ops import why_not
 
 Write = Callable[[int], Tensor]  # how many tokens to write -> (1, prompt + tokens)
-_SHORTEST = 1e-9  # seconds: noise can make more tokens take less
+_TURN = 0.05  # seconds of calls in one turn at least, so that a turn of a small model is no single call
+_MOST_CALLS = 20
 _PAUSE = 0.01  # seconds before a turn: the threads of the one before stop spinning for work
 
 
@@ -87,8 +88,7 @@ def time_writing(
     for r in range(rounds):
         for name in names[r % len(names) :] + names[: r % len(names)]:
             time.sleep(_PAUSE)
-            first, all_of_them = _seconds(writers[name], 1), _seconds(writers[name], 1 + tokens)
-            found[name].append(1000.0 * max(all_of_them - first, _SHORTEST) / tokens)
+            found[name].append(1000.0 * _turn(writers[name], tokens))
     return Writing(ids.shape[1], tokens, {n: tuple(t) for n, t in found.items()}, same, skipped)
 
 
@@ -112,6 +112,19 @@ def _writer(model: nn.Module, ids: Tensor) -> Write:
         return out
 
     return write
+
+
+def _turn(write: Write, tokens: int) -> float:
+    """Seconds a token, after one call that counts for nothing; where noise hides the prompt, it is counted in."""
+    write(1)
+    first: list[float] = []
+    both: list[float] = []
+    while sum(both) < _TURN and len(both) < _MOST_CALLS:
+        first.append(_seconds(write, 1))
+        both.append(_seconds(write, 1 + tokens))
+    whole = statistics.median(both)
+    more = whole - statistics.median(first)
+    return more / tokens if more > 0.0 else whole / (1 + tokens)
 
 
 def _seconds(write: Write, tokens: int) -> float:
