@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rarefy.core.grid import QuantizeSpec
     from rarefy.core.selection import Selection
     from rarefy.core.sparse import SparseTensor
+    from rarefy.core.split_attention import join_attention, split_attention
     from rarefy.engine.benchmark import benchmark
     from rarefy.engine.compile import compile
     from rarefy.finetuning.distill import distill
@@ -39,6 +40,7 @@ _HOME = {
     "compile": "rarefy.engine.compile",
     "distill": "rarefy.finetuning.distill",
     "enable_transformers": "rarefy.recipes.hf_quantizer",
+    "join_attention": "rarefy.core.split_attention",
     "lightning_callback": "rarefy.recipes.train_loops",
     "load": "rarefy.recipes.store",
     "prune": "rarefy.recipes.measure",
@@ -47,6 +49,7 @@ _HOME = {
     "sentence_transformer": "rarefy.recipes.sentence",
     "sparse_training": "rarefy.recipes.train",
     "sparsify_activations": "rarefy.activations.sparsify",
+    "split_attention": "rarefy.core.split_attention",
     "to_semi_structured": "rarefy.recipes.semi_structured",
     "transformers_callback": "rarefy.recipes.train_loops",
 }
@@ -62,6 +65,7 @@ __all__ = [
     "compile",
     "distill",
     "enable_transformers",
+    "join_attention",
     "lightning_callback",
     "load",
     "prune",
@@ -70,6 +74,7 @@ __all__ = [
     "sentence_transformer",
     "sparse_training",
     "sparsify_activations",
+    "split_attention",
     "to_semi_structured",
     "transformers_callback",
 ]

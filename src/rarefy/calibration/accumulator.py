@@ -12,6 +12,8 @@ from rarefy.core.shapes import Float
 
 Outputs = Float[Tensor, "tokens groups out"]
 
+_NEVER_CALLED = " (nn.MultiheadAttention never calls its out_proj: rarefy.split_attention(model) makes layers that are)"
+
 
 class Accumulators:
     """Sums over all batches, float32 within a portion of rows and float64 across portions.
@@ -43,6 +45,7 @@ class Accumulators:
             raise DataError(
                 f"{site}: no calibration batch reaches this layer; "
                 "give data that uses it, or leave it alone with ignore="
+                + (_NEVER_CALLED if site.endswith("out_proj") else "")
             )
         if site in self.cross:
             values = {**values, Need.WANTED_CROSS: self.cross.pop(site).float()}

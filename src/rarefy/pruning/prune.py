@@ -13,6 +13,7 @@ from rarefy.core.errors import unknown_name
 from rarefy.core.grid import QuantizeSpec, attach_grid, grid_of
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
+from rarefy.core.split_attention import packed_projections
 from rarefy.patterns.fixed import fixed_density
 from rarefy.pruning.fit import fit_patterns
 from rarefy.pruning.job import Job, Progress
@@ -29,6 +30,8 @@ from rarefy.pruning.resolve import (
 )
 from rarefy.pruning.rounding import with_rounding
 from rarefy.pruning.work import Work
+
+_NO_LAYER = "part of an nn.MultiheadAttention, no layer of its own; rarefy.split_attention(model) makes it one"
 
 
 def prune(
@@ -95,6 +98,7 @@ def prune(
         if finish is not None:
             work.finished(finish())
     skipped = dict.fromkeys(ignored, "ignored as asked") | misfits
+    skipped |= dict.fromkeys(packed_projections(model), _NO_LAYER)
     reports = tuple(work.reports.values())
     return PruneReport(name, name_of(support), name_of(spread), reports, skipped, time.perf_counter() - started)
 
