@@ -19,7 +19,7 @@ def module_of(path: Path) -> ModuleType | None:
 
 
 class Place:
-    """A module of the running process. Undoes `gc.freeze`, which hides functions from a search (conftest.py calls it)."""
+    """A module of the running process. Undoes `gc.freeze` (conftest.py), which hides functions from a search."""
 
     def __init__(self, module: ModuleType) -> None:
         gc.unfreeze()
