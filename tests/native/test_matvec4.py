@@ -138,6 +138,12 @@ def test_a_group_is_there_for_any_one_of_its_inputs(name):
 
 
 @every_kernel
+def test_the_least_scale_beside_the_largest_is_not_zero(name):
+    weight = QuantizedWeight(torch.full((3, 64), -7, dtype=torch.int8), torch.tensor([[1.0, 1e-7]] * 3), 4)
+    assert (ops.pack(weight, name).to_dense() < 0).all()
+
+
+@every_kernel
 def test_the_widest_rows_that_are_taken(name):
     weight = grouped(2, 65_536, 1.0)
     assert torch.equal(ops.pack(weight, name).to_dense() != 0, weight.values != 0)
