@@ -195,6 +195,42 @@ def test_a_form_is_refused_for_its_own_reason() -> None:
         refused([4, 1, groups, 0, 0, 6, 6, 48], f"{groups} scales a row do not fit")
 
 
+def test_bits_and_scales_are_refused_for_their_own_reason() -> None:
+    parts = pack(Codes((6, 40), rounded(6, 40, 4, None, zeros("half", 6, 40) & (torch.arange(40) < 9))))
+    present, scale = parts["present"], parts["scale"].float()
+    assert parts["form"].tolist() == [4, 1, 1, 0, 0, 6, 6, 40] and present.shape == (6, 5)
+    whole = pack(Codes((6, 38), rounded(6, 38, 8, None, zeros("none", 6, 38))))
+    odd = pack(Codes((6, 37), rounded(6, 37, 4, None, zeros("half", 6, 37) & (torch.arange(37) < 9))))
+    for given, part, wrong, why in (
+        (parts, "present", present.to(torch.int32), "bits of shape"),
+        (parts, "present", present.reshape(5, 6), "bits of shape"),
+        (parts, "present", present[:, :4], "bits of shape"),
+        (whole, "present", present, "bits are stored where all integers are"),
+        (odd, "present", odd["present"] | torch.tensor([0, 0, 0, 0, 0x80], dtype=torch.uint8), "padding bits are set"),
+        (parts, "codes", parts["codes"][1:], "bytes are no"),
+        (parts, "codes", parts["codes"].to(torch.int8), "bytes are no"),
+        (parts, "codes", parts["codes"][None], "bytes are no"),
+        (parts, "codes", parts["codes"] & 0xF0 | 8, "an integer is below -7"),
+        (parts, "codes", parts["codes"] & 0x0F | 0x80, "an integer is below -7"),
+        (whole, "codes", torch.full_like(whole["codes"], 0x80), "an integer is below -127"),
+        (parts, "scale", scale.double(), "scales of shape"),
+        (parts, "scale", scale[None], "scales of shape"),
+        (parts, "scale", torch.ones(7), "scales of shape"),
+        (parts, "scale", scale * torch.tensor([1, 1, 0, 1, 1, 1])[: len(scale)], "a scale is not positive"),
+        (parts, "scale", scale / 0.0, "a scale is not positive"),
+    ):
+        with pytest.raises(FileError, match=rf"tensor 'fc\.weight': .*{why}"):
+            unpack(given | {part: wrong}, "fc.weight")
+
+
+def test_a_weight_of_nothing_in_any_unit() -> None:
+    none = torch.empty(0, dtype=torch.uint8)
+    parts = {"codes": none, "scale": torch.ones(0), "present": torch.zeros(4, 0, dtype=torch.uint8)}
+    assert unpack(parts | {"form": torch.tensor([8, 16, 1, 0, 0, 4, 4, 0])}).to_dense().shape == (4, 0)
+    with pytest.raises(FileError, match="2 scales a row do not fit"):
+        unpack(parts | {"form": torch.tensor([8, 16, 2, 0, 0, 4, 4, 0])})
+
+
 def test_sizes_are_taken_up_to_their_bounds() -> None:
     """A row of 2^22 integers, and 2^48 of them; what is larger is refused before anything of that size is made."""
     none = torch.empty(0, dtype=torch.uint8)
