@@ -19,9 +19,10 @@ def module_of(path: Path) -> ModuleType | None:
 
 
 class Place:
-    """A module of the running process. Made before `gc.freeze`, which hides its functions from a search."""
+    """A module of the running process. Undoes `gc.freeze` (conftest.py), which hides functions from a search."""
 
     def __init__(self, module: ModuleType) -> None:
+        gc.unfreeze()
         self.module = module
         self.functions: dict[str, list[FunctionType]] = {}  # all of a name, also behind wrappers that check types
         for function in _functions_of(vars(module)):
@@ -77,7 +78,7 @@ class Place:
 
 
 def _functions_of(names: dict) -> list[FunctionType]:
-    return [f for f in gc.get_objects() if isinstance(f, FunctionType) and f.__globals__ is names]
+    return [f for f in gc.get_objects() if type(f) is FunctionType and f.__globals__ is names]
 
 
 def _has_other_defaults(code: CodeType, module: ModuleType, where: str) -> bool:

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 import rarefy
+from rarefy.ops import available
 from rarefy.recipes.encoder import load_text_model
+
+TIMED = ("rarefy", "torch", *(["rarefy-int8"] if available() else []))  # 8 bits are native only: skipped, and said so
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +58,10 @@ def test_every_round_of_both_shapes_is_in_the_report(report):
     shapes = report["bench"]["shapes"]
     assert [s["shape"] for s in shapes] == ["1x32", "16x32"]
     for shape in shapes:
-        assert set(shape["timed"]) == {"rarefy", "torch", "rarefy-int8"}
+        assert set(shape["timed"]) == set(TIMED)
         assert all(len(t["rounds"]) == 7 for t in shape["timed"].values())
         assert shape["timed"]["rarefy"]["error"] < 1e-3
+    assert available() or "native" in report["bench"]["skipped"]["rarefy-int8"]
 
 
 def test_what_is_printed_is_what_was_measured(compressed, report):
@@ -101,9 +105,8 @@ def test_bench_times_the_saved_model_and_hides_nobody(run, compressed):
     assert "GFLOP/s" in done.output and "ms by kind:" in done.output
     found = json.loads((out / "bench.json").read_text())
     assert [s["shape"] for s in found["shapes"]] == ["2x16"]
-    assert {n: len(t["rounds"]) for n, t in found["shapes"][0]["timed"].items()} == dict.fromkeys(
-        ("rarefy", "torch", "rarefy-int8"), 3
-    )
+    assert {n: len(t["rounds"]) for n, t in found["shapes"][0]["timed"].items()} == dict.fromkeys(TIMED, 3)
+    assert available() or "native" in found["skipped"]["rarefy-int8"]
     assert "encoder.layer.0.attention.self.query" in done.output
 
 

@@ -29,6 +29,12 @@ def test_a_row_of_zeros_and_no_inputs_at_all():
     assert quantize_weight(torch.zeros(3, 0)).dequantize().shape == (3, 0)
 
 
+def test_magnitudes_too_small_for_a_step_become_zeros():
+    q = quantize_weight(torch.tensor([[1e-44, 0.0, -1e-44, 3e-45], [2.0, 0.0, -1.0, 0.0]]))
+    assert q.scale.tolist() == [[1.0], [pytest.approx(2 / 127)]]
+    assert q.values[0].tolist() == [0, 0, 0, 0] and q.values[1].tolist() == [127, 0, -64, 0]
+
+
 def test_what_does_not_fit_is_named():
     with pytest.raises(ShapeError, match="group=5 does not divide the 32 inputs"):
         quantize_weight(weight(), group=5)
@@ -76,6 +82,9 @@ def test_scales_of_groups_are_their_largest_over_the_largest_integer():
     assert q.values.tolist() == [[127, -10, 0, 0, 25, -127]]
     assert quantize_weight(torch.tensor([[7.0, 0.5, 1.5, -2.5]]), 4).values.tolist() == [[7, 0, 2, -2]]  # ties to even
     assert q.scale.is_contiguous()
+    small = quantize_weight(torch.tensor([[0.254, -0.5, 0.0]]), 8, 1)  # a scale an input, of largest below 1
+    assert torch.allclose(small.scale, torch.tensor([[0.002, 0.5 / 127, 1.0]])) and small.groups == 3
+    assert small.values.tolist() == [[127, -127, 0]]
 
 
 def test_inputs_are_rounded_saturated_and_come_back_within_half_a_step():

@@ -216,9 +216,34 @@ def test_rows_whose_sums_may_overflow_are_refused(name):
 
 
 @every_kernel
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_sum_of_a_row_that_is_taken(name, sign):
+    """Sums of codes are stored in 22 bits and a sign: 2^22 - 1 fits, one more does not."""
+    values = torch.full((1, 33_027), 127 * sign, dtype=torch.int8)
+    values[0, 0] = sign
+    assert int(values.sum(dtype=torch.int64)) == sign * (2**22 - 1)
+    assert_exact(name, bytes_of(1, 33_027) // 16, values)
+    values[0, 0] = 2 * sign
+    with pytest.raises(ValueError, match=r"row 0 .* 32 bits"):
+        packed(name, values)
+
+
+@every_kernel
 def test_scales_of_groups_are_refused(name):
     with pytest.raises(ValueError, match="one scale a row"):
         ops.pack(QuantizedWeight(codes(4, 8, 1.0), torch.ones(4, 2)), name)
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if "-strip-" in name])
+def test_rows_that_use_the_same_inputs_share_a_strip(name):
+    """Three strips of rows that lie between each other take as much room as each beside rows of zeros."""
+    together = KERNELS[name].tile[0]
+    a, b, c = torch.zeros(3, 3 * together, 64, dtype=torch.int8)
+    a[::3, :32] = b[1::3, 32:48] = c[2::3, 48:] = 1
+    b[1::6, 0] = c[2::6, 0] = 1  # every other row has one input in common with the first strip
+    matrices = (a + b + c, a, b.roll(-1, 0), c.roll(-2, 0), 0 * a)
+    whole, *alone, nothing = (packed(name, values).nbytes for values in matrices)
+    assert whole - nothing == sum(alone) - 3 * nothing
 
 
 @pytest.mark.skipif(ops.features()["isa"] not in ("vnni", "amx"), reason="the estimates are of AVX-512 with VNNI")

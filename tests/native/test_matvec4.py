@@ -120,7 +120,33 @@ def test_what_the_groups_cannot_hold_is_refused():
             ops.pack(quantize_weight(torch.zeros(1, 65_552), 4), name)
         with pytest.raises(ValueError, match="4-bit"):
             ops.pack(quantize_weight(normal(4, 32), 8), name)
+        with pytest.raises(ValueError, match="a scale for every"):
+            ops.pack(quantize_weight(normal(4, 16), 4, 8), name)
+        if "-wide-" in name:
+            with pytest.raises(ValueError, match="a scale for every 32 inputs"):
+                ops.pack(quantize_weight(normal(4, 48), 4, 16), name)
     assert ops.candidates(quantize_weight(normal(4, 32), 4, 8), 1, "int4") == []
+
+
+@every_kernel
+def test_a_group_is_there_for_any_one_of_its_inputs(name):
+    """Row r keeps input r of the second group alone."""
+    codes = torch.zeros(16, 64, dtype=torch.int8)
+    codes[:, 16:32] = -7 * torch.eye(16, dtype=torch.int8)
+    dense = ops.pack(QuantizedWeight(codes, torch.ones(16, 1), 4), name).to_dense()
+    assert torch.equal(dense.round(), codes.float())
+
+
+@every_kernel
+def test_the_least_scale_beside_the_largest_is_not_zero(name):
+    weight = QuantizedWeight(torch.full((3, 64), -7, dtype=torch.int8), torch.tensor([[1.0, 1e-7]] * 3), 4)
+    assert (ops.pack(weight, name).to_dense() < 0).all()
+
+
+@every_kernel
+def test_the_widest_rows_that_are_taken(name):
+    weight = grouped(2, 65_536, 1.0)
+    assert torch.equal(ops.pack(weight, name).to_dense() != 0, weight.values != 0)
 
 
 def test_candidates_follow_the_empty_groups():

@@ -12,6 +12,7 @@ from torch import nn
 
 import rarefy
 from convnets import Small, prepared
+from needs import needs_native
 from rarefy.core.errors import EngineError, FileError, ModelError
 from rarefy.engine import Compiled
 from rarefy.engine.sparse_linear import SparseLinear
@@ -313,6 +314,7 @@ def test_static_scales_come_back_with_their_factors(factors: bool, tmp_path: Pat
         assert float((back(x) - model(x)).norm() / model(x).norm()) < 0.05
 
 
+@needs_native
 def test_scales_of_8_bit_images_come_back(tmp_path: Path, prefer: Callable[..., None]) -> None:
     prefer("graph")
     model, data = prepared(Small(), density=0.3), [torch.randn(2, 3, 29, 37) for _ in range(3)]

@@ -299,7 +299,7 @@ def test_the_switch_is_described_where_nothing_is_asked_of_it() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """The entries of the largest floating-point tensor that is made."""
+    """The entries of the largest floating-point tensor that is made; views of others are not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -307,8 +307,11 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        there = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            if not isinstance(tensor, torch.Tensor) or tensor.untyped_storage().data_ptr() in there:
+                continue
+            if tensor.is_floating_point():
                 self.entries = max(self.entries, tensor.numel())
         return out
 

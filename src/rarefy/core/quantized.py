@@ -113,7 +113,7 @@ def quantize_weight(weight: Tensor, bits: int = 8, group: int | None = None) -> 
         return QuantizedWeight(torch.zeros(out, 0, dtype=torch.int8), torch.ones(out, 1), bits)
     group = group or width
     grouped = weight.detach().float().reshape(out, width // group, group)
-    largest = grouped.abs().amax(-1, keepdim=True)
-    scale = torch.where(largest > 0, largest / _LARGEST[bits], torch.ones_like(largest))
+    step = grouped.abs().amax(-1, keepdim=True) / _LARGEST[bits]
+    scale = torch.where(step > 0, step, torch.ones_like(step))  # magnitudes below about 1e-43 have no step: all zeros
     codes = (grouped / scale).round().clamp(-_LARGEST[bits], _LARGEST[bits]).to(torch.int8)
     return QuantizedWeight(codes.view(out, width), scale.squeeze(-1).contiguous(), bits)

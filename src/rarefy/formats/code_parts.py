@@ -58,7 +58,7 @@ class Parts:
         if self.bits == 8:
             return self.held[first : first + count].view(torch.int8)
         low = first // 2
-        return _wide(self.held[low : (first + count + 1) // 2], 4, first - 2 * low + count)[first - 2 * low :]
+        return _wide(self.held[low : (first + count + 1) // 2])[first - 2 * low :][:count]
 
     def filled(self) -> int:
         """Groups with anything in them, a few rows at a time."""
@@ -78,9 +78,7 @@ def _filled(values: Tensor, groups: int) -> Tensor:
     return values.reshape(rows, groups, width // groups).ne(0).any(-1) if width else torch.zeros(rows, groups).bool()
 
 
-def _wide(held: Tensor, bits: int, count: int) -> Tensor:
-    """int8 (count) of what `_narrow` made."""
-    if bits == 8:
-        return held.view(torch.int8)
+def _wide(held: Tensor) -> Tensor:
+    """int8 (twice as many) of what `codes.pack` made of integers of 4 bits."""
     pairs = torch.stack([held & 15, held >> 4], 1).reshape(-1).to(torch.int16)
-    return torch.where(pairs > 7, pairs - 16, pairs).to(torch.int8)[:count]
+    return torch.where(pairs > 7, pairs - 16, pairs).to(torch.int8)

@@ -218,6 +218,8 @@ def channel_spaces(
     linear: follow outputs of linear layers, embeddings and layer norms too, not convolutions alone.
     Raises whatever `torch.export` raises for a model that it does not take.
     """
+    if isinstance(model, nn.Sequential) and keywords:  # torch 2.6 does not export one that is called by keyword
+        example, keywords = (*example, *keywords.values()), {}
     graph = torch.export.export(model.eval(), example, keywords).module()
     assert isinstance(graph, GraphModule)
     spaces = _Spaces(graph, linear)

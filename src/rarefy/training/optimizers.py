@@ -105,7 +105,7 @@ def correct_young(optimizer: torch.optim.Optimizer, parameter: Tensor, index: Te
     """
     memory, group = optimizer.state[parameter], group_of(optimizer, parameter) or {}
     t = _steps(memory) + 1
-    grad = _effective_gradient(parameter, group, index)
+    grad = _effective_gradient(optimizer, parameter, index)
     young = torch.zeros_like(age, dtype=torch.bool)
     for name, beta, push in zip(("exp_avg", "exp_avg_sq"), group["betas"], (grad, grad * grad), strict=True):
         beta = float(beta)
@@ -125,13 +125,16 @@ def correct_young(optimizer: torch.optim.Optimizer, parameter: Tensor, index: Te
     return young
 
 
-def _effective_gradient(parameter: Tensor, group: dict[str, Any], index: Tensor) -> Tensor:
+def _effective_gradient(optimizer: torch.optim.Optimizer, parameter: Tensor, index: Tensor) -> Tensor:
     """The gradient that the optimizer puts into its moments: with L2 decay where that is not decoupled."""
     assert parameter.grad is not None
+    group = group_of(optimizer, parameter) or {}
     grad = parameter.grad.reshape(-1)[index]
     if group.get("maximize"):
         grad = -grad
     decay = float(group.get("weight_decay", 0.0))
-    if decay and not group.get("decoupled_weight_decay", False):
+    # Before torch 2.7 an AdamW has no such setting.
+    decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay", False)
+    if decay and not decoupled:
         grad = grad + decay * parameter.detach().reshape(-1)[index]
     return grad

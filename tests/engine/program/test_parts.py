@@ -11,7 +11,9 @@ from torch import nn
 from needs import needs_native
 from rarefy.engine.capture import as_example, capture
 from rarefy.engine.fuse import rewrite
+from rarefy.engine.program import with_programs
 from rarefy.engine.program.facts import Count, Same, Spread, facts_of
+from rarefy.engine.program.lower_layers import norm_arguments
 from rarefy.engine.program.sizes import ONE, Size, is_row_major, product, row_major
 from rarefy.engine.program.slots import slots_of
 from rarefy.engine.program.values import Buffer
@@ -109,3 +111,30 @@ def test_masks_are_shortened_only_where_they_repeat(causal):
         x, mask = torch.randn(batch, tokens, 8), torch.ones(batch, tokens, dtype=torch.long)
         mask[0, tokens - 2 :] = 0
         torch.testing.assert_close(graph(x, mask), model(x, mask), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("given", [2, 3, 4, 5, 6])
+def test_what_a_norm_leaves_out_is_as_layer_norm_has_it(given: int) -> None:
+    """An exported graph leaves out trailing arguments that are as by default, which of them depends on torch."""
+    graph = torch.fx.Graph()
+    x, weight, bias = (graph.placeholder(name) for name in ("x", "weight", "bias"))
+    whole = (x, [8], weight, bias, 1e-3, True)
+    node = graph.call_function(torch.ops.aten.layer_norm.default, whole[:given])
+    assert norm_arguments(node) == (*whole[:given], *(None, None, 1e-5)[given - 2 :])[:5]
+
+
+@needs_native
+def test_a_norm_with_the_usual_epsilon_is_part_of_a_program() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(16) + 0.5)
+
+        def forward(self, x):
+            return nn.functional.layer_norm(1e-3 * nn.functional.gelu(x) + x * 1e-3, (16,), self.weight)
+
+    model, x = Normed().eval(), torch.randn(3, 5, 16)
+    graph, _ = rewrite(capture(model, as_example(x)), {}, {})
+    assert with_programs(graph) == 1
+    with torch.inference_mode():
+        torch.testing.assert_close(graph(x), model(x), rtol=1e-5, atol=1e-5)

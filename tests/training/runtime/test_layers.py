@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from needs import needs_native
 from rarefy.core.errors import DataError, DTypeError, EngineError, ModelError, ShapeError
 from rarefy.ops import Layer
 from rarefy.training.runtime import SparseConv2d, SparseLinear, Topology, faster
@@ -287,6 +288,7 @@ def test_refusals_say_what_to_do():
         SparseConv2d.from_dense(nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), torch.ones(6, 36).bool())
 
 
+@needs_native  # without kernels there is no such index: torch computes it, for hours
 def test_windows_too_large_for_the_index_are_refused():
     conv = SparseConv2d(4, 4, 200, Topology(random_mask(4, 4 * 200 * 200, 1e-4)), padding=2**14, dilation=160)
     with pytest.raises(ValueError, match="keep the layer dense"):
