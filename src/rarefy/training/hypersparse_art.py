@@ -63,8 +63,8 @@ class CutWhenReady:
     """Cuts all weights together when the pruned net is as good as the net is without the cut, at `end` at the latest.
 
     "As good" takes the user's data and loss: every `every` steps after `begin` the loss under the masks is compared
-    with the loss of the net as it is then, or as it was at `begin`, whichever is larger. The penalty raises the one, and
-    the cut costs less and less: waiting for the loss of before the penalty would often mean waiting until `end`.
+    with the loss of the net as it is then, or as it was at `begin`, whichever is larger. The penalty raises the one,
+    and the cut costs less and less: waiting for the loss of before the penalty would often mean waiting until `end`.
     Without data the cut comes at `end`.
     """
 
