@@ -35,9 +35,10 @@ def compared(rows: list[list[tuple[str, float, float]]], check: Check) -> None:
 def main() -> None:
     from checks_images import CHECKS as images
     from checks_others import CHECKS as others
+    from checks_studies import CHECKS as studies
     from checks_text import CHECKS as text
 
-    known = images | others | text
+    known = images | studies | others | text
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)

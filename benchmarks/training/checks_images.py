@@ -1,6 +1,5 @@
 """The checks on MNIST: 2,000 images to train on and 2,000 to test, 784-128-64-10 (last layer dense), 400 steps."""
 
-import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,9 @@ from dense_to_sparse import images
 from torch import nn
 
 import rarefy
-from rarefy.allocations.given import Given
-from rarefy.allocations.ranked import Global
-from rarefy.analysis.edge_of_chaos import initialise
-from rarefy.scores.snip import Snip
 from rarefy.training.bit_payload import capacity, store
 from rarefy.training.bitwise_training import bitwise_training
-from rarefy.training.data_diet import keep_examples, score_examples
 from rarefy.training.irrelevant_weight_decay import irrelevant_weight_decay
-from rarefy.training.sparse_ift import sparse_ift
-from rarefy.training.swamp import swamp
 from rarefy.training.under_training import under_training
 
 STEPS = 400
@@ -142,44 +134,6 @@ def both_products(path: Path, seed: int) -> Rows:
     return [("bdwp, 2:8, plus 1 point, over dense", ours + 1.0, accuracy(trained(None, data, seed)[0], data))]
 
 
-def wider(path: Path, seed: int) -> Rows:
-    """What a random mask of 90 % costs: at width 32 and at width 512."""
-    data, gaps = mnist(path), []
-    for width in (512, 32):
-        dense = accuracy(trained(None, data, seed, model=net(width, seed))[0], data)
-        sparse, _ = trained("static", data, seed, model=net(width, seed), sparsity=0.9, allocation="erk")
-        gaps.append(dense - accuracy(sparse, data))
-    return [("random-pruning, 90 %: points behind dense, width 512 and width 32", gaps[0], gaps[1])]
-
-
-def shuffled(path: Path, seed: int) -> Rows:
-    data = mnist(path)
-    options: dict[str, Any] = {"sparsity": 0.9, "data": [(data[0][:500], data[1][:500])], "loss": loss_of}
-    masks = accuracy(trained("snip", data, seed, **options)[0], data)
-    ours = accuracy(trained("random-pruning", data, seed, allocation=Global(Snip()), **options)[0], data)
-    return [("random-pruning with SNIP's ratios, plus 1 point, over SNIP, 90 %", ours + 1.0, masks)]
-
-
-def same_products(path: Path, seed: int) -> Rows:
-    data = mnist(path, 1000)
-    dense = net(64, seed)
-    found = sparse_ift(dense, "wide", sparsity=0.75)
-    options = {"sparsity": 0.75, "allocation": Given(found.densities), "every": 20, "ignore": ()}
-    ours = accuracy(trained("rigl", data, seed, model=found.model, **options)[0], data)
-    rival = accuracy(trained(None, data, seed, model=dense)[0], data)
-    return [("sparse-ift, wide, 75 %, over dense of as many products", ours, rival)]
-
-
-def hard_examples(path: Path, seed: int) -> Rows:
-    """Accuracy on 60 % of 2,000 images: without the lowest EL2N of ten nets, and without any 40 %."""
-    data = mnist(path)
-    nets = [trained(None, data, 100 * seed + k + 50, steps=60)[0] for k in range(10)]
-    kept = keep_examples(score_examples(nets, [(data[0], data[1])]), 0.4)
-    some = torch.randperm(2000, generator=torch.Generator().manual_seed(seed + 9))[: len(kept)]
-    parts = [accuracy(trained(None, (data[0][at], data[1][at], *data[2:]), seed)[0], data) for at in (kept, some)]
-    return [("el2n-grand: without the easiest 40 % over without any 40 %", parts[0], parts[1])]
-
-
 def blocks(path: Path, seed: int) -> Rows:
     data = mnist(path)
     options = {"sparsity": 0.8, "pattern": "block:8x8"}
@@ -199,43 +153,6 @@ def payload(path: Path, seed: int) -> Rows:
     return [("bitwise-training with a payload, plus 2 points, over before it", accuracy(model, data) + 2.0, before)]
 
 
-def rescaled(path: Path, seed: int) -> Rows:
-    """31 layers, 100 tanh units each, from the edge of chaos, 90 % pruned before training, rescaled or not."""
-    data, found = mnist(path), []
-    for rescale in (True, False):
-        layers = [m for _ in range(29) for m in (nn.Linear(100, 100), nn.Tanh())]
-        model = nn.Sequential(nn.Linear(784, 100), nn.Tanh(), *layers, nn.Linear(100, 10))
-        initialise(model, "tanh", seed=seed)
-        batch = [(data[0][:500], data[1][:500])]
-        rarefy.prune(model, "robust-pai", sparsity=0.9, data=batch, loss=loss_of, rescale=rescale, allocation="uniform")
-        made, _ = trained("static", data, seed, model=model, start="given", sgd=True, lr=0.01, ignore=())
-        found.append(accuracy(made, data))
-    return [("robust-pai: rescaled, minus 10 points, over not, 31 layers, 90 %", found[0] - 10.0, found[1])]
-
-
-def no_barrier(path: Path, seed: int) -> Rows:
-    """Training loss in the middle between two particles of the last round, and 1.05 x the larger of theirs."""
-    from claims import cycle_train
-
-    data, models = mnist(path), []
-    plain = cycle_train(data, STEPS, [])
-
-    def train(model: nn.Module, cycle: Any) -> None:
-        plain(model, cycle)
-        models.append(copy.deepcopy(model))
-
-    swamp(net(128, seed), train, sparsity=0.9, rounds=3, particles=2, rewind=STEPS // 10, seed=seed, ignore=["4"])
-    one, two = models[-2:]
-    worst = 0.0
-    ends = [under_training(m, [(data[0], data[1])]).loss for m in (one, two)]
-    for k in range(1, 10):
-        between = copy.deepcopy(one)
-        mixed = {n: torch.lerp(v, two.state_dict()[n], k / 10) for n, v in one.state_dict().items()}
-        between.load_state_dict(mixed)
-        worst = max(worst, under_training(between, [(data[0], data[1])]).loss)
-    return [("swamp: loss on the line between two particles below 1.05 x theirs, 90 %", worst, 1.05 * max(ends))]
-
-
 CHECKS: dict[str, Check] = {
     "longer": Check(longer, "nats", more=False),
     "aswl": Check(learned_ratios, "% right"),
@@ -243,12 +160,6 @@ CHECKS: dict[str, Check] = {
     "irrelevant": Check(irrelevant, "% zeros"),
     "1:16": Check(one_of_sixteen, "% right"),
     "bdwp": Check(both_products, "% right"),
-    "width": Check(wider, "points", more=False),
-    "shuffled": Check(shuffled, "% right"),
-    "iso-flop": Check(same_products, "% right"),
-    "examples": Check(hard_examples, "% right"),
     "blocks": Check(blocks, "% right"),
     "payload": Check(payload, "% right"),
-    "rescaled": Check(rescaled, "% right"),
-    "barrier": Check(no_barrier, "nats", more=False),
 }
