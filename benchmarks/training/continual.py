@@ -177,9 +177,7 @@ def forgetting(data: Data, seeds: int) -> None:
         return model
 
     everything = torch.ones(1500, dtype=torch.bool)
-    whole, by_heart = y, torch.where(random, (y + 1 + torch.arange(1500) % 9) % 10, y)  # wrong labels are learned so
-    kinds = {"10 % at random": (random, whole), "one class": (y == 3, whole), "10 % wrong": (random, by_heart)}
-    for what, (gone, y) in kinds.items():
+    for what, gone in {"10 % at random": random, "one class": y == 3}.items():
         for name, sparsity, options in (
             ("fine-tuning, dense", 0.0, {}),
             ("fine-tuning, 95 %", 0.95, {}),
@@ -229,7 +227,7 @@ def ratios(data: Data, seeds: int) -> None:
 
     x, y, x_test, y_test = data
     print("\n## Static random masks by their ratios\n\n| ratios, sparsity | accuracy | each seed |\n|---|---|---|")
-    for sparsity in (0.5, 0.9, 0.98):
+    for sparsity in (0.9, 0.98):
         for name, spread in RATIOS.items():
             found = []
             for seed in range(seeds):
