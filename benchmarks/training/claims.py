@@ -65,12 +65,12 @@ def trained(name: str | None, data: Data, steps: int, seed: int, width: int = 12
     return accuracy(model, data)
 
 
-def one_shot(data: Data, steps: int, seed: int, sparsity: float) -> float:
+def one_shot(data: Data, steps: int, seed: int, sparsity: float | None, pattern: str = "unstructured") -> float:
     """Dense training for three quarters of the steps, magnitude pruning, fine-tuning for the rest."""
     model = net(128, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     loop(model, optimizer, optimizer.step, data, round(0.75 * steps), seed)
-    rarefy.prune(model, "magnitude", sparsity=sparsity, ignore=["4"])
+    rarefy.prune(model, "magnitude", sparsity=sparsity, pattern=pattern, ignore=["4"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     trainer = rarefy.sparse_training(model, optimizer, "static", start="given", ignore=["4"])
     loop(model, optimizer, trainer.step, data, steps - round(0.75 * steps), seed + 100)

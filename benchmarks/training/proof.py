@@ -18,6 +18,7 @@ from proof_tasks import TASKS, Task
 
 import rarefy
 from rarefy.core.errors import SparsityError
+from rarefy.schedules.cosine import Cosine
 
 EVERY = 25
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -26,6 +27,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "SNIP": ("snip", {"data": 8}),
     "SynFlow": ("synflow", {}),
     "SET": ("set", {"every": EVERY}),
+    "SET with RigL's schedule": ("set", {"every": EVERY, "end": 0.75, "spread": 0.0, "schedule": 0.3}),
     "deep rewiring": ("deep-rewiring", {}),
     "sparse momentum": ("sparse-momentum", {"every": EVERY}),
     "DST-EE": ("dst-ee", {"every": EVERY}),
@@ -52,6 +54,8 @@ def train(task: Task, label: str, sparsity: float, seed: int) -> dict[str, float
     if label != DENSE:
         method, options = METHODS[label]
         options = dict(options)
+        if "schedule" in options:  # from that fraction on half a cosine to 0, as RigL
+            options["schedule"] = Cosine(options["schedule"], 0.0, round(options["end"] * task.steps))
         if "data" in options:
             options["data"] = [task.draw(order) for _ in range(options["data"])]
             options["loss"] = task.loss

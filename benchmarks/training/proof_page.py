@@ -17,6 +17,7 @@ UNITS = {
 }
 ORDERS = [
     ("SET", "static random, ERK"),
+    ("SET with RigL's schedule", "static random, ERK"),
     ("RigL", "SET"),
     ("gradual magnitude, ERK", "RigL"),
     ("static random, ERK", "static random, uniform"),
@@ -38,7 +39,8 @@ def _table(task: str, found: Found, methods: Iterable[str], sparsities: list[flo
     lines += ["| method | " + " | ".join(f"{s:.0%}" for s in sparsities) + " |", "|---" * (len(sparsities) + 1) + "|"]
     for method in methods:
         cells = [found.get((task, method, s), []) for s in sparsities]
-        lines.append(f"| {method} | " + " | ".join(spread(c) if c else "" for c in cells) + " |")
+        if any(cells):
+            lines.append(f"| {method} | " + " | ".join(spread(c) if c else "" for c in cells) + " |")
     return "\n".join(lines)
 
 
@@ -56,7 +58,8 @@ def _orders(task: str, found: Found, sparsities: list[float]) -> str:
                 continue
             gains = [sign * (x - y) for x, y in zip(a, b, strict=True)]
             cells.append(f"{statistics.mean(gains):+.2f} ({sum(g > 0 for g in gains)} of {len(gains)})")
-        lines.append(f"| {better} | {worse} | " + " | ".join(cells) + " |")
+        if any(cells):
+            lines.append(f"| {better} | {worse} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import SparsityError
 from rarefy.training.hypersparse_art import HyperSparse, hypersparse, hypersparse_art
-from training.loops import mlp, start, train
+from training.loops import mlp, sgd, start, train
 
 
 def test_the_value_is_zero_and_the_gradient_is_the_closed_form() -> None:
@@ -73,6 +73,18 @@ def test_it_cuts_as_soon_as_the_pruned_net_is_good_enough() -> None:
     assert 16 < trainer.run.memory["cut"] < 144
     assert abs(trainer.sparsity - 0.8) < 1 / size
     assert sum(float(loss_of(task.model, b).detach()) for b in task.batches) / 4 <= trainer.run.memory["dense"]
+
+
+def test_the_cut_does_not_wait_for_a_loss_that_the_penalty_has_put_out_of_reach() -> None:
+    """The net has learned its batches by heart when the penalty begins; pruned it never will have."""
+    task = mlp()
+    trainer, _ = start(
+        task, "hypersparse-art", sgd, sparsity=0.97, first=0.1, growth=1.5, every=4, begin=0.5, end=0.9,
+        total_steps=160, data=task.batches, loss=loss_of,
+    )  # fmt: skip
+    list(train(task, trainer, 160))
+    assert trainer.run.memory["cut"] < 110
+    assert sum(float(loss_of(task.model, b).detach()) for b in task.batches) / 4 < 1.0  # 2.09 where it waits until 144
 
 
 def test_without_data_the_cut_comes_at_the_end_of_the_window() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import SparsityError
 from rarefy.core.registry import method
+from rarefy.core.seeds import own_generator
 from rarefy.core.site import Site, find_sites
 
 Nodes = dict[str, Tensor]  # site -> which of its outputs stay, (out,) bool
@@ -85,7 +86,7 @@ def search_baseline(
         raise SparsityError(f"search_baseline: trials={trials} and seeds={seeds}; give at least 1 and 2")
     searched, single, initial = [], [], []
     for seed in range(seeds):
-        generator = torch.Generator().manual_seed(seed)
+        generator = own_generator(seed, "random search")
         candidates = [draw(find_sites(make(seed))[0], sparsity, generator) for _ in range(trials)]
         scores = [_scored(make(seed), nodes, score) for nodes in candidates]
         best = candidates[scores.index(max(scores))]

@@ -11,6 +11,7 @@ from rarefy.core.density import density_of
 from rarefy.core.errors import ModelError, ShapeError, SparsityError, UnknownNameError
 from rarefy.core.protocols import Allocation, Pattern
 from rarefy.core.registry import lookup
+from rarefy.core.seeds import own_generator
 from rarefy.core.site import Site
 from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.parse import parse_pattern
@@ -58,7 +59,7 @@ def begin(
     density = _density(sparsity, support) if sparsity is not None or not isinstance(method.start, GivenStart) else 1.0
     densities = _densities(weights, density, support, allocation, method, state)
     states = [_state(weight, support, densities[weight.name], method, total_steps) for weight in weights]
-    generator = torch.Generator().manual_seed(seed)
+    generator = own_generator(seed, "sparse training")
     keeps = method.transform.wants_dense_grad
     run = Run(model, inner, states, density, total_steps, generator, 0, batches, loss, keeps_memory=keeps)
     require_in_optimizer(run)

@@ -60,10 +60,12 @@ class HyperSparse:
 
 @dataclass(frozen=True)
 class CutWhenReady:
-    """Cuts all weights together when the pruned net is as good as the dense one was, at `end` at the latest.
+    """Cuts all weights together when the pruned net is as good as the net is without the cut, at `end` at the latest.
 
     "As good" takes the user's data and loss: every `every` steps after `begin` the loss under the masks is compared
-    with the loss at `begin`. Without data the cut comes at `end`.
+    with the loss of the net as it is then, or as it was at `begin`, whichever is larger. The penalty raises the one,
+    and the cut costs less and less: waiting for the loss of before the penalty would often mean waiting until `end`.
+    Without data the cut comes at `end`.
     """
 
     every: int
@@ -85,7 +87,7 @@ class CutWhenReady:
         if done < last and not (looks and (done - first) % self.every == 0):
             return
         masks = together([state.value().float().abs() for state in run.states], run.density)
-        if done >= last or loss_with(run, masks) <= run.memory["dense"]:
+        if done >= last or loss_with(run, masks) <= max(run.memory["dense"], loss_now(run)):
             for state, mask in zip(run.states, masks, strict=True):
                 run.set_mask(state, mask)
             run.memory["cut"] = done
@@ -105,7 +107,7 @@ def hypersparse_art(
     """Dense training, then a penalty on small weights that grows until pruning costs nothing, then fine-tuning.
 
     every: steps of an epoch of the paper, whose penalty is first * growth^epoch from the share `begin` on; with `data`
-    and `loss` the cut comes at the epoch at which the pruned net is no worse than the net at `begin`, else, and at the
+    and `loss` the cut comes at the epoch at which the pruned net is no worse than the net itself, else, and at the
     latest, at `end`. All weights compete, so layers differ in density.
     Differs: the loss in place of the accuracy decides; the paper keeps the best of the masks it has tried.
     """
