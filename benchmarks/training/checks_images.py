@@ -112,10 +112,10 @@ def irrelevant(path: Path, seed: int) -> Rows:
         for strength in (1e-3, 1e-2):
             method = irrelevant_weight_decay(strength=strength, scale=scale, tolerance=0.05, every=20, end=1.0)
             model, trainer = trained(method, data, seed, sgd=True, lr=0.05, sparsity=0.99, data=batches, loss=loss_of)
-            if accuracy(model, data) > 88.0:
+            if accuracy(model, data) > 85.0:
                 best = max(best, 100.0 * trainer.sparsity)
         found.append(best)
-    return [("irrelevant-weight-decay over L2 decay: zeros at 88 % accuracy or more", found[0], found[1])]
+    return [("irrelevant-weight-decay over L2 decay: zeros at 85 % accuracy or more", found[0], found[1])]
 
 
 def one_of_sixteen(path: Path, seed: int) -> Rows:
