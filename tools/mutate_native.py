@@ -4,8 +4,9 @@
     python tools/mutate_native.py --build ... native/pack/nibbles.cc                one source
 
 The build is one made by CMake with Ninja, up to date. For each fault the source alone is compiled, linked with the
-objects of that build into a module of its own, and the tests of the source run against it, until one fails. A fault that
-does not compile or that ends the process is noticed. Exit status 1 if one survives that is not said to be equivalent.
+objects of that build into a module of its own, and the tests of the source run against it, until one fails. A fault
+that does not compile or that ends the process is noticed. Exit status 1 if one survives that is not said to be
+equivalent.
 """
 
 import argparse

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import rarefy
 from rarefy.core.errors import DataError, SparsityError
+from rarefy.core.site import Site
+from rarefy.patterns.unstructured import Layerwise
 from rarefy.pruning.sensitivity import interpolated
 from rarefy.recipes import target, target_times
 from rarefy.recipes.target import WHOLE
@@ -17,7 +19,7 @@ from rarefy.recipes.target_curve import Curve, corrected
 from rarefy.recipes.target_job import LEAST_DENSITY
 from rarefy.recipes.target_losses import Losses
 from rarefy.recipes.target_search import LeastLoss
-from rarefy.recipes.target_times import Speed
+from rarefy.recipes.target_times import Speed, trial
 
 REST = 2.0  # ms of the model beyond its layers, on the made-up machine
 IN_CONTEXT = 2.3  # what a layer takes inside the model over what it takes alone: the search has to find this out
@@ -445,3 +447,16 @@ def test_the_types_of_the_compiled_model_are_those_that_are_timed(
     assert set(asked) == {Precision("int8", "int8")}
     with pytest.raises(SparsityError, match="target_speedup"):
         rarefy.prune(network(), "magnitude", sparsity=0.5, weights="int8")
+
+
+def test_a_trial_in_which_every_layer_stays_dense_times_the_model_as_it_is() -> None:
+    """What is left where no density is faster than dense, as without native kernels."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    sites = [Site("0", (model[0],)), Site("2", (model[2],))]
+
+    def speed(sparse: nn.Module, dense: nn.Module, inputs: object) -> Speed:
+        assert sparse is not dense and all(map(torch.equal, sparse.parameters(), dense.parameters()))
+        return Speed(2.0, 1.0, 2.0)
+
+    given = (dict.fromkeys(("0", "2"), 1.0), Layerwise(), (), torch.randn(2, 8), speed)
+    assert trial(model, sites, *given) == Speed(2.0, 1.0, 2.0)

@@ -120,7 +120,8 @@ class TimingCache:
                 if not _is_damage(error):
                     _warn_once(f"timing cache: {path} cannot be used ({error}); set RAREFY_CACHE_DIR to another folder")
                     return []
-                warnings.warn(f"timing cache: {path} is damaged ({error}); it is thrown away", stacklevel=3)
+                why = str(error) or "its schema is no text"  # Python 3.10 has no words for bytes that it cannot decode
+                warnings.warn(f"timing cache: {path} is damaged ({why}); it is thrown away", stacklevel=3)
                 _remove(path)
                 if attempt == 2 or not create:
                     return []

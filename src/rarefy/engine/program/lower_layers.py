@@ -107,7 +107,9 @@ def norm_fits(node: Node, facts: Facts) -> bool:
 
 def norm_arguments(node: Node) -> tuple[object, object, object, object, object]:
     """(x, shape, weight, bias, eps), those that are left out at the end as layer_norm has them."""
-    x, shape, weight, bias, eps = (*node.args[:5], *(None, None, 1e-5)[max(0, len(node.args) - 2) :])
+    left_out: list[object] = [None, None, 1e-5]
+    given: list[object] = list(node.args[:5])
+    x, shape, weight, bias, eps = given + left_out[max(0, len(given) - 2) :]
     return x, shape, weight, bias, eps
 
 
