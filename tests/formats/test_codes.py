@@ -286,3 +286,20 @@ def test_a_small_file_of_a_large_weight_of_zeros_is_read_in_little_memory() -> N
     for wrong in ([8, 16, 1, 0, 0, 1, 1, 2**25], [8, 16, 2**40, 0, 0, 4, 4, 0], [8, 0, 1, 0, 0, 2**40, 2**40, 0]):
         with pytest.raises(FileError, match=r"tensor 'fc\.weight'"):
             unpack(parts | {"form": torch.tensor(wrong)}, "fc.weight")
+
+
+@pytest.mark.parametrize("byte", [0x80, 0x81, 0x8F, 0x08, 0x18, 0xF8])
+def test_the_least_of_four_bits_is_refused_beside_any_other(byte: int) -> None:
+    q = QuantizedWeight(torch.ones(1, 16, dtype=torch.int8), torch.ones(1, 1), 4)
+    parts = pack(Codes((1, 16), q))
+    codes = parts["codes"].clone()
+    codes[3] = byte
+    with pytest.raises(FileError, match="an integer is below -7"):
+        unpack({**parts, "codes": codes})
+    codes[3] = byte & 0x77
+    assert unpack({**parts, "codes": codes}).quantized.values.abs().max() <= 7
+
+
+def test_rows_are_those_of_the_shape_unless_said_otherwise() -> None:
+    q = QuantizedWeight(torch.arange(6, dtype=torch.int8).view(2, 3), torch.ones(2, 1), 8)
+    assert torch.equal(Codes((2, 3), q).to_dense(), torch.arange(6.0).view(2, 3))
