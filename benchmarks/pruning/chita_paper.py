@@ -56,7 +56,7 @@ _SETTINGS: dict[str, dict[str, Setting]] = {
             500, 16, {"damping": 1e-5, "first": 0.0, "iterations": 0, "exchanges": 0, "swaps": 0, "block": 500}
         ),
         "chita-plus-plus": Setting(
-            500, 16, {"damping": 1e-5, "first": 0.0, "rounds": 16, "iterations": 0, "block": 500}
+            200, 16, {"damping": 1e-5, "first": 0.0, "rounds": 4, "iterations": 0, "block": 500}
         ),
     },
 }
@@ -67,6 +67,12 @@ _HIGH: dict[tuple[str, str, float], Setting] = {  # where so little is left, mor
     **{
         ("mlpnet", "cbs", sparsity): Setting(2000, 1, {"damping": 1e-2, "rungs": 0, "rounds": 30})
         for sparsity in (0.9, 0.95, 0.98)
+    },
+    **{
+        ("resnet20", "chita-plus-plus", sparsity): Setting(
+            500, 16, {"damping": 1e-5, "first": 0.0, "rounds": 16, "iterations": 0, "block": 500}
+        )
+        for sparsity in (0.8, 0.9)
     },
     ("mlpnet", "chita-plus-plus", 0.98): Setting(
         1000, 16, {"damping": 3e-3, "first": 1 / 16, "rounds": 24, "iterations": 0}
