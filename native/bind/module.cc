@@ -40,6 +40,7 @@ nb::dict features() {
   out["avx512dq"] = f.avx512dq;
   out["avx512vl"] = f.avx512vl;
   out["avx512_vnni"] = f.avx512_vnni;
+  out["avx512_vbmi"] = f.avx512_vbmi;
   out["avx512_vbmi2"] = f.avx512_vbmi2;
   out["avx512_bf16"] = f.avx512_bf16;
   out["amx_bf16"] = f.amx_bf16;

@@ -40,6 +40,7 @@ Features detect() noexcept {
   found.avx512dq = zmm && (b & (1u << 17));
   found.avx512bw = zmm && (b & (1u << 30));
   found.avx512vl = zmm && (b & (1u << 31));
+  found.avx512_vbmi = zmm && (c & (1u << 1));
   found.avx512_vbmi2 = zmm && (c & (1u << 6));
   found.avx512_vnni = zmm && (c & (1u << 11));
   found.amx_bf16 = tiles && (d & (1u << 22));
@@ -73,22 +74,24 @@ Isa detected_isa() noexcept {
   if (!(f.avx2 && f.fma && f.bmi2 && f.popcnt)) return Isa::scalar;
   if (!(f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl)) return Isa::avx2;
   if (!f.avx512_vnni) return Isa::avx512;
-  return f.amx_int8 && f.amx_bf16 && tiles_allowed() ? Isa::amx : Isa::vnni;
+  if (!(f.avx512_vbmi && f.avx512_vbmi2)) return Isa::vnni;
+  return f.avx512_bf16 && f.amx_int8 && f.amx_bf16 && tiles_allowed() ? Isa::amx : Isa::vbmi2;
 }
 
 Isa allowed_isa() {
   const Isa found = detected_isa();
   const char* cap = std::getenv("RAREFY_ISA");
   if (cap == nullptr || *cap == '\0') return found;
-  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::vnni, Isa::amx})
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::vnni, Isa::vbmi2, Isa::amx})
     if (std::string(cap) == isa_name(isa)) return isa < found ? isa : found;
   throw std::invalid_argument("RAREFY_ISA=" + std::string(cap) +
-                              ": not an instruction set of this library; choose scalar, avx2, avx512, vnni or amx, or unset it");
+                              ": not an instruction set of this library; choose scalar, avx2, avx512, vnni, vbmi2 or amx, or unset it");
 }
 
 const char* isa_name(Isa isa) noexcept {
   switch (isa) {
     case Isa::amx: return "amx";
+    case Isa::vbmi2: return "vbmi2";
     case Isa::vnni: return "vnni";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";

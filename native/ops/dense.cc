@@ -11,6 +11,7 @@ namespace {
 
 struct Variant {
   std::string name, op, weights;
+  Isa isa;
   const Kernel* kernel;
   lines::Shape shape;
   expand::Expand expand;  // null: the weight is stored whole
@@ -19,25 +20,25 @@ struct Variant {
 void add_int8(std::vector<Variant>& out, const Kernel& k) {
   const lines::Shape shape{1, 4, k.lines};
   const std::string name = k.name;
-  out.push_back({"dense8-" + name, "dense8", "int8", &k, shape, nullptr});
+  out.push_back({"dense8-" + name, "dense8", "int8", k.isa, &k, shape, nullptr});
   // A CPU with VNNI may expand bytes in one instruction (Ice Lake, Zen 4) or not (Cascade Lake); with AMX it can.
   if (k.isa == Isa::vnni && features().avx512_vbmi2)
-    out.push_back({"expand8-vbmi2", "expand8", "int8", &k, shape, expand::named("vbmi2").bytes});
+    out.push_back({"expand8-vbmi2", "expand8", "int8", Isa::vbmi2, &k, shape, expand::named("vbmi2").bytes});
   const char* expansion = k.isa == Isa::amx ? "vbmi2" : k.isa == Isa::vnni ? "avx512" : k.name;
-  out.push_back({"expand8-" + name, "expand8", "int8", &k, shape, expand::named(expansion).bytes});
+  out.push_back({"expand8-" + name, "expand8", "int8", k.isa, &k, shape, expand::named(expansion).bytes});
 }
 
 void add_bf16(std::vector<Variant>& out, const Kernel& k) {
   const lines::Shape shape{2, 2, k.lines};
-  out.push_back({std::string("dense16-") + k.name, "dense16", "bf16", &k, shape, nullptr});
-  out.push_back({std::string("expand16-") + k.name, "expand16", "bf16", &k, shape, expand::named("vbmi2").halves});
+  out.push_back({std::string("dense16-") + k.name, "dense16", "bf16", k.isa, &k, shape, nullptr});
+  out.push_back({std::string("expand16-") + k.name, "expand16", "bf16", k.isa, &k, shape, expand::named("vbmi2").halves});
 }
 
 void add_floats(std::vector<Variant>& out, const Kernel& k) {
   const expand::Kernel& expansion = expand::named(k.name);
-  out.push_back({std::string("dense32-") + k.name, "dense32", "fp32", &k, {4, 1, k.lines}, nullptr});
-  out.push_back({std::string("expand32-") + k.name, "expand32", "fp32", &k, {4, 1, k.lines}, expansion.floats});
-  out.push_back({std::string("expand16-") + k.name, "expand16", "bf16", &k, {2, 1, k.lines}, expansion.widened});
+  out.push_back({std::string("dense32-") + k.name, "dense32", "fp32", k.isa, &k, {4, 1, k.lines}, nullptr});
+  out.push_back({std::string("expand32-") + k.name, "expand32", "fp32", k.isa, &k, {4, 1, k.lines}, expansion.floats});
+  out.push_back({std::string("expand16-") + k.name, "expand16", "bf16", k.isa, &k, {2, 1, k.lines}, expansion.widened});
 }
 
 const std::vector<Variant>& variants() {
@@ -151,7 +152,7 @@ std::vector<KernelEntry> entries() {
   const char* const names[] = {"int8", "bf16", "fp32"};
   std::vector<KernelEntry> out;
   for (const Variant& v : variants())
-    out.push_back({v.name, v.op, v.kernel->isa, v.weights, names[static_cast<int>(v.kernel->type)], block_rows,
+    out.push_back({v.name, v.op, v.isa, v.weights, names[static_cast<int>(v.kernel->type)], block_rows,
                    v.kernel->tokens, v.kernel->lines * v.shape.interleave});
   return out;
 }

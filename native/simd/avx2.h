@@ -83,7 +83,7 @@ inline Vec expand(Lanes keep, const float* packed) {
   const Vec values = _mm256_permutevar8x32_ps(_mm256_loadu_ps(packed), index);
   return _mm256_and_ps(values, _mm256_castsi256_ps(lane_mask(keep)));
 }
-inline Vec load_lanes(Lanes keep, const float* p) { return _mm256_maskload_ps(p, lane_mask(keep)); }
+inline Vec fma_lanes(Lanes keep, Vec w, const float* p, Vec c) { return fma(w, _mm256_maskload_ps(p, lane_mask(keep)), c); }
 inline Vec gather(const float* x, const unsigned short* index) {
   const __m256i at = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index)));
   return _mm256_i32gather_ps(x, at, 4);

@@ -88,7 +88,9 @@ inline Vec expand(Lanes keep, const float* packed) {
   int next = 0;
   return each([&](int i) { return keep.bits >> i & 1u ? packed[next++] : 0.0f; });
 }
-inline Vec load_lanes(Lanes keep, const float* p) { return each([&](int i) { return keep.bits >> i & 1u ? p[i] : 0.0f; }); }
+inline Vec fma_lanes(Lanes keep, Vec w, const float* p, Vec c) {
+  return each([&](int i) { return keep.bits >> i & 1u ? c.lane[i] + w.lane[i] * p[i] : c.lane[i]; });
+}
 template <class Index>
 inline Vec gather(const float* x, const Index* index) {
   return each([&](int i) { return x[index[i]]; });

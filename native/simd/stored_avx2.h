@@ -26,8 +26,8 @@ inline Vec expand_stored(Lanes keep, unsigned bits, const unsigned char* p) {
 // A weight that is there is not 0.
 using Used = __m256;
 inline Used used_lanes(Lanes, Vec w) { return _mm256_cmp_ps(w, _mm256_setzero_ps(), _CMP_NEQ_UQ); }
-inline Vec load_used(Used used, const float* x) { return _mm256_and_ps(used, _mm256_loadu_ps(x)); }
-inline Vec keep_used(Used used, Vec x) { return _mm256_and_ps(used, x); }
+inline Vec fma_kept(Used used, Vec w, Vec x, Vec c) { return fma(w, _mm256_and_ps(used, x), c); }
+inline Vec fma_used(Used used, Vec w, const float* x, Vec c) { return fma_kept(used, w, _mm256_loadu_ps(x), c); }
 
 inline Vec gather_at(const float* x, const unsigned char* columns) {
   return _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(load_16(columns)), 4);

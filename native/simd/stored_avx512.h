@@ -12,7 +12,7 @@ inline Vec load_stored(const unsigned char* p) {
 // Lanes named by `keep` take consecutive values from p, the others are 0.
 template <Stored stored>
 inline Vec expand_stored(Lanes keep, unsigned, const unsigned char* p) {
-  if constexpr (stored == Stored::fp32) return _mm512_maskz_expand_ps(keep, _mm512_loadu_ps(p));
+  if constexpr (stored == Stored::fp32) return expand(keep, reinterpret_cast<const float*>(p));
   if constexpr (stored == Stored::bf16) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_maskz_expand_epi32(keep, wide), 16));
@@ -23,11 +23,11 @@ inline Vec expand_stored(Lanes keep, unsigned, const unsigned char* p) {
   }
 }
 
-// The inputs of the lanes that have a weight; what stands in the others must not arrive, NaN least of all.
+// Products of the lanes that have a weight: the inputs of the others must not arrive, NaN least of all.
 using Used = Lanes;
 inline Used used_lanes(Lanes keep, Vec) { return keep; }
-inline Vec load_used(Used used, const float* x) { return load_lanes(used, x); }
-inline Vec keep_used(Used used, Vec x) { return _mm512_maskz_mov_ps(used, x); }
+inline Vec fma_used(Used used, Vec w, const float* x, Vec c) { return fma_lanes(used, w, x, c); }
+inline Vec fma_kept(Used used, Vec w, Vec x, Vec c) { return _mm512_mask3_fmadd_ps(w, x, c, used); }
 
 inline Vec gather_at(const float* x, const unsigned char* columns) {
   return _mm512_i32gather_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns))), x, 4);

@@ -28,8 +28,10 @@ inline Vec expand_stored(Lanes keep, unsigned, const unsigned char* p) {
 
 using Used = Lanes;
 inline Used used_lanes(Lanes keep, Vec) { return keep; }
-inline Vec load_used(Used used, const float* x) { return load_lanes(used, x); }
-inline Vec keep_used(Used used, Vec x) { return each([&](int i) { return used.bits >> i & 1u ? x.lane[i] : 0.0f; }); }
+inline Vec fma_used(Used used, Vec w, const float* x, Vec c) { return fma_lanes(used, w, x, c); }
+inline Vec fma_kept(Used used, Vec w, Vec x, Vec c) {
+  return each([&](int i) { return used.bits >> i & 1u ? c.lane[i] + w.lane[i] * x.lane[i] : c.lane[i]; });
+}
 
 inline Vec gather_at(const float* x, const unsigned char* columns) {
   return each([&](int i) {

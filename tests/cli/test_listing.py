@@ -98,7 +98,7 @@ def test_each_cause_of_slowness_is_named(change, word, monkeypatch):
     assert word in slow(well | change, None)[0]
 
 
-@pytest.mark.parametrize("level", ["avx512", "vnni", "amx"])
+@pytest.mark.parametrize("level", ["avx512", "vnni", "vbmi2", "amx"])
 def test_no_level_from_avx512_on_is_called_slow_unless_it_is_capped(level, monkeypatch):
     monkeypatch.delenv("RAREFY_ISA", raising=False)
     well = {

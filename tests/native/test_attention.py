@@ -10,7 +10,7 @@ from rarefy import ops
 from rarefy.core.errors import DTypeError, ShapeError
 from rarefy.ops import native
 
-LEVELS = ("scalar", "avx2", "avx512", "vnni", "amx")
+LEVELS = ("scalar", "avx2", "avx512", "vnni", "vbmi2", "amx")
 IN_FORCE = native.module().isa() if ops.available() else None
 ISAS = LEVELS[: LEVELS.index(IN_FORCE) + 1] if IN_FORCE else ()
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")

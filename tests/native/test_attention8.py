@@ -9,7 +9,7 @@ from rarefy import ops
 from rarefy.ops import native
 from rarefy.ops.attention import attention, attention8
 
-LEVELS = ("scalar", "avx2", "avx512", "vnni", "amx")
+LEVELS = ("scalar", "avx2", "avx512", "vnni", "vbmi2", "amx")
 IN_FORCE = native.module().isa() if ops.available() else "scalar"
 pytestmark = pytest.mark.skipif(LEVELS.index(IN_FORCE) < LEVELS.index("vnni"), reason="no 8-bit dot products here")
 

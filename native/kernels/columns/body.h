@@ -106,7 +106,7 @@ inline void add_masked(const Block<taken>& block, const float* values, std::ptrd
         float* const to = sums + t * apart + r + part * width;
         Vec sum = load(to);
 #pragma GCC unroll 4
-        for (int c = 0; c < taken; ++c) sum = fma(w[c], keep_used(used[c], x[t][c]), sum);
+        for (int c = 0; c < taken; ++c) sum = fma_kept(used[c], w[c], x[t][c], sum);
         store(to, sum);
       }
     }

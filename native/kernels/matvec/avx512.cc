@@ -26,7 +26,7 @@ using matvec::Format, matvec::Stored, matvec::size_of;
 RAREFY_END_REGION
 
 namespace rarefy::matvec {
-#define RAREFY_MATVEC_amx(...)
+#define RAREFY_MATVEC_vbmi2(...)
 #define RAREFY_MATVEC_vnni(...)
 #define RAREFY_MATVEC_avx512(...) RAREFY_MATVEC_DEFINE(avx512, __VA_ARGS__)
 #define RAREFY_MATVEC_avx2(...)

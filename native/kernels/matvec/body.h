@@ -51,7 +51,7 @@ inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, con
         const Used used = used_lanes(keep, w);
         if (format == Format::bitmask || part + 1 < parts) from += static_cast<std::size_t>(__builtin_popcountll(bits)) * size;
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; ++t) partial[t] = fma(w, load_used(used, x[t] + column + first), partial[t]);
+        for (int t = 0; t < tokens; ++t) partial[t] = fma_used(used, w, x[t] + column + first, partial[t]);
       }
       at = format == Format::bitmask ? from : at + per_unit * size;
     }

@@ -66,7 +66,7 @@ struct Kernel {
 
 // The column (of a chunk) that stands at a place (of a chunk): interleaved where the kernel expands bytes or words.
 constexpr int column_at(const Kernel& kernel, int place) {
-  if (kernel.isa != Isa::amx || kernel.format != Format::bitmask || kernel.multiply == nullptr) return place;
+  if (kernel.isa != Isa::vbmi2 || kernel.format != Format::bitmask || kernel.multiply == nullptr) return place;
   const int g = 4 / size_of(kernel.stored), block = 16 * g, within = place % block;
   return place / block * block + 16 * (within % g) + within / g;
 }

@@ -18,7 +18,7 @@ using matvec::Format, matvec::Stored, matvec::size_of;
 }  // namespace rarefy::scalar
 
 namespace rarefy::matvec {
-#define RAREFY_MATVEC_amx(...)
+#define RAREFY_MATVEC_vbmi2(...)
 #define RAREFY_MATVEC_vnni(...)
 #define RAREFY_MATVEC_avx512(...)
 #define RAREFY_MATVEC_avx2(...)

@@ -26,7 +26,7 @@ using matvec::Format, matvec::Stored, matvec::size_of;
 RAREFY_END_REGION
 
 namespace rarefy::matvec {
-#define RAREFY_MATVEC_amx(...)
+#define RAREFY_MATVEC_vbmi2(...)
 #define RAREFY_MATVEC_vnni(...) RAREFY_MATVEC_DEFINE(vnni, __VA_ARGS__)
 #define RAREFY_MATVEC_avx512(...)
 #define RAREFY_MATVEC_avx2(...)

@@ -6,6 +6,22 @@ inline constexpr int ahead = 512;  // values: the hardware stops looking ahead a
 template <int tokens>
 inline constexpr int together = tokens >= 4 ? 1 : 4 / tokens;
 
+// 16 columns of one row: what their values are multiplied with begins at x, `stride` floats a token. Gives where the next
+// columns' values begin.
+template <int tokens>
+inline const float* add_word(unsigned bits, const float* values, const float* x, std::ptrdiff_t stride, Vec (&partial)[tokens]) {
+#pragma GCC unroll 4
+  for (int part = 0; part < 16 / width; ++part) {
+    const unsigned kept = bits >> part * width & ((1u << width) - 1u);
+    const Lanes keep = lanes(kept);
+    const Vec w = expand(keep, values);
+    values += __builtin_popcount(kept);
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; ++t) partial[t] = fma_lanes(keep, w, x + part * width + t * stride, partial[t]);
+  }
+  return values;
+}
+
 // Rows row, row + apart, ...: far apart, so that each chain runs through memory of its own from task start to task end.
 template <int tokens, int rows>
 inline void bitmask_rows(const spmv::Rows& weight, int row, int apart, const float* x, float* sums) {
@@ -18,22 +34,22 @@ inline void bitmask_rows(const spmv::Rows& weight, int row, int apart, const flo
     values[r] = weight.values + weight.starts[row + r * apart];
     for (int t = 0; t < tokens; ++t) partial[r][t] = zero();
   }
-  for (int word = 0; word < words; ++word) {
-    for (int r = 0; r < rows; ++r) __builtin_prefetch(values[r] + ahead, 0, 3);
+  int word = 0;
+  for (; word + 4 <= words; word += 4) {  // several words of a row before the next row's: its place in memory stays in a register
 #pragma GCC unroll 4
-    for (int part = 0; part < 16 / width; ++part) {
-      const float* at = x + word * 16 + part * width;
+    for (int r = 0; r < rows; ++r) {
+      std::uint64_t mask;
+      __builtin_memcpy(&mask, masks[r] + word, sizeof mask);
 #pragma GCC unroll 4
-      for (int r = 0; r < rows; ++r) {
-        const unsigned bits = masks[r][word] >> part * width & ((1u << width) - 1u);
-        const Lanes keep = lanes(bits);
-        const Vec w = expand(keep, values[r]);
-        values[r] += __builtin_popcount(bits);
-#pragma GCC unroll 8
-        for (int t = 0; t < tokens; ++t)
-          partial[r][t] = fma(w, load_lanes(keep, at + static_cast<std::size_t>(t) * weight.in), partial[r][t]);
+      for (int i = 0; i < 4; ++i) {
+        __builtin_prefetch(values[r] + ahead, 0, 3);
+        values[r] = add_word<tokens>(static_cast<unsigned>(mask >> 16 * i & 0xffff), values[r], x + (word + i) * 16, weight.in, partial[r]);
       }
     }
+  }
+  for (; word < words; ++word) {
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) values[r] = add_word<tokens>(masks[r][word], values[r], x + word * 16, weight.in, partial[r]);
   }
   for (int r = 0; r < rows; ++r)
     for (int t = 0; t < tokens; ++t) sums[r * tokens + t] = sum(partial[r][t]);

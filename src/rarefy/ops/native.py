@@ -15,7 +15,7 @@ from types import ModuleType
 
 import torch  # noqa: F401  # first: its OpenMP runtime must be the one that the native threads use
 
-LEVELS = ("scalar", "avx2", "avx512", "vnni", "amx")  # each contains the ones before it
+LEVELS = ("scalar", "avx2", "avx512", "vnni", "vbmi2", "amx")  # each contains the ones before it
 
 
 @dataclass(frozen=True)

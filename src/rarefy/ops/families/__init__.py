@@ -69,6 +69,7 @@ def takes_scales(op: str, width: int, groups: int) -> bool:
 
 def best_isa(kernels: Sequence[KernelInfo]) -> list[KernelInfo]:
     """Those of the most capable instruction set among `kernels`; tiles (amx) do not replace vectors for few tokens."""
-    top = max((LEVELS.index(k.isa) for k in kernels), default=0)
-    beside = {LEVELS[top], "vnni"} if LEVELS[top] == "amx" else {LEVELS[top]}
-    return [k for k in kernels if k.isa in beside]
+    tiles = [k for k in kernels if k.isa == "amx"]
+    vectors = [k for k in kernels if k.isa != "amx"]
+    top = max((LEVELS.index(k.isa) for k in vectors), default=0)
+    return tiles + [k for k in vectors if k.isa == LEVELS[top]]

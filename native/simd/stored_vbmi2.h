@@ -12,7 +12,7 @@ template <int tokens>
 inline void add_lanes(Vec w, std::uint64_t bits, const float* const (&x)[tokens], std::ptrdiff_t column, Vec (&partial)[tokens]) {
   const Lanes keep = lanes(static_cast<unsigned>(bits));
 #pragma GCC unroll 8
-  for (int t = 0; t < tokens; ++t) partial[t] = fma(w, load_lanes(keep, x[t] + column), partial[t]);
+  for (int t = 0; t < tokens; ++t) partial[t] = fma_lanes(keep, w, x[t] + column, partial[t]);
 }
 
 template <Stored stored, int tokens>

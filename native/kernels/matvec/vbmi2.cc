@@ -1,4 +1,4 @@
-// The amx instances of streamed weights x few tokens.
+// The vbmi2 instances (Ice Lake, Zen 4 and later): bytes and words expand in one instruction of streamed weights x few tokens.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -9,24 +9,24 @@
 #define RAREFY_DOT_BYTES 1
 #define RAREFY_EXPAND_BYTES 1
 
-RAREFY_BEGIN_AMX
-namespace rarefy::amx {
+RAREFY_BEGIN_VBMI2
+namespace rarefy::vbmi2 {
 namespace {
 using matvec::Format, matvec::Stored, matvec::size_of;
 #include "simd/avx512.h"
 #include "simd/stored_avx512.h"
-#include "simd/stored_amx.h"
+#include "simd/stored_vbmi2.h"
 #include "simd/bytes_avx512.h"
 #include "kernels/activation.h"
 #include "kernels/finish_rows.h"
 #include "kernels/matvec/body.h"
 #include "kernels/matvec/body8.h"
 }  // namespace
-}  // namespace rarefy::amx
+}  // namespace rarefy::vbmi2
 RAREFY_END_REGION
 
 namespace rarefy::matvec {
-#define RAREFY_MATVEC_amx(...) RAREFY_MATVEC_DEFINE(amx, __VA_ARGS__)
+#define RAREFY_MATVEC_vbmi2(...) RAREFY_MATVEC_DEFINE(vbmi2, __VA_ARGS__)
 #define RAREFY_MATVEC_vnni(...)
 #define RAREFY_MATVEC_avx512(...)
 #define RAREFY_MATVEC_avx2(...)
