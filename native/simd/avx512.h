@@ -61,12 +61,13 @@ inline Lanes lanes(unsigned bits) {  // written out: GCC 12 would move each use 
   __asm__("kmovw %1, %0" : "=k"(keep) : "r"(bits));
   return keep;
 }
-// From a register: Zen 4 takes nearly twice as long for one that reads memory itself, as the compiler would have it.
-inline Vec expand(Lanes keep, const float* packed) {
-  Vec v = _mm512_loadu_ps(packed);
+// What is expanded is loaded on its own: from memory, as the compiler would have it, Zen 4 takes nearly twice as long.
+template <class Register>
+inline Register on_its_own(Register v) {
   __asm__("" : "+v"(v));
-  return _mm512_maskz_expand_ps(keep, v);
+  return v;
 }
+inline Vec expand(Lanes keep, const float* packed) { return _mm512_maskz_expand_ps(keep, on_its_own(_mm512_loadu_ps(packed))); }
 // c + w * p in the lanes that are kept; what else p names is not read. Written out: a load under a mask of its own, as the
 // compiler would have it, costs Zen 4 more than all the rest.
 inline Vec fma_lanes(Lanes keep, Vec w, const float* p, Vec c) {

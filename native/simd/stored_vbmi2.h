@@ -25,7 +25,7 @@ inline const unsigned char* add_interleaved(const unsigned char* at, const float
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       const auto bits = static_cast<std::uint32_t>(mask >> (32 * half));
-      const __m512i pair = _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(at));
+      const __m512i pair = _mm512_maskz_expand_epi16(bits, on_its_own(_mm512_loadu_si512(at)));
       at += 2 * static_cast<std::size_t>(__builtin_popcountll(bits));
       const Vec low = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
       const Vec high = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
@@ -33,7 +33,7 @@ inline const unsigned char* add_interleaved(const unsigned char* at, const float
       add_lanes<tokens>(high, _pext_u32(bits, 0xaaaaaaaau), x, column + 32 * half + 16, partial);
     }
   } else {
-    const __m512i four = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(at));
+    const __m512i four = _mm512_maskz_expand_epi8(mask, on_its_own(_mm512_loadu_si512(at)));
     at += __builtin_popcountll(mask);
     constexpr std::uint64_t first = 0x1111111111111111ull;
     add_lanes<tokens>(top_byte(_mm512_slli_epi32(four, 24)), _pext_u64(mask, first), x, column, partial);

@@ -67,6 +67,7 @@ inline void add_rows(const matvec::Rows& w, int row, int apart, const float* con
 #pragma GCC unroll 4
   for (int r = 0; r < rows; ++r) {
     at[r] = w.bytes + w.starts[row + r * apart];
+#pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) partial[r][t] = zero();
   }
   const int per_unit = w.per_unit;
@@ -77,7 +78,9 @@ inline void add_rows(const matvec::Rows& w, int row, int apart, const float* con
       at[r] = add_chunk<stored, format, tokens>(at[r], per_unit, x, std::ptrdiff_t{chunk} * matvec::chunk_columns, partial[r]);
     }
   }
+#pragma GCC unroll 4
   for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) sums[r * tokens + t] = sum(partial[r][t]);
 }
 

@@ -29,9 +29,11 @@ inline void bitmask_rows(const spmv::Rows& weight, int row, int apart, const flo
   const std::uint16_t* masks[rows];
   const float* values[rows];
   Vec partial[rows][tokens];
+#pragma GCC unroll 4
   for (int r = 0; r < rows; ++r) {
     masks[r] = weight.masks + static_cast<std::size_t>(row + r * apart) * words;
     values[r] = weight.values + weight.starts[row + r * apart];
+#pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) partial[r][t] = zero();
   }
   int word = 0;
@@ -51,7 +53,9 @@ inline void bitmask_rows(const spmv::Rows& weight, int row, int apart, const flo
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) values[r] = add_word<tokens>(masks[r][word], values[r], x + word * 16, weight.in, partial[r]);
   }
+#pragma GCC unroll 4
   for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) sums[r * tokens + t] = sum(partial[r][t]);
 }
 
