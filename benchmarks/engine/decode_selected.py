@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from harness import HERE, Sides, Target, Timed, Turn, ceiling, options, report, show, table, timed
+from harness import HERE, READ, Sides, Target, Timed, Turn, options, reading, report, show, table, timed
 from torch import Tensor, nn
 
 import rarefy
@@ -157,7 +157,7 @@ def compiled(
 
 
 def compare(sides: dict[str, Any], rounds: int, rows: int = 1) -> Timed:
-    every = Sides({name: tokens(fast, rows) for name, fast in sides.items()})
+    every = Sides({name: tokens(fast, rows) for name, fast in sides.items()} | {READ: reading()})
     return timed(every, rounds, 0.3, NEW)
 
 
@@ -166,7 +166,6 @@ def main() -> None:
     rounds, sizes = 3 if asked.quick else 5, dict[str, float]()
     results: dict[str, Timed] = {}
     targets: list[Target] = []
-    bandwidth = 0.0
     for kind, types in TYPES.items():
         model = model_of()
         dense = f"{kind} dense"
@@ -175,7 +174,6 @@ def main() -> None:
             name = f"{kind} {percent} % of inputs out"
             sides[name] = compiled(model, inputs(percent / 100), types, sizes, name)
         results[kind] = one = compare(sides, rounds)
-        bandwidth = max(bandwidth, ceiling.read_bandwidth())
         targets += [
             Target(
                 f"{kind}, {percent} % of inputs out: times dense",
@@ -193,8 +191,9 @@ def main() -> None:
     rows = []
     for label, one in results.items():
         first = next(iter(one.rounds))
-        for name in one.rounds:
+        for name in one.without_reading().rounds:
             rate = None if "batch" in label else sizes[name] / one.ms(name) * 1e3
+            share = None if "batch" in label else one.share(name, sizes[name])
             rows.append(
                 [
                     label,
@@ -203,18 +202,16 @@ def main() -> None:
                     one.ms(name),
                     one.ratio(name, first),
                     rate or "-",
-                    rate / bandwidth if rate else "-",
+                    share or "-",
                 ]
             )
             if label in TYPES and "dense" not in name:
-                targets.append(
-                    Target(
-                        f"{name}: bytes over time, share of read bandwidth", 0.75, rate / bandwidth if rate else None
-                    )
-                )
+                targets.append(Target(f"{name}: bytes over time, share of read bandwidth", 0.75, share))
     head = ["", "side", "MB a token", "ms a token", "times the first", "GB/s", "share of read bandwidth"]
-    charts = {label: one for label, one in results.items() if label in TYPES}
-    report("decode_selected", "Decoding with selected inputs", table(head, rows), targets, {}, asked, charts)
+    charts = {label: one.without_reading() for label, one in results.items() if label in TYPES}
+    memory = ", ".join(f"{label} {one.bandwidth():.1f}" for label, one in results.items())
+    body = f"Memory gave, in the same rounds, GB/s: {memory}.\n\n{table(head, rows)}"
+    report("decode_selected", "Decoding with selected inputs", body, targets, {}, asked, charts)
 
 
 def relu(kind: str, types: dict[str, str], sizes: dict[str, float], rounds: int, targets: list[Target]) -> Timed:

@@ -59,6 +59,15 @@ def local(call: Callable[[], Any]) -> Turn:
     return turn
 
 
+READ = "reading 256 MB"  # a side like any other: what memory gives changes from minute to minute on a shared machine
+_READ_GB = 0.268435456
+
+
+def reading() -> Turn:
+    """Sums 256 MB of floats."""
+    return local(torch.ones(64 << 20).sum)
+
+
 @dataclass
 class Sides:
     """Sides by name, and why some are not there."""
@@ -101,6 +110,17 @@ class Timed:
     def ratio(self, name: str, against: str) -> float:
         """How many times faster `name` is than `against`."""
         return median(b / a for a, b in zip(self.rounds[name], self.rounds[against], strict=True))
+
+    def share(self, name: str, gigabytes: float) -> float:
+        """The share of the bandwidth that the side READ reached in the same rounds."""
+        return gigabytes / _READ_GB * self.ratio(name, READ)
+
+    def bandwidth(self) -> float:
+        """GB/s of the side READ."""
+        return _READ_GB / self.ms(READ) * 1e3
+
+    def without_reading(self) -> "Timed":
+        return Timed({name: ms for name, ms in self.rounds.items() if name != READ})
 
     def best(self, names: Sequence[str]) -> str:
         """The fastest of the names that were timed."""
