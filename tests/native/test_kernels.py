@@ -5,6 +5,8 @@ import torch
 from oracle import assert_close, expected, normal, sparse
 
 from rarefy import ops
+from rarefy.ops import native
+from rarefy.ops.families import best_isa
 
 FLOATS = ("fp32", "fp32")  # weights and activations: the other types have tests of their own
 ONE_SUPPORT = ("nmg",)  # families that hold one kind of support only: tests of their own
@@ -166,3 +168,16 @@ def test_results_do_not_depend_on_the_number_of_threads(name):
 def test_every_instruction_set_of_this_cpu_is_tested():
     features = ops.features()
     assert {kernel.isa for kernel in KERNELS.values()} >= {"scalar"} | ({"avx2"} if features["avx2"] else set())
+
+
+def test_tiles_stand_beside_the_most_capable_vectors():
+    def listed(*levels):
+        return [native.KernelInfo(f"expand8-{level}", "expand8", level, "int8", "int8", (0, 0, 0)) for level in levels]
+
+    def kept(*levels):
+        return [kernel.isa for kernel in best_isa(listed(*levels))]
+
+    assert kept("scalar", "avx512", "vnni", "vbmi2", "amx") == ["amx", "vbmi2"]
+    assert kept("scalar", "avx512", "vnni") == ["vnni"]
+    assert kept("amx", "scalar", "vnni") == ["amx", "vnni"]
+    assert kept() == []

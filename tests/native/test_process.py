@@ -51,6 +51,25 @@ def test_the_instruction_set_can_be_capped(isa):
 
 
 @needs_native
+@pytest.mark.parametrize("cap", native.LEVELS)
+def test_no_kernel_above_the_cap_is_listed(cap, monkeypatch):
+    offered = native.LEVELS.index(str(ops.features()["isa"]))
+    every = {kernel.isa for kernel in ops.kernels()}
+    monkeypatch.setenv("RAREFY_ISA", cap)
+    allowed = set(native.LEVELS[: min(offered, native.LEVELS.index(cap)) + 1])
+    assert {kernel.isa for kernel in ops.kernels()} == every & allowed
+
+
+@needs_native
+def test_masked_bytes_expand_in_one_instruction_where_the_cpu_can():
+    listed = {kernel.name: kernel.isa for kernel in ops.kernels()}
+    able = ops.features()["avx512_vbmi"] and ops.features()["avx512_vbmi2"]
+    wanted = {"matvec-vbmi2-bitmask-bf16", "matvec8-vbmi2-bitmask-int8", "expand8-vbmi2"}
+    assert (wanted <= set(listed)) == (able and native.LEVELS.index(str(ops.features()["isa"])) >= 4)
+    assert {listed[name] for name in wanted & set(listed)} <= {"vbmi2"}
+
+
+@needs_native
 def test_a_kernel_above_the_cap_is_refused():
     done = python(
         "from rarefy import ops; import torch; ops.pack(torch.eye(3), 'spmv-avx2-index')", RAREFY_ISA="scalar"
