@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def _damaged(rng: random.Random) -> None:
     for _ in range(rng.choice((1, 1, 2))):
         try:
             data = rng.choice((flip, cut, lie))(data, rng)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, UnicodeError):  # was broken before
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error):  # was broken before
             break
     path.write_bytes(data)
     found = _read_bounded(path)

@@ -246,7 +246,9 @@ def test_rows_that_use_the_same_inputs_share_a_strip(name):
     assert whole - nothing == sum(alone) - 3 * nothing
 
 
-@pytest.mark.skipif(ops.features()["isa"] not in ("vnni", "vbmi2", "amx"), reason="the estimates are of AVX-512 with VNNI")
+@pytest.mark.skipif(
+    ops.features()["isa"] not in ("vnni", "vbmi2", "amx"), reason="the estimates are of AVX-512 with VNNI"
+)
 @pytest.mark.parametrize(
     ("rows", "columns", "shape"), [(1, 4, "-cell-"), (4, 1, "-strip-r4-"), (1, 1, "-strip-r2-"), (16, 1, "-strip-r16-")]
 )
