@@ -17,7 +17,7 @@ from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse_conv import fuse_convs
 from rarefy.engine.fuse_conv_region import conv_variants, with_regions
 from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
-from rarefy.ops import available
+from rarefy.ops import PackedConv, Window, available
 from rarefy.ops.conv_across import lanes
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native module is not built")
@@ -155,6 +155,25 @@ def test_nothing_is_timed_when_that_is_asked(monkeypatch):
     monkeypatch.setattr(conv_plan, "time_conv", refuse)
     model, x = prepared(Small(), density=0.05), torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(rarefy.compile(model, x, measure=False)(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_timed_kernels_write_where_they_wrote_before(across, monkeypatch):
+    weight, window, written = torch.randn(8, 4, 3, 3), Window(padding=(1, 1)), []
+    place, name = (conv_plan, "convolve_across") if across else (PackedConv, "convolve")
+    convolve = getattr(place, name)
+
+    def note(*given):
+        written.append(given[5])
+        return convolve(*given)
+
+    monkeypatch.setattr(place, name, note)
+    if across:
+        conv_plan.time_across(weight, window, (16, 9, 9))
+    else:
+        conv_plan.time_conv(weight, window, (2, 9, 9), conv_plan.candidates_of(weight, window, eight=False))
+    assert len(written) > 10
+    assert all(out is written[0] for out in written)
 
 
 def test_hugging_face_classifiers(tmp_path, monkeypatch):

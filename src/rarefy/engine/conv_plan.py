@@ -124,7 +124,7 @@ class ConvPlanner:
             return kernel
         names = candidates_of(weight, window, self._eight)
         measure = partial(time_conv, weight, window, image, names)
-        times, origin = known_times("conv", weight, window, image, names, measure)
+        times, origin = known_times("conv into", weight, window, image, names, measure)
         native = {name: ms for name, ms in times.items() if name != "dense"}
         best = min(native, key=lambda name: native[name])
         gain = times["dense"] / native[best]
@@ -165,19 +165,21 @@ def known_times(
 def time_conv(weight: Tensor, window: Window, image: Image, names: Sequence[str]) -> dict[str, float]:
     """Median milliseconds of torch's convolution and of each of the kernels, in interleaved rounds.
 
-    8-bit kernels read and write bytes, as they do between each other.
+    Kernels write where they wrote before, as in a compiled model: pages that are new at every call would cost more than
+    a small kernel. 8-bit ones read and write bytes, as they do between each other.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(image[0], weight.shape[1] * window.groups, *image[1:], generator=generator)
     bias = torch.zeros(weight.shape[0])
     calls: dict[str, Callable[[], Any]] = {"dense": partial(conv2d, x, weight, bias, None, "none", window)}
+    out = torch.empty(image[0], weight.shape[0], *window.out_size(image[1:], weight.shape[2:]))
     for name in names:
         try:
             if is_conv8(name):
                 packed8 = pack_conv8(weight, window, name)
                 calls[name] = packed8.prepared(words_of(x, (0.05, 128)), bias, None, "none", (0.05, 128))[0]
             else:
-                calls[name] = partial(pack_conv(weight, window, name).convolve, x, bias, None, "none")
+                calls[name] = partial(pack_conv(weight, window, name).convolve, x, bias, None, "none", out)
         except ValueError:  # this kernel's offsets are too short for the window
             continue
     with torch.inference_mode():
@@ -195,7 +197,7 @@ class AcrossPlanner:
         weight, window = conv.packed.to_dense(), conv.packed.window
         seen = (self.batch, *image)
         names = conv_candidates(weight, window.groups)
-        times, _ = known_times("conv across", weight, window, seen, names, partial(time_across, weight, window, seen))
+        times, _ = known_times("conv across into", weight, window, seen, names, partial(time_across, weight, window, seen))
         again = pack_conv(weight, window, min(times, key=lambda name: times[name]), across=True)
         return FusedConv2d(again, conv.bias, conv.activation)
 
@@ -205,7 +207,9 @@ def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float
     shape = image[0], weight.shape[1] * window.groups, *image[1:]
     x = to_across(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     packs = {name: pack_conv(weight, window, name, across=True) for name in conv_candidates(weight, window.groups)}
-    calls = {name: partial(convolve_across, packed, x, None, None, "none") for name, packed in packs.items()}
+    high, wide = window.out_size(image[1:], weight.shape[2:])
+    out = torch.empty(x.shape[0], weight.shape[0], high, wide, x.shape[-1])
+    calls = {name: partial(convolve_across, packed, x, None, None, "none", out) for name, packed in packs.items()}
     with torch.inference_mode():
         rounds = interleaved(calls, rounds=5, warmup=1, seconds=0.3)
     return {name: rounds.median(name) for name in calls}

@@ -70,11 +70,17 @@ def from_across(across: Tensor, batch: int) -> Tensor:
 
 
 def convolve_across(
-    packed: PackedConv, x: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str
+    packed: PackedConv,
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+    out: Tensor | None = None,
 ) -> Tensor:
     """act(conv(x) + bias + residual) on images across the lanes, the weight packed with `across=True`.
 
-    x (blocks, in, height, width, lanes) and residual, like the result, are contiguous.
+    x (blocks, in, height, width, lanes) and residual, like the result, are contiguous. out: where the result is
+    written; new memory where it is None.
     """
     module = native.module()
     assert module is not None  # images lie across only where it is
@@ -92,14 +98,15 @@ def convolve_across(
             f"convolve_across: x has shape {tuple(x.shape)} for a weight {packed.shape} of {packed.window}, packed "
             f"with across={packed.across}; pack it with across=True, give its input channels and a large enough image"
         )
-    require_floats("convolve_across", bias=bias, residual=residual)
+    require_floats("convolve_across", bias=bias, residual=residual, out=out)
     require_bias("convolve_across", bias, channels)
-    if residual is not None and (tuple(residual.shape) != shape or not residual.is_contiguous()):
-        raise ShapeError(f"convolve_across: residual has shape {tuple(residual.shape)}; it must be {shape}, contiguous")
+    for name, given in (("residual", residual), ("out", out)):
+        if given is not None and (tuple(given.shape) != shape or not given.is_contiguous()):
+            raise ShapeError(f"convolve_across: {name} has shape {tuple(given.shape)}; it must be {shape}, contiguous")
     if activation not in ACTIVATIONS:
         raise unknown_name("convolve_across: activation", activation, ACTIVATIONS)
     x, bias = x.contiguous(), None if bias is None else bias.contiguous()
-    out = torch.empty(shape)
+    out = torch.empty(shape) if out is None else out
     packed.layout.convolve_across(
         x.data_ptr(),
         (blocks, height, width),
