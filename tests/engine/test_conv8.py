@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import rarefy
-from convnets import Small, fused, modules_of, prepared
+from convnets import Small, fused, modules_of, native_everywhere, prepared
 from rarefy.engine.conv_calls import Calls, Step, in_words
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.conv_scales import note_scales
@@ -91,6 +91,7 @@ def test_a_run_gives_what_its_steps_give_one_by_one():
 
 def test_a_compiled_model_is_right_at_other_sizes(tmp_path, monkeypatch):
     monkeypatch.setenv("RAREFY_CACHE_DIR", str(tmp_path))
+    native_everywhere(monkeypatch)
     model, types = prepared(Small(), density=0.2), {"weights": "int8", "activations": "int8"}
     data = [torch.randn(4, 3, 64, 64) for _ in range(3)]
     for given in ({"data": data}, {}):

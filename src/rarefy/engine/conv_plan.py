@@ -197,7 +197,9 @@ class AcrossPlanner:
         weight, window = conv.packed.to_dense(), conv.packed.window
         seen = (self.batch, *image)
         names = conv_candidates(weight, window.groups)
-        times, _ = known_times("conv across into", weight, window, seen, names, partial(time_across, weight, window, seen))
+        times, _ = known_times(
+            "conv across into", weight, window, seen, names, partial(time_across, weight, window, seen)
+        )
         again = pack_conv(weight, window, min(times, key=lambda name: times[name]), across=True)
         return FusedConv2d(again, conv.bias, conv.activation)
 
