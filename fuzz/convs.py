@@ -156,10 +156,9 @@ def _across(rng: random.Random) -> None:
     if made is None or made[2].shape[0] == 0:
         return
     weight, window, x, bias = made
-    widest = [k for k in conv.kernels() if k.isa == conv.kernels()[0].isa]
     packed, threads_ = None, threads(rng)
     with refusals(), outputs():
-        packed = ops.pack_conv(weight, window, rng.choice(widest).name, across=True)
+        packed = ops.pack_conv(weight, window, rng.choice(conv.kernels_across()), across=True)
     if packed is None:
         return
     act = rng.choice(ACTIVATIONS)

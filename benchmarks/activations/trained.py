@@ -1,17 +1,19 @@
 """Loss against density of a small language model of bytes that is trained with sparse activations, at equal steps.
 
-    python benchmarks/activations/trained.py --data ../shared/data --out FOLDER [--steps 300] [--only NAME] [--write]
+    python benchmarks/activations/trained.py --data ../shared/data --out FOLDER [--steps 300] [--seeds 3] [--write]
 
 A Llama of 4 layers (width 128, feed-forward 384, context 128), trained from scratch on the first 95 % of
-tinyshakespeare and measured on 64 windows of the rest. Each way of training is a cell in FOLDER, so the same command
-goes on where it was stopped. `weights read`: share of the projections' weights that a token's products need: columns of
-inputs that are not zero, and of the up projection only the rows of neurons whose activation is not zero.
+tinyshakespeare and measured on 64 windows of the rest. Each way of training and seed is a cell in FOLDER, so the same
+command goes on where it was stopped; --only NAME takes one way. The seed draws the first weights; means, and in
+brackets the smallest to the largest. `weights read`: share of the projections' weights that a token's products need:
+columns of inputs that are not zero, and of the up projection only the rows of neurons whose activation is not zero.
 """
 
 import argparse
 import copy
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -245,11 +247,16 @@ def cell(name: str, text: Text, steps: int, seed: int) -> dict[str, Any]:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    lines = ["| trained | bits a byte | hidden density | weights read |", "|---|---|---|---|"]
-    for c in cells:
-        lines.append(
-            f"| {c['name']} | {c['bits_per_byte']:.3f} | {100 * c['density']:.1f} % | {100 * c['weights_read']:.1f} % |"
-        )
+    """A line a way of training: means over its seeds."""
+    lines = ["| trained | seeds | bits a byte | hidden density | weights read |", "|---|---|---|---|---|"]
+    for name in WAYS:
+        found = [c for c in cells if c["name"] == name]
+        if not found:
+            continue
+        bits = [c["bits_per_byte"] for c in found]
+        shares = [f"{100 * statistics.mean(c[key] for c in found):.1f} %" for key in ("density", "weights_read")]
+        spread = f" ({min(bits):.3f} to {max(bits):.3f})" if len(bits) > 1 else ""
+        lines.append(f"| {name} | {len(found)} | {statistics.mean(bits):.3f}{spread} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
@@ -258,25 +265,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="one way of training by its name")
     parser.add_argument("--write", action="store_true", help="write trained.json and trained.md beside this file")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.out.mkdir(parents=True, exist_ok=True)
     text, cells = read(asked.data), []
-    for number, name in enumerate(WAYS):
-        path = asked.out / f"{number:02d}-{asked.steps}-{asked.seed}.json"
-        if not path.exists() and asked.only in ("", name):
-            path.write_text(json.dumps(cell(name, text, asked.steps, asked.seed)))
-        if path.exists():
-            cells.append(json.loads(path.read_text()))
-            print(cells[-1], flush=True)
+    for seed in range(asked.seeds):
+        for number, name in enumerate(WAYS):
+            path = asked.out / f"{number:02d}-{asked.steps}-{seed}.json"
+            if not path.exists() and asked.only in ("", name):
+                path.write_text(json.dumps(cell(name, text, asked.steps, seed)))
+            if path.exists():
+                cells.append(json.loads(path.read_text()))
+                print(cells[-1], flush=True)
     print(table(cells))
     if asked.write:
         (HERE / "trained.json").write_text(json.dumps(cells, indent=1) + "\n")
         head = f"# Trained with sparse activations\n\n{' '.join(__doc__.split(chr(10) * 2)[2].split())}\n\n"
-        said = f"{asked.steps} steps of {ROWS} x {WINDOW} bytes each, seed {asked.seed}, one core.\n\n"
+        said = f"{asked.steps} steps of {ROWS} x {WINDOW} bytes each, {asked.seeds} seeds, one core.\n\n"
         page = HERE / "trained.md"
         kept = page.read_text().partition("\n## ")[1:] if page.exists() else ("", "")  # what was written by hand
         page.write_text(f"{head}{said}{table(cells)}\n{''.join(kept)}")

@@ -20,6 +20,15 @@ conv::Problem conv_problem(std::uintptr_t x, const std::tuple<int, int, int>& im
           static_cast<conv::Activation>(activation), at<float>(y)};
 }
 
+conv::Across across_problem(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                            const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
+                            int activation, std::uintptr_t y) {
+  const auto [blocks, height, width] = image;
+  const auto [top, left, out_height, out_width] = place;
+  return {at<float>(x), blocks, height, width, top, left, out_height, out_width, at<float>(bias), at<float>(residual),
+          static_cast<conv::Activation>(activation), at<float>(y)};
+}
+
 void require_isa(const char* where, const std::string& kernel, Isa needed) {
   const Isa allowed = allowed_isa();
   if (needed > allowed)
@@ -125,11 +134,7 @@ void PackedConv::convolve_pooled(std::uintptr_t x, const std::tuple<int, int, in
 void PackedConv::convolve_across(std::uintptr_t x, const std::tuple<int, int, int>& image,
                                  const std::tuple<int, int, int, int>& place, std::uintptr_t bias,
                                  std::uintptr_t residual, int activation, std::uintptr_t y, int threads) const {
-  const auto [blocks, height, width] = image;
-  const auto [top, left, out_height, out_width] = place;
-  const conv::Across problem{at<float>(x), blocks, height, width, top, left, out_height, out_width, at<float>(bias),
-                             at<float>(residual), static_cast<conv::Activation>(activation), at<float>(y)};
-  conv::convolve_across(packed_, problem, threads);
+  conv::convolve_across(packed_, across_problem(x, image, place, bias, residual, activation, y), threads);
 }
 
 namespace {

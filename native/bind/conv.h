@@ -10,6 +10,7 @@
 
 #include "core/mapping.h"
 #include "ops/conv.h"
+#include "ops/conv_across.h"
 
 namespace rarefy {
 
@@ -59,6 +60,10 @@ void require_isa(const char* where, const std::string& kernel, Isa needed);
 conv::Problem conv_problem(std::uintptr_t x, const std::tuple<int, int, int>& image,
                            const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
                            int activation, std::uintptr_t y);
+
+conv::Across across_problem(std::uintptr_t x, const std::tuple<int, int, int>& image,
+                            const std::tuple<int, int, int, int>& place, std::uintptr_t bias, std::uintptr_t residual,
+                            int activation, std::uintptr_t y);
 
 // name, isa, output channels in a group, vectors of pixels, whether the group shares its inputs
 using ListedConv = std::tuple<std::string, std::string, int, int, bool>;

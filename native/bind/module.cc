@@ -12,6 +12,7 @@
 
 #include "bind/block.h"
 #include "bind/conv.h"
+#include "bind/conv_direct.h"
 #include "bind/depthwise.h"
 #include "bind/decoder.h"
 #include "bind/packed.h"
@@ -129,6 +130,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("nbytes", &rarefy::PackedConv::bytes);
   rarefy::bind_conv8(m);
   rarefy::bind_depthwise(m);
+  rarefy::bind_conv_direct(m);
   m.def("conv_kernels", &rarefy::conv_listing, "(name, isa, rows, pixels, together) of every convolution kernel");
   m.def("turn_across", &rarefy::turn_across, nb::call_guard<nb::gil_scoped_release>());
   m.def("lanes_across", &rarefy::lanes_across);

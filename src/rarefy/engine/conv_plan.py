@@ -15,6 +15,7 @@ from rarefy.engine.fused_conv import FusedConv2d
 from rarefy.engine.precision import Precision
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedConv, Window, conv_candidates, pack_conv, window_of
+from rarefy.ops.conv import candidates_across
 from rarefy.ops.conv8 import PackedConv8, conv8_candidates, is_conv8, pack_conv8
 from rarefy.ops.conv_across import convolve_across, to_across
 from rarefy.ops.conv_reference import conv2d
@@ -196,7 +197,7 @@ class AcrossPlanner:
     def repack(self, conv: FusedConv2d, image: tuple[int, int]) -> FusedConv2d:
         weight, window = conv.packed.to_dense(), conv.packed.window
         seen = (self.batch, *image)
-        names = conv_candidates(weight, window.groups)
+        names = candidates_across(weight, window.groups)
         times, _ = known_times(
             "conv across into", weight, window, seen, names, partial(time_across, weight, window, seen)
         )
@@ -208,7 +209,7 @@ def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float
     """Median milliseconds of each candidate kernel on images across the lanes, in interleaved rounds."""
     shape = image[0], weight.shape[1] * window.groups, *image[1:]
     x = to_across(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
-    packs = {name: pack_conv(weight, window, name, across=True) for name in conv_candidates(weight, window.groups)}
+    packs = {name: pack_conv(weight, window, name, across=True) for name in candidates_across(weight, window.groups)}
     high, wide = window.out_size(image[1:], weight.shape[2:])
     out = torch.empty(x.shape[0], weight.shape[0], high, wide, x.shape[-1])
     calls = {name: partial(convolve_across, packed, x, None, None, "none", out) for name, packed in packs.items()}

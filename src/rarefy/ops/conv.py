@@ -63,9 +63,10 @@ class PackedConv:
         if isinstance(self._layout, Tensor):
             return self._layout.clone()
         out, in_, high, wide = self.shape
-        dense = torch.empty((out, in_, wide, high) if self.across else self.shape)
+        turned = self.across and not is_direct_kernel(self.kernel)
+        dense = torch.empty((out, in_, wide, high) if turned else self.shape)
         self._layout.unpack(dense.data_ptr())
-        return dense.transpose(2, 3).contiguous() if self.across else dense
+        return dense.transpose(2, 3).contiguous() if turned else dense
 
     def convolve(
         self, x: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str, out: Tensor | None = None
@@ -133,25 +134,54 @@ class PackedConv:
 
 def _unpickle(weight: Tensor, window: Window, kernel: str, across: bool) -> PackedConv:
     """Packs for the same kernel where this CPU has it, else for the one chosen here."""
-    names = {known.name for known in kernels()} | {_REFERENCE, *depthwise_candidates(weight, window, eight=False)}
+    names = {known.name for known in [*kernels(), *direct_kernels()]}
+    names |= {_REFERENCE, *depthwise_candidates(weight, window, eight=False)}
     return pack_conv(weight, window, kernel if kernel in names else None, across=across)
 
 
 def kernels() -> list[ConvKernel]:
     """Every compiled convolution kernel that this process may use."""
     module = native.module()
-    if module is None:
-        return []
-    levels = native.LEVELS
+    return [] if module is None else _allowed(module.conv_kernels())
+
+
+def direct_kernels() -> list[ConvKernel]:
+    """Those that this process may use for images across the lanes and that read their inputs where they lie."""
+    module = native.module()
+    return [] if module is None else _allowed(module.direct_kernels())
+
+
+def _allowed(listed: Sequence[tuple[str, str, int, int, bool]]) -> list[ConvKernel]:
+    module, levels = native.module(), native.LEVELS
+    assert module is not None  # it listed them
     allowed = levels.index(module.isa())
-    return [ConvKernel(*listed) for listed in module.conv_kernels() if levels.index(listed[1]) <= allowed]
+    return [ConvKernel(*kernel) for kernel in listed if levels.index(kernel[1]) <= allowed]
+
+
+def is_direct_kernel(kernel: str) -> bool:
+    """Whether a kernel of this name reads its inputs in place (and its weight is not turned)."""
+    return kernel.startswith("direct-")
+
+
+def _best(usable: Sequence[ConvKernel]) -> str:
+    """The widest instruction set of the compiled kernels that this process may use."""
+    return max((kernel.isa for kernel in usable), key=native.LEVELS.index, default=native.LEVELS[0])
 
 
 def kernels_across() -> list[str]:
     """Names of the kernels whose vectors have as many lanes as `conv_across` puts images across."""
-    usable = kernels()
-    best = max((native.LEVELS.index(kernel.isa) for kernel in usable), default=0)
-    return [kernel.name for kernel in usable if kernel.isa == native.LEVELS[best]]
+    best = _best(kernels())
+    return [kernel.name for kernel in [*kernels(), *direct_kernels()] if kernel.isa == best]
+
+
+def candidates_across(weight: Tensor, groups: int = 1) -> list[str]:
+    """Names of the kernels worth timing for this weight (out, in / groups, kh, kw) and images across the lanes.
+
+    What `conv_candidates` says, and for a sparse weight the kernels that read their inputs in place.
+    """
+    best, sparse = _best(kernels()), float(weight.count_nonzero()) <= 0.6 * weight.numel()
+    direct = [kernel.name for kernel in direct_kernels() if kernel.isa == best and (sparse or groups > 1)]
+    return conv_candidates(weight, groups) + direct
 
 
 def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
@@ -164,7 +194,7 @@ def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
     usable = kernels()
     if not usable:
         return [_REFERENCE]
-    best = max((kernel.isa for kernel in usable), key=native.LEVELS.index)
+    best = _best(usable)
     most = max(1, weight.shape[0] // groups)
     usable = [kernel for kernel in usable if kernel.isa == best and kernel.rows <= most]
     apart = [k.name for k in usable if not k.together]
@@ -189,8 +219,8 @@ def pack_conv(
     """Lays out a convolution weight (out, in / groups, kh, kw), float32 with exact zeros, for a kernel.
 
     Without a kernel's name the likely best is taken. across: for images across the lanes of vectors. Raises DTypeError
-    or ShapeError for another type or rank, UnknownNameError for a kernel that is not there, ValueError for one that
-    this CPU (or RAREFY_ISA) does not allow.
+    or ShapeError for another type or rank, UnknownNameError for a kernel that is not there, EngineError for one that
+    takes images across only, ValueError for one that this CPU (or RAREFY_ISA) does not allow.
 
     >>> import torch
     >>> packed = pack_conv(torch.tensor([[[[0.0, 2.0]]]]))
@@ -215,20 +245,29 @@ def pack_conv(
         return PackedConv(next(_numbers), (out, in_, high, wide), window, nnz, size, _REFERENCE, normal)
     fitting = [] if across else depthwise_candidates(weight, window, eight=False)
     name = kernel or [*fitting, *conv_candidates(weight, window.groups)][0]
-    compiled = [listed[0] for listed in module.conv_kernels()]
+    compiled = [listed[0] for listed in [*module.conv_kernels(), *module.direct_kernels()]]
+    if is_direct_kernel(name) and not across:
+        raise EngineError(f"pack_conv: kernel {name!r} takes images across the lanes of vectors only; say across=True")
     if name not in compiled and (across or not is_depthwise_kernel(name)):
         raise unknown_name("pack_conv: kernel", name, [*compiled, *fitting])
-    if across:
+    turned = across and not is_direct_kernel(name)
+    if turned:
         weight = weight.transpose(2, 3).contiguous()
     shape = (out, in_, high, wide)
-    made = module.PackedDepthwise if is_depthwise_kernel(name) else module.PackedConv
-    layout = made(weight.data_ptr(), *_sizes(shape, window, across), name)
+    layout = _held_by(module, name)(weight.data_ptr(), *_sizes(shape, window, turned), name)
     return PackedConv(next(_numbers), shape, window, layout.nnz, layout.nbytes, name, layout, across)
 
 
-def _sizes(shape: tuple[int, int, int, int], window: Window, across: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sizes and steps as the native module takes them; across the lanes, rows and columns change places."""
-    turn = -1 if across else 1
+def _held_by(module: Any, kernel: str) -> Any:
+    """The native class of weights for this kernel."""
+    if is_direct_kernel(kernel):
+        return module.PackedDirect
+    return module.PackedDepthwise if is_depthwise_kernel(kernel) else module.PackedConv
+
+
+def _sizes(shape: tuple[int, int, int, int], window: Window, turned: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes and steps as the native module takes them; tiles of images across the lanes want rows for columns."""
+    turn = -1 if turned else 1
     out, in_, *kernel = shape
     return (out, in_, window.groups, *kernel[::turn]), (*window.stride[::turn], *window.dilation[::turn])
 
@@ -240,8 +279,8 @@ def see_conv(
     them. Raises ValueError as `see`."""
     module = native.module()
     assert module is not None  # the file is mapped by it
-    seen = module.PackedDepthwise if is_depthwise_kernel(kernel) else module.PackedConv
-    layout = seen(file, at, nbytes, *_sizes(shape, window, across), kernel)
+    turned = across and not is_direct_kernel(kernel)
+    layout = _held_by(module, kernel)(file, at, nbytes, *_sizes(shape, window, turned), kernel)
     return PackedConv(next(_numbers), shape, window, layout.nnz, layout.nbytes, kernel, layout, across)
 
 
