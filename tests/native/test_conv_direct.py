@@ -1,4 +1,4 @@
-"""Sparse convolution of images across the lanes that reads its inputs in place: right against float64, and in bounds."""
+"""Sparse convolutions across the lanes that read their inputs in place: right against float64, and in bounds."""
 
 import copy
 import pickle
@@ -64,8 +64,8 @@ def check(name, x, weight, window=Window(), bias=None, residual=None, activation
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_widths_around_every_tile_edge(name, stride):
     weight = weights(6, 5, 3, 3)
-    pixels = KERNELS[name].pixels
-    for width in {1, 2, pixels - 1, pixels, pixels + 1, 2 * pixels, 2 * pixels + 1, stride * pixels + 1, 3 * stride * pixels}:
+    whole = KERNELS[name].pixels
+    for width in {1, 2, whole - 1, whole, whole + 1, 2 * whole, 2 * whole + 1, stride * whole + 1, 3 * stride * whole}:
         for height in (1, 5):
             x = normal(3, 5, height, width)
             check(name, x, weight, Window((stride, stride), (1, 1)), normal(6))
@@ -115,12 +115,12 @@ def test_dense_empty_and_rows_without_weights(name):
 @every_kernel
 def test_an_infinity_touches_only_the_windows_that_hold_it(name):
     weight, width = weights(4, 2, 3, 3, density=1.0), 2 * KERNELS[name].pixels
-    for place in ((0, 0), (1, width - 1), (2, 0), (3, width - 1)):  # beside the next row, the next channel, the border
+    for row, column in ((0, 0), (1, width - 1), (2, 0), (3, width - 1)):  # beside another row, channel, the border
         x = normal(1, 2, 4, width)
-        x[0, 0, *place] = torch.inf
+        x[0, 0, row, column] = torch.inf
         y = convolve(ops.pack_conv(weight, Window(padding=(1, 1)), name, across=True), x)
         reached = torch.zeros(4, width, dtype=torch.bool)
-        reached[max(0, place[0] - 1) : place[0] + 2, max(0, place[1] - 1) : place[1] + 2] = True
+        reached[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
         assert torch.equal(~y[0, 0].isfinite(), reached)
 
 
