@@ -6,6 +6,7 @@
 #include "ops/dense.h"
 #include "ops/fanin.h"
 #include "ops/layout.h"
+#include "ops/lookup.h"
 #include "ops/matvec.h"
 #include "ops/matvec4.h"
 #include "ops/neurons.h"
@@ -38,6 +39,7 @@ const std::vector<Family>& families() {
       {matvec::entries, matvec::make},
       {matvec4::entries, matvec4::make},
       {fanin::entries, fanin::make},
+      {lookup::entries, lookup::make},
       {nmg::entries, nmg::make},
       {columns::entries, columns::make},
       {neurons::entries, neurons::make},

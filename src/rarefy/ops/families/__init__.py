@@ -20,6 +20,7 @@ from rarefy.ops.families import (
     expand16,
     expand32,
     fanin,
+    lookup,
     matvec,
     matvec4,
     neurons,
@@ -36,6 +37,7 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
     "matvec": matvec.worth,
     "matvec4": matvec4.worth,
     "fanin": fanin.worth,
+    "lookup": lookup.worth,
     "nmg": nmg.worth,
     "spmm": spmm.worth,
     "block8": block8.worth,
@@ -53,6 +55,7 @@ FAMILIES: dict[str, Worth] = {  # by `KernelInfo.op`; the order settles which fa
 SCALES: dict[str, Callable[[int, int], bool]] = {
     "matvec": lambda width, groups: groups == 1,
     "fanin": lambda width, groups: groups == 1,
+    "lookup": lambda width, groups: groups == 1,
     "nmg": lambda width, groups: groups == 1,
     "matvec4": matvec4.takes_scales,
     "columns": columns.takes_scales,
