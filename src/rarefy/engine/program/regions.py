@@ -13,15 +13,28 @@ def native_nodes(graph: Graph, facts: Mapping[Node, Fact]) -> set[Node]:
     nodes of its own stage, since a program gives whole tensors back."""
     native = {n for n in graph.nodes if (entry := lowering_of(n)) is not None and entry.fits(n, facts)}
     views = [n for n in graph.nodes if n in native and (entry := lowering_of(n)) is not None and entry.view]
+    while True:
+        _drop_bare(native, views)
+        stage = stages(graph, native)
+        # One at a time, the first first: what comes behind it then has other stages.
+        apart = (n for n in views if n in native and any(stage[o] != stage[n] for o in _around(n)))
+        if (node := next(apart, None)) is None:
+            return native
+        native.discard(node)
+
+
+def _around(view: Node) -> tuple[Node, ...]:
+    """What fills its memory, and what reads it."""
+    assert isinstance(view.args[0], Node)
+    return view.args[0], *view.users
+
+
+def _drop_bare(native: set[Node], views: list[Node]) -> None:
+    """Leaves out the views that are not between native nodes, and those that then are not either."""
     before = -1
     while before != len(native):
         before = len(native)
-        stage = stages(graph, native)
-        for node in views:
-            around = (node.args[0], *node.users)
-            if not all(other in native and stage[other] == stage[node] for other in around):  # type: ignore[index]
-                native.discard(node)
-    return native
+        native.difference_update([n for n in views if not all(other in native for other in _around(n))])
 
 
 def stages(graph: Graph, native: set[Node]) -> dict[Node, int]:
