@@ -76,3 +76,29 @@ def test_dropout_of_evaluation_mode_is_gone() -> None:
     graph = capture(model, ((torch.randn(3, 8),), {}))
     rewrite(graph, {}, {})
     assert not any("dropout" in op for op in operations(graph))
+
+
+class Summed(nn.Module):
+    """A sum over memory of its own and, for `read`, one over memory that is read again."""
+
+    def __init__(self, read: bool) -> None:
+        super().__init__()
+        self.a, self.read = nn.Linear(16, 16), read
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        z = self.a(x)
+        other = z.view(-1) if self.read else None
+        z += y
+        return z * 2 if other is None else z * other.view(z.shape)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_sum_in_place_is_an_ordinary_one_where_nothing_else_reads_the_memory(read) -> None:
+    model, x, y = Summed(read).eval(), torch.randn(6, 16), torch.randn(6, 16)
+    graph = capture(model, ((x, y), {}))
+    run, _ = rewrite(graph, {}, {})
+    kept = [op for op in operations(run) if "add" in op]
+    assert kept == (["aten.add_.Tensor"] if read else ["aten.add.Tensor"])
+    given = y.clone()
+    torch.testing.assert_close(run(x, y), model(x, y), rtol=1e-5, atol=1e-5)
+    assert torch.equal(y, given)

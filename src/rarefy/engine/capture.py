@@ -40,7 +40,11 @@ def _open_sizes(value: Any) -> Any:
 
 
 def capture(model: nn.Module, example: Example) -> torch.fx.GraphModule:
-    """The exported graph as a callable module with the model's own signature. Raises whatever export raises."""
+    """The exported graph as a callable module with the model's own signature. Raises whatever export raises.
+
+    Traced by calling the model (not strict, as torch does of itself after 2.6): decorators around a model are then
+    simply run. The other way reads their bytecode, which torch 2.6 cannot where they look into `__code__`.
+    """
     args, kwargs = tuple(map(_open_sizes, example[0])), {k: _open_sizes(v) for k, v in example[1].items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -49,6 +53,7 @@ def capture(model: nn.Module, example: Example) -> torch.fx.GraphModule:
             args,
             kwargs,
             dynamic_shapes=_shapes(model, args, kwargs),
+            strict=False,
         )
         graph = program.module()
     assert isinstance(graph, torch.fx.GraphModule)

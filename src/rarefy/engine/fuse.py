@@ -7,12 +7,13 @@ import torch
 from torch.fx import GraphModule, Node
 
 from rarefy.engine.fuse_attention import fuse_attention
-from rarefy.engine.fuse_norm import fuse_norms
+from rarefy.engine.fuse_norm import fuse_norms, value_of
 from rarefy.engine.plan import LayerPlan
 from rarefy.engine.program.masks import simplify_masks
 from rarefy.ops import available
 
 _aten = torch.ops.aten
+_FRESH = (_aten.add.Tensor, _aten.mul.Tensor, _aten.embedding.default, _aten.linear.default)  # memory of their own
 
 
 def _activation(node: Node) -> str | None:
@@ -36,6 +37,20 @@ def drop_no_ops(graph: GraphModule) -> int:
         graph.graph.erase_node(node)
         gone += 1
     return gone
+
+
+def sums_of_their_own(graph: GraphModule) -> int:
+    """Sums written over a tensor that nothing else reads become ordinary ones, which the other rewritings know."""
+    done = 0
+    for node in graph.graph.nodes:
+        if node.target is not _aten.add_.Tensor or not isinstance(node.args[0], Node) or node.kwargs:
+            continue
+        over, value, other = node.args[0], value_of(node), value_of(node.args[1])
+        alone = over.target in _FRESH and list(over.users) == [node]
+        if alone and value is not None and other is not None and value.dtype == other.dtype:
+            node.target = _aten.add.Tensor
+            done += 1
+    return done
 
 
 def _weight_name(node: Node) -> str | None:
@@ -89,6 +104,7 @@ def rewrite(
     What stands between the sparse layers is rewritten too where the native module is there.
     """
     drop_no_ops(graph)
+    sums_of_their_own(graph)
     done = fuse(graph, plans, tokens)
     if available():
         fuse_norms(graph)

@@ -13,6 +13,7 @@ from rarefy.engine.fuse_norm import value_of
 from rarefy.engine.timing import interleaved
 
 _aten = torch.ops.aten
+_LOOKS = (_aten.permute.default, _aten.transpose.int, _aten.unsqueeze.default, _aten.squeeze.dim, _aten.alias.default)
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _DEFAULTS = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False}
 
@@ -91,5 +92,15 @@ def fuse_attention(graph: GraphModule) -> int:
         fused.meta.update(node.meta)
         node.replace_all_uses_with(fused)
         graph.graph.erase_node(node)
+        _free_views(fused)
         done += 1
     return done
+
+
+def _free_views(node: Node) -> None:
+    """What looks at the output with other sizes may copy it: strides of torch's own output are not those of ours."""
+    for user in node.users:
+        if user.target in _LOOKS:
+            _free_views(user)
+        elif user.target is _aten.view.default:
+            user.target = _aten.reshape.default

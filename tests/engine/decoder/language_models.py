@@ -16,6 +16,14 @@ SMALL = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "n
 ROTARY = {**SMALL, "intermediate_size": 80, "max_position_embeddings": POSITIONS}
 
 
+def rope(kind: str, **settings: Any) -> dict[str, Any]:
+    """Rotary positions of a kind, as a configuration of this version of the library takes them."""
+    settings = {"rope_type": kind, **settings}
+    if hasattr(transformers.LlamaConfig(), "rope_parameters"):
+        return {"rope_parameters": {**settings, "rope_theta": 1e4}}
+    return {"rope_scaling": settings, "rope_theta": 1e4}
+
+
 def _llama(**more: Any) -> nn.Module:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**ROTARY, "num_key_value_heads": 2, **more}))
 
@@ -30,6 +38,8 @@ def _qwen2() -> nn.Module:
 
 
 def _qwen3() -> nn.Module:
+    if not hasattr(transformers, "Qwen3Config"):
+        pytest.skip(f"transformers {transformers.__version__} has no Qwen 3, which came with 4.51")
     return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**ROTARY, num_key_value_heads=2, head_dim=20))
 
 
@@ -44,12 +54,12 @@ def _gpt2() -> nn.Module:
 
 
 def _llama3_rope() -> nn.Module:
-    rope = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    return _llama(rope_parameters={**rope, "original_max_position_embeddings": 32}, attention_bias=True, mlp_bias=True)
+    settings = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    return _llama(**rope("llama3", **settings), attention_bias=True, mlp_bias=True)
 
 
 def _linear_rope() -> nn.Module:
-    return _llama(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, tie_word_embeddings=True)
+    return _llama(**rope("linear", factor=2.0), tie_word_embeddings=True)
 
 
 CLASSES: dict[str, Callable[[], nn.Module]] = {

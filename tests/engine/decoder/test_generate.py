@@ -169,6 +169,16 @@ def test_lengths(models):
     assert fast.last.prompt > 0 and len(fast.last.tokens) == 3
 
 
+def test_a_length_of_the_configuration(models):
+    from transformers import GenerationConfig
+
+    model, fast = models
+    ids = tokens(1, 6)
+    for config in (GenerationConfig(max_length=11, pad_token_id=0), GenerationConfig(pad_token_id=0)):
+        kwargs = {"generation_config": config, "do_sample": False}
+        assert fast.generate(ids, **kwargs).shape == model.generate(ids, **kwargs).shape
+
+
 def test_what_the_runtime_does_not_know_runs_in_the_source(models):
     model, fast = models
     ids = tokens(1, 6)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from language_models import POSITIONS, ROTARY, VOCABULARY, build, compiled, tokens
+from language_models import POSITIONS, ROTARY, VOCABULARY, build, compiled, rope, tokens
 from torch import nn
 
 import rarefy
@@ -100,8 +100,10 @@ def _unknown():
     yield "not one of", transformers.BloomForCausalLM(transformers.BloomConfig(**config))
     window = transformers.MistralConfig(**ROTARY, num_key_value_heads=2, sliding_window=8)
     yield "sliding window", transformers.MistralForCausalLM(window)
-    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    dynamic = transformers.LlamaConfig(**ROTARY, num_key_value_heads=2, rope_parameters=rope)
+    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+    window = transformers.Qwen2Config(**ROTARY, num_key_value_heads=2, **windows)
+    yield "layers attend to a sliding window", transformers.Qwen2ForCausalLM(window)
+    dynamic = transformers.LlamaConfig(**ROTARY, num_key_value_heads=2, **rope("dynamic", factor=2.0))
     yield "depend on the length", transformers.LlamaForCausalLM(dynamic)
     part = build("llama")
     part.model.rotary_emb.inv_freq = part.model.rotary_emb.inv_freq[:3]
@@ -123,6 +125,38 @@ def _unknown():
 def test_models_that_the_runtime_does_not_know_are_not_recognised(says, model):
     with pytest.raises(NotKnownError, match=says):
         recognise(model)
+
+
+def test_a_window_that_is_switched_off_is_what_the_model_makes_of_it():
+    """Versions before `layer_types` (4.50) mask by it all the same; it begins behind what the example shows."""
+    torch.manual_seed(0)
+    config = transformers.Qwen2Config(**ROTARY, num_key_value_heads=2, use_sliding_window=False, sliding_window=12)
+    model = transformers.Qwen2ForCausalLM(config).eval()
+    rarefy.prune(model, "magnitude", sparsity=0.5, measure=False)
+    fast, ids = compiled(model), tokens(2, 30)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "switches", [{}, {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}], ids=str
+)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_scores_of_gpt2_are_scaled_as_its_version_scales_them(switches, attention):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": POSITIONS}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **switches, attn_implementation=attention))
+    for part in model.parameters():
+        part.data.add_(0.2 * torch.randn_like(part))
+    rarefy.prune(model.eval(), "magnitude", sparsity=0.5, measure=False)
+    if switches and not hasattr(model.transformer.h[0].attn, "scaling"):  # 4.50: only some attentions heed them
+        with pytest.raises(NotKnownError, match="scaled otherwise"):
+            recognise(model)
+    else:
+        recognise(model)
+    fast, ids = compiled(model), tokens(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_model_generates_in_torch_and_says_so():

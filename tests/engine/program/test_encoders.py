@@ -9,6 +9,14 @@ from rarefy.engine.program import outside
 from rarefy.ops.attention import attention8
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason="the native module is not built")
+OLDER = {  # transformers before 5: masks of floats are made in torch, and ViT's heads lie otherwise
+    "bert": "1 native program(s) of 21 steps, 12 operations in torch (expand, masked_fill, rsub, slice, ",
+    "bert classifier": "2 native program(s) of 22 steps, 12 operations in torch (expand, masked_fill, rsub, slice, ",
+    "distilbert": "1 native program(s) of 19 steps, 11 operations in torch (expand, masked_fill, rsub, slice, ",
+    "roberta": "1 native program(s) of 21 steps, 20 operations in torch (add, cumsum, expand, masked_fill, mul, ne, ",
+    "vit": "1 native program(s) of 29 steps, 7 operations in torch (cat, conv2d, expand, flatten, ",
+    "vit classifier": "1 native program(s) of 29 steps, 6 operations in torch (cat, conv2d, expand, flatten, ",
+}
 TOLERANCE = 2e-5  # of the largest output: two layers of float32
 SHAPES = ((3, 10), (2, 33), (5, 7), (1, 4), (1, 1))
 
@@ -27,7 +35,8 @@ SHAPES = ((3, 10), (2, 33), (5, 7), (1, 4), (1, 1))
 def test_encoders(kind, said):
     model = encoder(kind)
     run, _ = graphs(model, inputs(kind, 3, 10), plans(model))
-    assert outside(run).startswith(said)
+    older = pytest.importorskip("transformers").__version__.startswith("4.")
+    assert outside(run).startswith(OLDER[kind] if older else said)
     for batch, tokens in SHAPES:
         for seed in range(2):
             call = inputs(kind, batch, tokens, seed)

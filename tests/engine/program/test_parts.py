@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from needs import needs_native
+from rarefy.engine import fuse_attention
 from rarefy.engine.capture import as_example, capture
 from rarefy.engine.fuse import rewrite
 from rarefy.engine.program import with_programs
@@ -138,3 +139,40 @@ def test_a_norm_with_the_usual_epsilon_is_part_of_a_program() -> None:
     assert with_programs(graph) == 1
     with torch.inference_mode():
         torch.testing.assert_close(graph(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+class Between(nn.Module):
+    """Attention between norms, with an operation of torch's before it; later: its mask comes from behind the norms."""
+
+    def __init__(self, later: bool) -> None:
+        super().__init__()
+        self.later = later
+        self.norms = nn.ModuleList(nn.LayerNorm(16) for _ in range(5))
+        for norm in self.norms:
+            nn.init.normal_(norm.weight)
+
+    def forward(self, x, mask):
+        first, *norms, last = self.norms
+        y = torch.tanh(first(x))
+        q, k, v = (norm(y) for norm in norms)
+        allowed = (torch.cos(v)[:, :, 0] > 0.3) | mask if self.later else mask
+        q, k, v = (t.view(*t.shape[:2], 2, 8).transpose(1, 2) for t in (q, k, v))
+        z = torch.nn.functional.scaled_dot_product_attention(q, k, v, allowed[:, None, None, :])
+        return last(z.transpose(1, 2).reshape(x.shape))
+
+
+@needs_native
+@pytest.mark.parametrize("later", [False, True])
+def test_views_are_read_in_the_program_that_fills_their_memory(later, monkeypatch):
+    """Programs before and behind operations of torch's; a view's memory is not given from one to the next."""
+    monkeypatch.setattr(fuse_attention, "_time", lambda *sizes: True)
+    model = Between(later).eval()
+    x, mask = torch.randn(3, 6, 16), torch.ones(3, 6, dtype=torch.bool)
+    mask[1:, 4:] = False
+    graph, _ = rewrite(capture(model, as_example((x, mask))), {}, {})
+    assert with_programs(graph) == (3 if later else 2)
+    for batch, tokens in ((3, 6), (2, 9)):
+        x, mask = torch.randn(batch, tokens, 16), torch.ones(batch, tokens, dtype=torch.bool)
+        mask[0, tokens - 2 :] = False
+        with torch.inference_mode():
+            torch.testing.assert_close(graph(x, mask), model(x, mask), atol=1e-5, rtol=1e-5)

@@ -108,11 +108,19 @@ def _new_tokens(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> int:
     if new is not None:
         return _whole("max_new_tokens", new)
     length = _setting(model, kwargs, "max_length")
-    if length is None:
+    if length is None or (kwargs.get("max_length") is None and length == _usual_length(model, kwargs)):
         return _NEW_TOKENS
     if length <= prompt:
         raise EngineError(f"generate: max_length={length} leaves no room behind a prompt of {prompt} tokens")
     return _whole("max_length", length) - prompt
+
+
+def _usual_length(model: nn.Module, kwargs: dict[str, Any]) -> int | None:
+    """The `max_length` of a generation config where nobody has set one: a number before transformers 5, where it
+    stands for so many tokens behind the prompt."""
+    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
+    found: int | None = None if config is None else getattr(type(config)(), "max_length", None)
+    return found
 
 
 def _whole(name: str, value: Any) -> int:

@@ -88,8 +88,7 @@ def _names(prefix: str, layers: Any) -> Iterator[tuple[str, Any]]:
 def _llama(model: Any) -> Structure:
     """Llama, Mistral, Qwen 2 and 3: RMS norms, rotary positions, grouped queries, a gated layer."""
     config, body = model.config, model.model
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or (type(model).__name__ == "MistralForCausalLM" and config.sliding_window):
+    if _slides(config, type(model).__name__):
         raise NotKnownError("some layers attend to a sliding window")
     if body.rotary_emb.rope_type not in _STATIC_ROTARY:
         raise NotKnownError(f"rotary positions of type {body.rotary_emb.rope_type!r} depend on the length of the text")
@@ -116,6 +115,17 @@ def _llama(model: Any) -> Structure:
         config.max_position_embeddings,
         turn=turn,
     )
+
+
+def _slides(config: Any, name: str) -> bool:
+    """Whether some layer does not attend to all of a text."""
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if name == "MistralForCausalLM":
+        return bool(window) or set(kinds or ["full_attention"]) != {"full_attention"}
+    if kinds is not None:
+        return set(kinds) != {"full_attention"}
+    # Older versions of the library (4.50) mask by any window that is set, whatever `use_sliding_window` says.
+    return window is not None and window < config.max_position_embeddings
 
 
 def _llama_layer(name: str, layer: Any) -> Layer:
@@ -219,7 +229,7 @@ def _gpt2_layer(name: str, layer: Any) -> Layer:
         (merged_of(f"{name}.attn.c_attn", layer.attn.c_attn),),
         None,
         None,
-        float(layer.attn.scaling),
+        _gpt2_scaling(layer.attn),
         merged_of(f"{name}.attn.c_proj", layer.attn.c_proj),
         norm_of(layer.ln_2),
         (merged_of(f"{name}.mlp.c_fc", layer.mlp.c_fc, activation=activation),),
@@ -228,6 +238,18 @@ def _gpt2_layer(name: str, layer: Any) -> Layer:
         merged_of(f"{name}.mlp.c_proj", layer.mlp.c_proj),
         **hidden_of(layer.mlp.act, layer.mlp.c_proj.weight.shape[0]),
     )
+
+
+def _gpt2_scaling(attention: Any) -> float:
+    """What its scores are multiplied by; older versions of the library (4.50) hold switches instead of the factor.
+
+    Not every kind of attention of those versions heeds the switches, so only their usual values are known.
+    """
+    if hasattr(attention, "scaling"):
+        return float(attention.scaling)
+    if not attention.scale_attn_weights or attention.scale_attn_by_inverse_layer_idx:
+        raise NotKnownError("GPT-2 with scores scaled otherwise than by the size of a head")
+    return float(attention.head_dim**-0.5)
 
 
 _READERS: dict[str, Callable[[Any], Structure]] = {

@@ -10,27 +10,40 @@ from rarefy.engine.program.lowering import lowering_of
 
 def native_nodes(graph: Graph, facts: Mapping[Node, Fact]) -> set[Node]:
     """The nodes that a program computes. A view belongs to what fills its memory: it is native only between native
-    nodes, since a program gives whole tensors back."""
+    nodes of its own stage, since a program gives whole tensors back."""
     native = {n for n in graph.nodes if (entry := lowering_of(n)) is not None and entry.fits(n, facts)}
     views = [n for n in graph.nodes if n in native and (entry := lowering_of(n)) is not None and entry.view]
+    while True:
+        _drop_bare(native, views)
+        stage = stages(graph, native)
+        # One at a time, the first first: what comes behind it then has other stages.
+        apart = (n for n in views if n in native and any(stage[o] != stage[n] for o in _around(n)))
+        if (node := next(apart, None)) is None:
+            return native
+        native.discard(node)
+
+
+def _around(view: Node) -> tuple[Node, ...]:
+    """What fills its memory, and what reads it."""
+    assert isinstance(view.args[0], Node)
+    return view.args[0], *view.users
+
+
+def _drop_bare(native: set[Node], views: list[Node]) -> None:
+    """Leaves out the views that are not between native nodes, and those that then are not either."""
     before = -1
     while before != len(native):
         before = len(native)
-        for node in views:
-            if node.args[0] not in native or not all(user in native for user in node.users):
-                native.discard(node)
-    return native
+        native.difference_update([n for n in views if not all(other in native for other in _around(n))])
 
 
 def stages(graph: Graph, native: set[Node]) -> dict[Node, int]:
     """Even: torch, odd: native; every node's is at least that of what it reads, so sorting by stage keeps order."""
     stage: dict[Node, int] = {}
     for node in graph.nodes:
-        first = 1 if node in native else 0
-        for source in node.all_input_nodes:
-            other = stage[source] % 2 != first
-            first = max(first, stage[source] + other)
-        stage[node] = first
+        kind = 1 if node in native else 0
+        sources = (stage[source] for source in node.all_input_nodes)
+        stage[node] = max([kind, *(at + (at % 2 != kind) for at in sources)])
     return stage
 
 
