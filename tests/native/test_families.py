@@ -9,7 +9,7 @@ from torch import Tensor
 from rarefy.ops import families
 from rarefy.ops.families import best_isa, block8, columns, matvec, matvec4, neurons, nmg, takes_scales
 from rarefy.ops.native import LEVELS, KernelInfo
-from rarefy.patterns.grouped_nm import GroupedNM
+from rarefy.patterns.grouped_nm import GroupedNM, all_ways
 from rarefy.patterns.nm import NM
 
 
@@ -206,6 +206,14 @@ def test_too_many_ways_and_what_is_no_pattern() -> None:
     for mask in (torch.zeros(2, 16), torch.ones(2, 16), torch.ones(2, 17)):
         assert not nmg.is_grouped(mask.bool()) and nmg.worth(THREE, mask, 1) == []
     assert nmg.worth(THREE, torch.zeros(0, 4), 1) == [] and nmg.worth(THREE, torch.zeros(4, 0), 1) == []
+
+
+def test_each_way_is_used_once_in_the_smallest_chunk_and_none_twice() -> None:
+    ways = all_ways(1, 4)
+    assert nmg.is_grouped(ways[[2, 0, 3, 1]].view(1, -1))
+    for used in ([0, 1, 1, 3], [0, 0, 1, 3], [0, 1, 3, 3]):
+        assert not nmg.is_grouped(ways[used].view(1, -1))
+    assert not nmg.is_grouped(torch.tensor([[True, False]]))  # one group, and two ways
 
 
 def test_the_widest_that_is_grouped() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,6 +118,12 @@ def test_the_likely_kernel_is_that_of_many_tokens(monkeypatch: pytest.MonkeyPatc
     assert asked == [(128, "int4", "fp32")]
 
 
+def test_a_source_gives_the_weight_again() -> None:
+    codes = quantize_weight(sparse(6, 32, 0.6))
+    held = replace(pack(codes, named("dense8", "int8", "int8")), quantized=None, source=lambda: codes)
+    assert held._source() is codes
+
+
 def test_weights_of_any_strides_and_with_a_gradient() -> None:
     weight = sparse(6, 8, 0.5)
     assert torch.equal(pack(weight.T.contiguous().T).to_dense(), weight)
@@ -132,6 +139,11 @@ def test_weights_that_are_refused() -> None:
             pack(wrong)
     with pytest.raises(DTypeError, match="weight"):
         pack(normal(2, 3).double())
+    for many, name in ((torch.zeros(2**31, 0), "out"), (torch.zeros(0, 2**31), "in")):
+        with pytest.raises(ShapeError, match=f"the weight's {name}"):
+            pack(many)
+    with pytest.raises(ShapeError, match="4 bits hold"):
+        pack(QuantizedWeight(torch.full((2, 16), 100, dtype=torch.int8), torch.ones(2, 1), 4))
     with pytest.raises(UnknownNameError, match="spmm"):
         pack(normal(2, 3), "spmn")
     with pytest.raises(ShapeError, match="input_scale"):
@@ -156,6 +168,11 @@ def test_candidates_are_of_the_types_that_are_asked_for(monkeypatch: pytest.Monk
     assert candidates(torch.eye(4), 1, "bf16", "bf16") == ["d16", "e16"]  # floats where there are no rounded inputs
     assert candidates(full, 1, "int8") == [] and candidates(quantize_weight(full), 1, "int8", "int8") == ["d8"]
     assert candidates(quantize_weight(full, 8, 2), 1, "int8", "int8") == []
+    listed[:] = [info("m-scalar-dense-x", "matvec4", "int4"), info("d8", "dense8", "int8", "int8")]
+    assert candidates(quantize_weight(torch.ones(4, 32), 4, 16), 1, "int4") == ["m-scalar-dense-x"]
+    cells = KernelInfo("block8-scalar-cell-x", "block8", "scalar", "int8", "int8", (1, 1, 1))
+    listed[:] = [info("m-scalar-dense-x", "matvec", "int8", "int8"), cells]  # the first takes one scale a row
+    assert candidates(quantize_weight(full, 8, 2), 1, "int8", "int8") == [cells.name]
     monkeypatch.setattr(native, "kernels", list)
     assert candidates(full, 1) == ["reference"]
 
@@ -183,6 +200,8 @@ def test_rows_that_are_picked_and_what_is_refused() -> None:
     want[:, [6, 7, 2]] = F.linear(x, weight)[:, [6, 7, 2]]
     torch.testing.assert_close(pick_rows(held, x, rows), want, **CLOSE)
     assert not pick_rows(held, x, rows[:0]).any()
+    for row in (0, 7):
+        assert pick_rows(held, x, torch.tensor([row], dtype=torch.int32))[:, row].all()
     for wrong in ([8], [-1], [0, 8], [-1, 7]):
         with pytest.raises(ShapeError, match=rf"rows span \[{min(wrong)}, {max(wrong)}\], outside \[0, 8\)"):
             pick_rows(held, x, torch.tensor(wrong, dtype=torch.int32))
