@@ -11,7 +11,7 @@ from rarefy.core.errors import DTypeError, FileError
 from rarefy.core.registry import lookup
 from rarefy.core.sparse import SparseTensor
 from rarefy.formats.bitmask import PARTS, Bitmask, pack, popcount, unpack
-from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers
+from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers, by_parts, rows_at_once
 
 GOLDEN = torch.tensor([[0, 1.5, 0, 0, -2, 0, 0, 0, 3, 0], [4, 0, 0, 0, 0, 0, 0, 0, 0, -5]])
 TYPES = sorted(VALUE_TYPES, key=str)
@@ -170,10 +170,16 @@ def test_a_wrong_part_is_refused_and_the_tensor_named(what) -> None:
         unpack(parts, "encoder.query")
 
 
-def test_a_vector_of_negative_size_is_refused_though_its_bitmask_fits() -> None:
+@pytest.mark.parametrize("size", [-1, -5])
+def test_a_vector_of_negative_size_is_refused_though_its_bitmask_fits(size: int) -> None:
     """`(-5 + 7) // 8` bytes are none, as in the file."""
     none = torch.zeros(0, dtype=torch.uint8)
-    parts = {"shape": torch.tensor([-5]), "compressed": torch.zeros(0), "bitmask": none, "row_offsets": torch.tensor(0)}
+    parts = {
+        "shape": torch.tensor([size]),
+        "compressed": torch.zeros(0),
+        "bitmask": none,
+        "row_offsets": torch.tensor(0),
+    }
     with pytest.raises(FileError, match="negative size"):
         unpack(parts, "bias")
 
@@ -207,6 +213,19 @@ def test_a_bitmask_of_many_rows_is_counted_to_its_end() -> None:
     assert popcount(wide).tolist() == [2**20 + 1] * 2
     assert popcount(bits[:0]).tolist() == [] and popcount(bits[:, :0]).tolist() == [0] * 5
     assert popcount(bits).dtype == torch.int64
+
+
+def test_parts_of_a_bitmask_are_a_mebibyte_at_most_and_no_smaller_than_that() -> None:
+    sizes = {0: 2**20, 1: 2**20, 3: 349_525, 2**19: 2, 2**20 - 1: 1, 2**20: 1, 2**20 + 1: 1, 2**21: 1}
+    assert {width: rows_at_once(width) for width in sizes} == sizes
+    bits = torch.randint(0, 256, (5, 2**19), dtype=torch.uint8)
+    assert [len(part) for part in by_parts(bits)] == [2, 2, 1] and torch.equal(torch.cat(by_parts(bits)), bits)
+
+
+def test_a_tensor_is_cut_by_its_first_axis_unless_otherwise_told() -> None:
+    cube = torch.ones(2, 3, 4)
+    packed = Packed.from_dense(cube)
+    assert packed.by_row and packed.matrix.shape == (2, 12) and Packed(packed.shape, packed.matrix).by_row
 
 
 def test_offsets_and_shapes_of_both_cuts() -> None:

@@ -129,6 +129,7 @@ def test_each_part_has_to_be_there_and_sizes_end_at_the_limit() -> None:
     for shape, why in (
         ((2**48, 0), "values do not fit"), ((0, 2**48), "values do not fit"), ((2**48 + 1, 0), "is no size"),
         ((0, 2**48 + 4), "is no size"), ((-1, 4), "is no size"), ((4, -4), "is no size"),
+        ((4, -1), "is no size"),
     ):  # fmt: skip
         with pytest.raises(FileError, match=why):
             unpack(parts | {"shape": torch.tensor(shape)})
@@ -161,7 +162,9 @@ def test_where_too_many_are_kept_is_told() -> None:
     mask = torch.zeros(3, 12, dtype=torch.bool)
     mask[1, 4:7] = True
     assert "in row 1, columns 4 to 7" in Bitmask24().fits(mask)
-    mask[1, 6] = False
+    mask[1:, 8:] = True  # the first of several is named
+    assert "in row 1, columns 4 to 7" in Bitmask24().fits(mask)
+    mask[1, 6], mask[1:, 8:] = False, False
     assert Bitmask24().fits(mask) is None
     matrix = Bitmask24().unpack(parts_of(two_of_four(5, 12)))
     assert (matrix.shape, matrix.values.shape) == ((5, 12), (30,))

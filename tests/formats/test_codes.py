@@ -251,16 +251,19 @@ def test_sizes_are_taken_up_to_their_bounds() -> None:
     assert unpack(given(2**22, 2**22, 0)).shape == (2**22, 0)
 
 
-def test_scales_of_much_that_is_not_stored_are_counted_when_it_is_expanded() -> None:
+@pytest.mark.parametrize(("units", "groups"), [(0, 0), (3, 1)])
+def test_scales_of_much_that_is_not_stored_are_counted_when_it_is_expanded(units: int, groups: int) -> None:
     """At reading, up to 16 integers for each number that is stored and 2^24 more."""
     present = torch.zeros(5, 2**15, dtype=torch.uint8)
+    present[0, 0] = 2**units - 1
+    held = torch.ones(16 * units, dtype=torch.uint8)
     form = torch.tensor([8, 16, 2**16, 0, 0, 5, 5, 2**22])
-    most = (5 * 2**22 - 2**24) // 16 - present.numel()
-    parts = {"codes": present[:0, 0], "present": present, "form": form}
-    with pytest.raises(FileError, match=f"{most} scales are stored for 0 groups"):
+    most = (5 * 2**22 - 2**24) // 16 - present.numel() - held.numel()
+    parts = {"codes": held, "present": present, "form": form}
+    with pytest.raises(FileError, match=f"{most} scales are stored for {groups} groups"):
         unpack(parts | {"scale": torch.ones(most)})
     later = unpack(parts | {"scale": torch.ones(most - 1)})
-    with pytest.raises(FileError, match=f"{most - 1} scales are stored for 0 groups"):
+    with pytest.raises(FileError, match=f"{most - 1} scales are stored for {groups} groups"):
         later.quantized.dequantize()
 
 

@@ -8,7 +8,7 @@ import torch
 
 from formats.peers import needs, python_of
 from rarefy.core.errors import DTypeError, FileError, ShapeError
-from rarefy.formats.semi_structured import from_pair, to_pair
+from rarefy.formats.semi_structured import _positions, from_pair, to_pair
 
 TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.int8]
 SHAPES = [(64, 64), (128, 192), (192, 64)]
@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_refused() -> None:
     full = torch.ones(32, 16)
     with pytest.raises(ShapeError, match="pattern='2:4'"):
         to_pair(full)
-    for shape in ((31, 16), (32, 12), (16, 16)):
+    for shape in ((31, 16), (32, 12), (16, 16), (32, 8), (32, 24)):
         with pytest.raises(ShapeError, match="multiple"):
             to_pair(torch.zeros(shape))
     with pytest.raises(ShapeError, match="multiple"):
@@ -74,8 +74,35 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(DTypeError):
         to_pair(full.double())
     values, meta = to_pair(torch.zeros(32, 16))
-    for wrong in ((values, meta[:, :1]), (values, meta.int()), (values[:, :4], meta), (values[0], meta)):
+    for wrong in (
+        (values, meta[:, :1]), (values, meta.int()), (values[:, :4], meta), (values[0], meta), (values[0, 0], meta),
+        (values[:, :4], meta[:, :1]), (values[:16], meta[:16]), (values[None], meta), (values, meta[None]),
+        (torch.zeros(32, 12), torch.zeros(32, 3, dtype=torch.int16)),
+    ):  # fmt: skip
         with pytest.raises(FileError, match="do not fit"):
             from_pair(*wrong)
     with pytest.raises(FileError, match="codes"):
         from_pair(values, torch.zeros_like(meta))
+
+
+def test_the_first_group_that_is_too_full_is_named() -> None:
+    weight = torch.zeros(32, 32, dtype=torch.float16)
+    weight[1, 4:7] = 1.0
+    weight[3:, :3] = 1.0
+    with pytest.raises(ShapeError, match="group 9 of 4 entries is not half zeros"):
+        to_pair(weight)
+
+
+@pytest.mark.parametrize("kind", [torch.int16, torch.int32], ids=str)
+def test_where_compressed_tensors_puts_meta(kind) -> None:
+    """The six bits of a row within 64 change places; then 2 x 2 blocks are turned, and columns lie two by two."""
+    rows, columns = 128, 4
+    expected = []
+    for row in range(rows):
+        bit = [row >> i & 1 for i in range(6)]
+        moved = row & ~63 | bit[0] << 1 | bit[1] << 5 | bit[2] | bit[3] << 2 | bit[4] << 3 | bit[5] << 4
+        for column in range(columns):
+            r, c = (moved & ~1 | column & 1, column & ~1 | moved & 1)
+            expected.append((c // 2 * rows + r) * 2 + c % 2)
+    assert _positions(rows, columns, kind, "compressed-tensors").tolist() == expected
+    assert sorted(expected) == list(range(rows * columns))

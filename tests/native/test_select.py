@@ -5,8 +5,8 @@ import torch
 from oracle import normal
 
 from rarefy import ops
-from rarefy.core.errors import ShapeError
-from rarefy.ops.select import Select, select_inputs
+from rarefy.core.errors import DTypeError, ShapeError
+from rarefy.ops.select import Select, select_args, select_inputs
 from rarefy.selectors import Threshold, TopK
 from rarefy.selectors.block_top_k import BlockTopK
 
@@ -64,3 +64,45 @@ def test_a_vector_of_another_width_is_refused():
     for wrong in ({"keep": 1, "block": 3}, {"keep": 3, "block": 2}, {"positive": True, "block": 2}):
         with pytest.raises(ShapeError, match="every"):
             Select(4, **wrong)
+
+
+def test_ways_to_select_that_make_no_sense():
+    one = torch.zeros(())
+    for none_or_two in ({}, {"slot": 0, "positive": True}, {"slot": 0, "keep": 1}, {"threshold": one, "slot": 1}):
+        with pytest.raises(ShapeError, match="and not both"):
+            Select(4, **none_or_two)
+    for wrong in ({"keep": -1, "block": 2}, {"keep": 0, "block": 0}, {"keep": 0, "block": -2}, {"slot": 1, "block": 2}):
+        with pytest.raises(ShapeError, match="of every"):
+            Select(4, **wrong)
+    assert Select(4, keep=0, block=1).block == 1 and Select(4, keep=4, block=4).keep == 4
+    strided = torch.zeros(8)[::2]
+    for name, wrong in (("threshold", strided), ("threshold", torch.zeros(1, 4)), ("weight", strided), ("weight", one)):
+        with pytest.raises(ShapeError, match=rf"{name} has shape .*, it must be \(4,\), contiguous"):
+            Select(4, **{"threshold": one, name: wrong})
+    for name in ("threshold", "weight"):
+        with pytest.raises(DTypeError, match=name):
+            Select(4, **{"threshold": one, name: torch.zeros(4).double()})
+
+
+def test_what_native_code_is_told():
+    each, weight = torch.zeros(4), torch.ones(4)
+    all_of, at = torch.zeros(()), weight.data_ptr()
+    assert select_args(None) == (0, 0, 0, 0, 0, 0, 0)
+    assert select_args(Select(4, all_of)) == (1, all_of.data_ptr(), 0, 0, 0, 0, 0)
+    assert select_args(Select(4, each, weight)) == (1, each.data_ptr(), 1, at, 0, 0, 0)
+    assert select_args(Select(4, weight=weight, keep=3)) == (2, 0, 0, at, 3, 0, 0)
+    assert select_args(Select(4, keep=5)) == (2, 0, 0, 0, 4, 0, 0)
+    assert select_args(Select(4, positive=True)) == (3, 0, 0, 0, 0, 0, 0)
+    assert select_args(Select(4, weight=weight, keep=1, block=2)) == (4, 0, 0, at, 1, 2, 0)
+    assert select_args(Select(4, slot=7)) == (5, 0, 0, 0, 0, 0, 7)
+
+
+def test_inputs_of_any_shape_and_those_that_are_refused():
+    by, x = Select(4, torch.tensor(0.5)), normal(2, 3, 8)[..., ::2]
+    assert torch.equal(select_inputs(x, by), x * (x.abs() > 0.5))
+    with pytest.raises(ShapeError, match="select_inputs"):
+        select_inputs(x[..., :3], by)
+    with pytest.raises(DTypeError, match="select_inputs"):
+        select_inputs(x.double(), by)
+    with pytest.raises(ShapeError, match="of which there is none here"):
+        select_inputs(x, Select(4, slot=0))

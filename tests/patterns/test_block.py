@@ -40,6 +40,17 @@ def test_broken_blocks_are_not_allowed() -> None:
     assert not Block(2, 2).allows(mask)
 
 
+@pytest.mark.parametrize(("r", "c"), [(4, 1), (1, 4), (2, 3), (4, 3)])
+def test_exactly_the_masks_of_whole_blocks_are_allowed(r: int, c: int) -> None:
+    blocks = torch.rand(3, 5, generator=torch.Generator().manual_seed(r)) < 0.5
+    whole = blocks.repeat_interleave(r, 0).repeat_interleave(c, 1)
+    assert Block(r, c).allows(whole)
+    for at in range(whole.numel()):
+        broken = whole.clone()
+        broken.view(-1)[at] ^= True
+        assert not Block(r, c).allows(broken)
+
+
 @pytest.mark.parametrize(("shape", "axis"), [((6, 4), r"6 rows \(out\)"), ((8, 3), r"3 columns \(in\)")])
 def test_sides_that_do_not_divide(shape: tuple[int, int], axis: str) -> None:
     with pytest.raises(ShapeError, match=f"{axis}, not a multiple of"):

@@ -37,10 +37,12 @@ def test_tile_span_and_only_density(pattern: Pattern, tile: tuple[int, int], spa
 COUNTED = [
     (Block(4, 2), 8, 6, 0.5, 48 // 2),
     (Block(4, 2), 8, 6, 0.2, 8),
+    (Block(4, 2), 16, 10, 0.5, 80),
     (NM(1, 4), 3, 8, 0.25, 6),
     (NM(2, 4), 3, 8, 0.5, 12),
     (FanIn(), 3, 10, 0.34, 9),
     (GroupedNM(1, 2, 1), 3, 8, 0.5, 12),
+    (GroupedNM(1, 3, 2), 2, 18, 1 / 3, 12),
     (Transposable(1, 4), 4, 12, 0.25, 12),
     (Transposable(2, 4), 8, 4, 0.5, 16),
 ]
@@ -65,6 +67,19 @@ def test_another_density_is_not_counted(pattern: Pattern) -> None:
     rows, n = pattern.granularity[0], pattern.span
     with pytest.raises(SparsityError, match=r"of the weights, but density 0\.9 was asked"):
         pattern.count(rows, n, 0.9)
+
+
+@pytest.mark.parametrize(("pattern", "rows", "n", "density", "count"), COUNTED, ids=str)
+def test_what_is_selected_is_allowed(pattern: Pattern, rows: int, n: int, density: float, count: int) -> None:
+    assert pattern.allows(pattern.select(torch.rand(rows, n), density))
+
+
+@pytest.mark.parametrize("pattern", [p for p, *_, density in SAID if density is not None], ids=str)
+def test_a_density_that_is_off_by_one_percent_is_told_from_the_only_one_in_a_large_matrix(pattern: Pattern) -> None:
+    rows, n, near = 64, 2 * pattern.span, 1.01 * fixed_density(pattern)
+    for call in (lambda: pattern.count(rows, n, near), lambda: pattern.select(torch.rand(rows, n), near)):
+        with pytest.raises(SparsityError, match="was asked"):
+            call()
 
 
 def test_the_error_lists_what_would_divide() -> None:

@@ -81,6 +81,13 @@ def test_infinite_scores_are_beyond_every_sum_of_a_group(base, spread):
     assert not finite(torch.tensor([[math.nan, 1.0]])).isfinite().all()
 
 
+def test_where_infinite_scores_come_to_lie():
+    inf = math.inf
+    assert finite(torch.tensor([[1.0, 4.0, inf, -inf]])).tolist() == [[1.0, 4.0, 4.0 + 4 * 4, 1.0 - 4 * 4]]
+    assert finite(torch.tensor([[inf, -inf, inf]])).tolist() == [[3.0, -3.0, 3.0]]  # none is finite: around 0
+    assert GroupedNM(1, 2, 1).select(torch.tensor([[-inf, inf, inf, -inf]]), 0.5).tolist() == [[0, 1, 1, 0]]
+
+
 def test_the_best_pair_goes_first_and_a_swap_mends_what_that_costs():
     """Greedy takes 10 for the first group, which leaves 0 for the second; together 9 + 9 are more."""
     table = torch.tensor([[[10.0, 9.0], [9.0, 0.0]]], dtype=torch.float64)
@@ -89,7 +96,8 @@ def test_the_best_pair_goes_first_and_a_swap_mends_what_that_costs():
     assert _improve(table, first.clone()).tolist() == [[1, 0]]
     assert _improve(-table, torch.tensor([[0, 1]])).tolist() == [[0, 1]]
     even = torch.tensor([[[1.0, 1.0], [1.0, 1.0]]], dtype=torch.float64)
-    assert _improve(even, torch.tensor([[1, 0]])).tolist() == [[1, 0]]  # nothing is gained: nothing moves
+    for nothing in (even, 0 * even):
+        assert _improve(nothing, torch.tensor([[1, 0]])).tolist() == [[1, 0]]  # nothing is gained: nothing moves
 
 
 def test_chunks_are_judged_apart_and_each_way_has_its_places():

@@ -1,5 +1,9 @@
+import importlib
+import sys
+
 import pytest
 
+import rarefy.patterns
 from rarefy.core.errors import ShapeError, SparsityError, UnknownNameError
 from rarefy.core.protocols import Pattern
 from rarefy.patterns.block import Block
@@ -50,3 +54,10 @@ def test_names_of_impossible_patterns() -> None:
         parse_pattern("5:4")
     with pytest.raises(ShapeError, match="at least 1"):
         parse_pattern("block:0x4")
+
+
+def test_every_file_of_the_package_is_imported_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a new pattern is found without being listed anywhere."""
+    monkeypatch.delitem(sys.modules, "rarefy.patterns.fixed")
+    importlib.reload(rarefy.patterns)
+    assert "rarefy.patterns.fixed" in sys.modules

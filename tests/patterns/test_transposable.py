@@ -31,13 +31,20 @@ def test_there_are_ninety_masks_of_two_in_four() -> None:
     assert len(transposable_ways(1, 4)) == 24
 
 
-def test_each_tile_is_the_best_of_all() -> None:
-    scores = torch.rand(8, 8)
-    mask = Transposable(2, 4).select(scores, 0.5)
-    for i, j in itertools.product((0, 4), repeat=2):
-        tile, kept = scores[i : i + 4, j : j + 4], mask[i : i + 4, j : j + 4]
-        best = max(float(tile[way].sum()) for way in transposable_ways(2, 4))
-        assert float(tile[kept].sum()) == pytest.approx(best)
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (2, 3)])
+def test_each_tile_is_the_best_of_all(n: int, m: int) -> None:
+    scores = torch.rand(10 * m, 6 * m)
+    mask = Transposable(n, m).select(scores, n / m)
+    ways = transposable_ways(n, m).float().flatten(1)
+    for i, j in itertools.product(range(10), range(6)):
+        tile, kept = (t[i * m : i * m + m, j * m : j * m + m] for t in (scores, mask))
+        assert float(tile[kept].sum()) == pytest.approx(float((ways @ tile.flatten()).max()))
+
+
+def test_tiles_beyond_four_are_searched_and_not_enumerated() -> None:
+    scores = torch.rand(200, 5, generator=torch.Generator().manual_seed(5))
+    tiles = scores.double().view(40, 5, 5)
+    assert torch.equal(Transposable(2, 5).select(scores, 0.4).view(40, 5, 5), improve(tiles, greedy(tiles, 2)))
 
 
 def optimum(tile: Tensor, n: int) -> float:
@@ -99,6 +106,30 @@ def test_open_places_are_mended_by_the_best_exchange() -> None:
     assert float(tile[0][improve(tile, kept)[0]].sum()) == best
 
 
+def greedy_one_by_one(tile: Tensor, n: int) -> Tensor:
+    """Largest first, ties to the lower index, then the best exchange for the emptiest row and column."""
+    m, kept = len(tile), torch.zeros(tile.shape, dtype=torch.bool)
+    for at in sorted(range(m * m), key=lambda at: -float(tile.view(-1)[at])):
+        i, j = divmod(at, m)
+        kept[i, j] = bool(kept[i].sum() < n and kept[:, j].sum() < n)
+    while (kept.sum(1) < n).any():
+        i, j = int(kept.sum(1).argmin()), int(kept.sum(0).argmin())
+        places = [(r, c) for r, c in kept.nonzero().tolist() if not kept[i, c] and not kept[r, j]]
+        r, c = max(places, key=lambda at: float(tile[i, at[1]] + tile[at[0], j] - tile[at]))
+        kept[r, c], kept[i, c], kept[r, j] = False, True, True
+    return kept
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 5), (2, 5), (3, 6), (4, 8)])
+def test_all_tiles_at_once_are_chosen_as_one_by_one(n: int, m: int) -> None:
+    tiles = torch.randn(30, m, m, generator=torch.Generator().manual_seed(m)).double()
+    tiles[:5] = tiles[:5].round()  # ties
+    tiles[5] = 0.0
+    want = torch.stack([greedy_one_by_one(tile, n) for tile in tiles])
+    assert torch.equal(greedy(tiles, n), want)
+    assert torch.equal(improve(tiles, want.clone())[5], want[5])  # nothing is gained: nothing moves
+
+
 @pytest.mark.parametrize(("n", "m"), [(1, 5), (2, 5), (3, 6)])
 def test_no_exchange_of_two_pairs_is_left_that_keeps_more(n: int, m: int) -> None:
     tiles = torch.rand(40, m, m, generator=torch.Generator().manual_seed(n)).double()
@@ -123,6 +154,8 @@ def test_tiles_lie_where_their_scores_do() -> None:
     fewer[0, 0] = True
     assert Transposable(1, 2).allows(fewer)
     fewer[1, 0] = True  # two in a column, one in each row
+    assert not Transposable(1, 2).allows(fewer)
+    fewer[1, 0], fewer[0, 1] = False, True  # two in a row, one in each column
     assert not Transposable(1, 2).allows(fewer)
 
 

@@ -11,7 +11,7 @@ from rarefy.core.errors import FileError
 from rarefy.core.registry import method
 from rarefy.core.shapes import Bits, Bool, Int
 from rarefy.core.sparse import SparseTensor
-from rarefy.formats.packed import VALUE_TYPES, Packed, matrix_shape
+from rarefy.formats.packed import VALUE_TYPES, Packed, by_parts, matrix_shape
 
 PARTS = ("shape", "compressed", "bitmask", "row_offsets")
 _LARGEST = 2**48  # entries; far above any model, far below what overflows when multiplied by an item's size
@@ -52,7 +52,7 @@ def pack(tensor: Packed) -> dict[str, Tensor]:
         "compressed": matrix.values.contiguous(),
         "bitmask": matrix.bits.reshape(*lead, width).contiguous(),
         # along axis 0 only, as the peer does; for rank > 2 cut along the last axis they are of no use to a reader
-        "row_offsets": (counts.cumsum(0) - counts).contiguous(),
+        "row_offsets": _begins(counts).contiguous(),
     }
 
 
@@ -77,16 +77,21 @@ def unpack(parts: Mapping[str, Tensor], name: str = "sparse-bitmask") -> Packed:
     counts = popcount(bits)
     held = int(counts.sum())
     _require(held == values.numel(), name, f"the bitmask marks {held} entries but {values.numel()} values are stored")
-    if by_row or len(shape) <= 2:  # the peer's offsets of higher ranks are not usable
-        right = torch.equal(offsets.reshape(-1), counts.cumsum(0) - counts)
-        _require(right, name, "its row offsets do not agree with its bitmask")
+    if by_row:  # the offsets of the peer's cut of higher ranks are not usable
+        _require(
+            torch.equal(offsets.reshape(-1), _begins(counts)), name, "its row offsets do not agree with its bitmask"
+        )
     return Packed(shape, SparseTensor((rows, n), values, bits), by_row)
 
 
 def popcount(bits: Bits) -> Int[Tensor, "rows"]:
     """Set bits in each row, `(rows,)` int64. A few rows at a time, so that a check takes less memory than the file."""
-    at_once = max(1, 2**20 // max(1, bits.shape[1]))
-    return torch.cat([_count(rows) for rows in bits.split(at_once)])
+    return torch.cat([_count(rows) for rows in by_parts(bits)])
+
+
+def _begins(counts: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Sums of what comes before, along axis 0."""
+    return counts.cumsum(0) - counts
 
 
 def _count(bits: Bits) -> Int[Tensor, "rows"]:
@@ -110,7 +115,8 @@ def _dense_shape(parts: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
 
 def _lead(shape: tuple[int, ...], *, by_row: bool) -> tuple[int, ...]:
     """The axes before the cut; a vector has none."""
-    return shape[:1] if by_row and len(shape) >= 2 else shape[:-1]
+    lead = shape[:-1]
+    return lead[:1] if by_row else lead
 
 
 def _is_cut_by_row(shape: tuple[int, ...], bits: Tensor, name: str) -> bool:

@@ -12,7 +12,7 @@ from rarefy.core.registry import method
 from rarefy.core.shapes import Bits, Bool
 from rarefy.core.sparse import SparseTensor
 from rarefy.core.topk import keep_top
-from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers
+from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers, by_parts
 
 PARTS = ("shape", "compressed", "bitmask")
 _LARGEST = 2**48
@@ -87,9 +87,8 @@ def _two_of_four(bits: Bits, n: int) -> bool:
     """Whether each half byte has two bits, and the last one none where the row ends before it."""
     if not bits.numel():
         return True
-    at_once = max(1, 2**20 // bits.shape[1])
     last = 0x02 if n % 8 else 0x22
-    for rows in bits.split(at_once):
+    for rows in by_parts(bits):
         pairs = rows - ((rows >> 1) & 0x55)
         fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
         if bool((fours[:, :-1] != 0x22).any()) or bool((fours[:, -1] != last).any()):

@@ -9,6 +9,7 @@ from rarefy.core.bits import unpack_bits
 from rarefy.core.errors import FileError
 from rarefy.core.quantized import QuantizedWeight
 from rarefy.formats.bitmask import popcount
+from rarefy.formats.packed import rows_at_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class Parts:
 
     def filled(self) -> int:
         """Groups with anything in them, a few rows at a time."""
-        count, first, at_once = 0, 0, max(1, 2**20 // max(1, self.width))
+        count, first, at_once = 0, 0, rows_at_once(self.width)
         for begin in range(0, self.rows if self.width else 0, at_once):
             end = min(self.rows, begin + at_once)
             values = self.values(begin, end, first)

@@ -80,7 +80,7 @@ def stored_bytes(quantized: QuantizedWeight) -> int:
 
 
 def _size(q: QuantizedWeight, unit: int) -> int:
-    kept = 0 if unit == 0 else int(_present(q.values, unit).sum())
+    kept = int(_present(q.values, max(1, unit)).sum())
     return code_bytes(*q.shape, kept, unit, int(_full(q).sum()), q.bits)
 
 
@@ -119,7 +119,7 @@ def unpack(parts: Mapping[str, Tensor], name: str = "codes") -> Codes:
     _require(sane and min(shape) >= 0 and size <= _LARGEST, name, f"its form {form.tolist()} makes no sense")
     _require(rows == shape[1 if transposed else 0] and not (transposed and len(shape) != 2), name, "its rows differ")
     width = shape[0] if transposed else math.prod(shape[1:])
-    fits = rows * width == size and width <= _WIDEST and (size > 0 or max(shape) <= _WIDEST)
+    fits = rows * width == size and width <= _WIDEST and (bool(size) or max(shape) <= _WIDEST)
     _require(fits, name, f"its shape {shape} is too large")
     _require(1 <= groups <= max(1, width) and width % groups == 0, name, f"{groups} scales a row do not fit")
     _check_present(present, rows, width, unit, name)

@@ -38,6 +38,16 @@ def matrix_shape(shape: tuple[int, ...], *, by_row: bool) -> tuple[int, int]:
     return math.prod(shape[:cut]), math.prod(shape[cut:])
 
 
+def rows_at_once(width: int) -> int:
+    """As many rows of so many bytes as 2**20 hold, at least one: checks by parts so take less memory than the file."""
+    return max(1, 2**20 // max(1, width))
+
+
+def by_parts(bits: Tensor) -> tuple[Tensor, ...]:
+    """All rows of a bitmask, a few at a time."""
+    return bits.split(rows_at_once(bits.shape[1]))
+
+
 @dataclass(frozen=True)
 class Packed:
     """A stored sparse tensor. shape: of the dense tensor; matrix: its entries, cut as `matrix_shape(by_row)` says."""

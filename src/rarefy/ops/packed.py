@@ -17,7 +17,7 @@ from rarefy.ops.families import FAMILIES, best_isa, columns, takes_scales
 
 ACTIVATIONS = tuple(reference.ACTIVATIONS)
 _REFERENCE = "reference"
-_numbers = itertools.count(1)
+_numbers = itertools.count()
 _alive: "weakref.WeakValueDictionary[int, PackedWeight]" = weakref.WeakValueDictionary()
 
 
@@ -121,8 +121,9 @@ def pack(
         floats = floats.detach().contiguous()
     if quantized is not None:
         require_quantized("pack", quantized)
-    for name, size in zip(("out", "in"), weight.shape, strict=True):
-        require_size("pack", f"the weight's {name}", size)
+    rows, width = weight.shape
+    require_size("pack", "the weight's out", rows)
+    require_size("pack", "the weight's in", width)
     require_input_scale("pack", input_scale)
     scale = None if input_scale is None else _checked(InputScale(*input_scale), weight)
     module = native.module()
@@ -135,7 +136,7 @@ def pack(
     if name not in compiled:
         raise unknown_name("pack: kernel", name, compiled)
     layout = _lay_out(module, floats, quantized, name, scale)
-    return adopt(layout, (weight.shape[0], weight.shape[1]), name, quantized=quantized, input_scale=scale)
+    return adopt(layout, (rows, width), name, quantized=quantized, input_scale=scale)
 
 
 def adopt(layout: Any, shape: tuple[int, int], kernel: str, **known: Any) -> PackedWeight:

@@ -25,7 +25,7 @@ class FanIn:
         return keep_top(scores, exact_count(scores.shape[1], density))
 
     def allows(self, mask: RowMask) -> bool:
-        """At most the fan-in of the fullest row in each row; rows that hold fewer are padded by the format."""
+        """Whether every row keeps equally many."""
         return True if mask.shape[0] == 0 else bool((mask.sum(1) == mask.sum(1)[0]).all())
 
     def count(self, rows: int, n: int, density: float) -> int:

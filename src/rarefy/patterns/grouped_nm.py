@@ -98,13 +98,14 @@ class GroupedNM:
 def all_ways(n: int, m: int) -> Tensor:
     """Every mask (ways, m) with n of m kept, in the order in which kernels take them."""
     ways = torch.zeros(comb(m, n), m, dtype=torch.bool)
-    for row, kept in zip(ways, combinations(range(m), n), strict=True):
-        row[list(kept)] = True
+    for way, kept in enumerate(combinations(range(m), n)):
+        ways[way, list(kept)] = True
     return ways
 
 
 def finite(scores: Tensor) -> Tensor:
-    """In float64, with minus infinity as something below every other sum of a group, plus infinity above."""
+    """In float64, with minus infinity below every other sum of a group, plus infinity above: the range of the scores
+    and 1, times the columns, beyond the least and the largest of them (0, where none is finite)."""
     wide = scores.double()
     known = wide[wide.isfinite()]
     low, high = (float(known.min()), float(known.max())) if known.numel() else (0.0, 0.0)
@@ -131,14 +132,13 @@ def _improve(table: Tensor, way_of: Tensor) -> Tensor:
     """Swaps the ways of two groups of a chunk, the best pair first, until no swap keeps more."""
     chunks, groups, _ = table.shape
     every = torch.arange(chunks)
-    for _ in range(4 * groups):
+    while True:  # each swap keeps more, so none comes back
         after = table.gather(2, way_of[:, None, :].expand(-1, groups, -1))  # [i][j]: group i with the way of j
         now = after.diagonal(dim1=1, dim2=2)
         gain = after + after.transpose(1, 2) - now[:, :, None] - now[:, None, :]
         best, pair = gain.flatten(1).max(1)
         swap = best > 1e-12 * table.abs().amax((1, 2))
         if not swap.any():
-            break
+            return way_of
         i, j, at = pair[swap] // groups, pair[swap] % groups, every[swap]
         way_of[at, i], way_of[at, j] = way_of[at, j], way_of[at, i]
-    return way_of

@@ -96,7 +96,7 @@ class Transposable:
 def transposable_ways(n: int, m: int) -> Tensor:
     """Every mask (ways, m, m) whose rows and columns all keep n, low indices first."""
     rows = [tuple(int(j in kept) for j in range(m)) for kept in combinations(range(m), n)]
-    found = [way for way in product(rows, repeat=m) if all(sum(column) == n for column in zip(*way, strict=True))]
+    found = [way for way in product(rows, repeat=m) if all(sum(row[j] for row in way) == n for j in range(m))]
     return torch.tensor(found, dtype=torch.bool)
 
 
@@ -119,10 +119,7 @@ def greedy(tiles: Tensor, n: int) -> Tensor:
         row_left[every, i] -= take.long()
         column_left[every, j] -= take.long()
     kept = kept.view(count, m, m)
-    for _ in range(m * n):
-        short = (row_left.sum(1) > 0).nonzero().flatten()
-        if len(short) == 0:
-            break
+    while len(short := (row_left.sum(1) > 0).nonzero().flatten()):  # one place fewer in each at every turn
         _mend(tiles, kept, row_left, column_left, short)
     return kept
 
@@ -131,11 +128,12 @@ def _mend(tiles: Tensor, kept: Tensor, row_left: Tensor, column_left: Tensor, sh
     """One exchange in each tile of `short`: fills one place of an open row and of an open column, in place."""
     i, j = row_left[short].argmax(1), column_left[short].argmax(1)
     t, k = tiles[short], kept[short]
-    every = torch.arange(len(short))
+    count, m, _ = t.shape
+    every = torch.arange(count)
     gain = t[every, i][:, None, :] + t[every, :, j][:, :, None] - t  # [r][c]: add (i, c) and (r, j), drop (r, c)
     free = k & ~k[every, i][:, None, :] & ~k[every, :, j][:, :, None]
     best = gain.masked_fill(~free, -torch.inf).flatten(1).argmax(1)
-    r, c = best // t.shape[1], best % t.shape[1]
+    r, c = best // m, best % m
     kept[short, r, c] = False
     kept[short, i, c] = True
     kept[short, r, j] = True
@@ -149,7 +147,7 @@ def improve(tiles: Tensor, kept: Tensor) -> Tensor:
     pairs = torch.combinations(torch.arange(m), 2)
     a, b = pairs[:, 0], pairs[:, 1]
     every = torch.arange(count)
-    for _ in range(4 * m * m):
+    while True:  # each exchange keeps more, so none comes back
         difference = tiles[:, a] - tiles[:, b]  # (tiles, pairs, m)
         only_a, only_b = kept[:, a] & ~kept[:, b], kept[:, b] & ~kept[:, a]
         loss, c = difference.masked_fill(~only_a, torch.inf).min(2)  # moving column c from a to b costs this
@@ -157,9 +155,8 @@ def improve(tiles: Tensor, kept: Tensor) -> Tensor:
         best, pair = (gain - loss).max(1)
         swap = best > 1e-12 * tiles.abs().amax((1, 2))
         if not swap.any():
-            break
+            return kept
         at, p = every[swap], pair[swap]
         columns = (c[at, p], d[at, p])
         kept[at, a[p], columns[0]], kept[at, b[p], columns[0]] = False, True
         kept[at, b[p], columns[1]], kept[at, a[p], columns[1]] = False, True
-    return kept

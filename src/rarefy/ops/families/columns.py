@@ -6,7 +6,6 @@ from torch import Tensor
 
 from rarefy.ops.native import LEVELS, KernelInfo
 
-MOST_TOKENS = 16
 _SPARSE = 0.8  # density of a weight up to which a bit mask is worth its bits
 
 
