@@ -49,8 +49,8 @@ def bits(model: nn.Module, data: Path, unseen: int = UNSEEN) -> float:
     return judge(data, unseen)(model)["bits_per_byte"]
 
 
-def calibration(data: Path, seed: int, count: int = CALIBRATION) -> list[dict[str, Tensor]]:
-    return batches_of(windows(text_of(data)[0], WINDOW, count, seed))
+def calibration(data: Path, seed: int, count: int = CALIBRATION, rows: int = 8) -> list[dict[str, Tensor]]:
+    return batches_of(windows(text_of(data)[0], WINDOW, count, seed), rows)
 
 
 @functools.cache
