@@ -116,9 +116,9 @@ def _gradual(model: nn.Module, sparsity: float, steps: int) -> Callable[[Any], A
 def _family(path: Path) -> list[tuple[float, float, float, float]]:
     """(sparsity, non-zeros, steps, bits): trainings with gradual pruning to a sparsity."""
     ids, found = text(path), []
-    for width in (32, 64, 96):
+    for width in (32, 48, 64):
         for sparsity in (0.0, 0.5, 0.75, 0.875):
-            for steps in (80, 160, 320):
+            for steps in (60, 120, 240):
                 torch.manual_seed(0)
                 model = Bytes(width, 32)
                 learn(model, ids, steps, 0, _gradual(model, sparsity, steps) if sparsity else None)
@@ -133,10 +133,10 @@ def _off(law: Any, rows: list[tuple[float, ...]]) -> float:
 
 
 def scaling(path: Path, seed: int) -> Rows:
-    """36 trainings of widths 32 to 96; told are those of the widest with most steps, fitted to all others."""
+    """36 trainings of widths 32 to 64; told are those of the widest with most steps, fitted to all others."""
     known = _family(path)
     largest = sorted(known, key=lambda r: -r[1] / (1 - r[0]))
-    told = [r for r in largest[:12] if r[2] == 320]
+    told = [r for r in largest[:12] if r[2] == 240]
     fitted = [r for r in known if r not in told]
     s, n, d, loss = (list(column) for column in zip(*fitted, strict=True))
     ours = SparseScalingLaw.fit(s, n, d, loss)
@@ -174,9 +174,9 @@ def _llama(width: int, sparsity: float, data: Path) -> tuple[float, float]:
 
 
 def q_sparse(path: Path, seed: int) -> Rows:
-    """12 Q-Sparse trainings of widths 32 to 96 with 0 to 80 % of the inputs out; told are those of the widest."""
-    runs = [(width, s, *_llama(width, s, path)) for width in (32, 64, 96) for s in (0.0, 0.4, 0.6, 0.8)]
-    fitted, told = ([r for r in runs if (r[0] == 96) == largest] for largest in (False, True))
+    """12 Q-Sparse trainings of widths 32 to 64 with 0 to 80 % of the inputs out; told are those of the widest."""
+    runs = [(width, s, *_llama(width, s, path)) for width in (32, 48, 64) for s in (0.0, 0.4, 0.6, 0.8)]
+    fitted, told = ([r for r in runs if (r[0] == 64) == largest] for largest in (False, True))
     _, s, n, loss = (list(column) for column in zip(*fitted, strict=True))
     ours, blind = QSparseLaw.fit(n, s, loss), QSparseLaw.fit(n, [0.0] * len(s), loss)
     return [
