@@ -69,17 +69,14 @@ def solvers(path: Path, seed: int) -> Rows:
 
 
 def exact_surgeon(path: Path, seed: int) -> Rows:
-    """MLPNet on MNIST, every layer by its outputs on 1,000 training images."""
-    case, rows = mlpnet(path), []
+    """MLPNet on MNIST, 90 %, every layer by its outputs on 1,000 training images."""
+    case, found = mlpnet(path), {}
     data = list(case.draw(1000, seed)[0].split(100))
-    for sparsity in (0.8, 0.9):
-        found = {}
-        for method in ("obs", "sparsegpt", "magnitude"):
-            model = copy.deepcopy(case.model)
-            rarefy.prune(model, method, sparsity=sparsity, data=data)
-            found[method] = accuracy(model, case.test)
-        rows += [(f"obs over {rival}, MLPNet, {sparsity:.0%}", found["obs"], found[rival]) for rival in list(found)[1:]]
-    return rows
+    for method in ("obs", "sparsegpt", "magnitude"):
+        model = copy.deepcopy(case.model)
+        rarefy.prune(model, method, sparsity=0.9, data=data)
+        found[method] = accuracy(model, case.test)
+    return [(f"obs over {rival}, MLPNet, 90 %", found["obs"], found[rival]) for rival in ("sparsegpt", "magnitude")]
 
 
 def learned_masks(path: Path, seed: int) -> Rows:
@@ -183,4 +180,4 @@ CHECKS: dict[str, Check] = {
     "blocks": Check(blocks, "% right"),
     "short-groups": Check(short_groups, "% right"),
 }
-SEEDS = {"exact-surgeon": 2}
+SEEDS: dict[str, int] = {}

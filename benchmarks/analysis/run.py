@@ -60,11 +60,13 @@ def page(made: list[Group], cells: dict[tuple[str, int], list[tuple[str, float, 
         "unit of their row.",
     ]
     for group in made:
-        table = ["| check | unit | the method | its rival | seeds in which it is ahead |", "|---|---|---|---|---|"]
+        table = list[str]()
         for name, check in group.checks.items():
             found = [cells[name, seed] for seed in range(group.seeds.get(name, 1)) if (name, seed) in cells]
             table += lines(found, check) if found else []
-        parts += [f"## {group.title}", group.said, "\n".join(table)]
+        if table:
+            head = "| check | unit | the method | its rival | seeds in which it is ahead |\n|---|---|---|---|---|"
+            parts += [f"## {group.title}", group.said, "\n".join([head, *table])]
     return "\n\n".join(parts) + "\n" + "".join(kept)
 
 

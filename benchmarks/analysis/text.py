@@ -194,4 +194,4 @@ CHECKS: dict[str, Check] = {
     "scaling": Check(scaling, "%", more=False),
     "q-sparse": Check(q_sparse, "%", more=False),
 }
-SEEDS = {"low-rank-and-sparse": 2, "spectral": 2, "settled": 2}
+SEEDS: dict[str, int] = {}
