@@ -6,7 +6,7 @@ DATA: a folder with mnist/train-images-idx3-ubyte.gz and its kin, and tinyshakes
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +22,14 @@ class Check:
     more: bool = True
 
 
-def compared(rows: list[list[tuple[str, float, float]]], check: Check) -> None:
+def lines(rows: list[list[tuple[str, float, float]]], check: Check) -> Iterator[str]:
     """One line for each row of the check, over its seeds."""
     for same in zip(*rows, strict=True):
         label = same[0][0]
         ours, theirs = [row[1] for row in same], [row[2] for row in same]
         ahead = sum((a > b) if check.more else (a < b) for a, b in zip(ours, theirs, strict=True))
         cells = " | ".join(f"{statistics.mean(v):.4g} ({min(v):.4g} to {max(v):.4g})" for v in (ours, theirs))
-        print(f"| {label} | {check.unit} | {cells} | {ahead} of {len(ours)} |", flush=True)
+        yield f"| {label} | {check.unit} | {cells} | {ahead} of {len(ours)} |"
 
 
 def main() -> None:
@@ -47,7 +47,8 @@ def main() -> None:
     print("| check | unit | the method | its rival | seeds in which it is ahead |\n|---|---|---|---|---|")
     for name in given.only:
         check = known[name]
-        compared([check.run(given.data, seed) for seed in range(given.seeds)], check)
+        for line in lines([check.run(given.data, seed) for seed in range(given.seeds)], check):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
