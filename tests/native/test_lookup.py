@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from oracle import assert_close, normal, sparse
+from oracle import normal, sparse
+from test_bands import agrees
 
 from rarefy import ops
 from rarefy.core.quantized import quantize_weight
@@ -20,16 +21,6 @@ def packed_of(weight, name):
         quantized = quantize_weight(weight)
         return ops.pack(quantized, name), quantized.dequantize()
     return ops.pack(weight, name), weight if stored == "fp32" else weight.bfloat16().float()
-
-
-def agrees(packed, weight, tokens, activation="none"):
-    x, bias = normal(tokens, weight.shape[1], seed=tokens), normal(weight.shape[0])
-    got = packed.multiply(x, bias, activation)
-    if packed.quantized is None:
-        return assert_close(got, x, weight, bias, activation)
-    size = x.double().abs() @ weight.double().abs().T + bias.double().abs()
-    want = ops.reference.linear(x.double(), weight.double(), bias.double(), activation)
-    assert ((got.double() - want).abs() <= 2.0**-22 * weight.shape[1] * size + 2e-6).all()
 
 
 def edges(name):
