@@ -49,7 +49,7 @@ struct Source {
 std::vector<int> kept_groups(const Source& source, const Packed& p) {
   std::vector<int> out;
   for (int g = 0; g < p.groups(); ++g)
-    if (p.kernel->format != Format::groups || source.there(g)) out.push_back(g);
+    if (p.kernel->format == Format::dense || p.kernel->format == Format::wide || source.there(g)) out.push_back(g);
   return out;
 }
 
@@ -57,11 +57,40 @@ std::uint16_t scale16(float scale, float largest) {
   return static_cast<std::uint16_t>(std::clamp(std::nearbyintf(scale / largest * full_scale), 1.0f, full_scale));
 }
 
+// Where the parts of group i of a row of `listed` begin, behind the row's start; of its values those of value k.
+struct Listed {
+  int number_bytes;
+  std::size_t filled;  // groups, up to whole fours
+
+  Listed(const Packed& p, std::size_t groups) : number_bytes(p.number_bytes()), filled((groups + together - 1) / together * together) {}
+  std::size_t bytes() const { return filled * (number_bytes + scale_bytes + group_bytes); }
+  std::size_t number(std::size_t i) const { return i * number_bytes; }
+  std::size_t scale(std::size_t i) const { return filled * number_bytes + i * scale_bytes; }
+  std::size_t value(std::size_t i, int k) const {
+    return filled * (number_bytes + scale_bytes) + i / together * together * group_bytes + i % 2 * group_inputs + k;
+  }
+  static int shift(std::size_t i) { return i % together < 2 ? 0 : 4; }
+};
+
+void put_listed(Packed& p, const Source& source, const std::vector<int>& groups, float largest) {
+  const Listed at(p, groups.size());
+  unsigned char* const row = p.bytes.data() + p.starts.back();
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const auto number = static_cast<std::uint16_t>(groups[i]);
+    const std::uint16_t scale = scale16(source.scale(groups[i]), largest);
+    std::memcpy(row + at.number(i), &number, at.number_bytes);  // little-endian
+    std::memcpy(row + at.scale(i), &scale, scale_bytes);
+    for (int k = 0; k < group_inputs; ++k)
+      row[at.value(i, k)] |= static_cast<unsigned char>((source.code(groups[i] * group_inputs + k) & 15) << Listed::shift(i));
+  }
+}
+
 void append_row(Packed& p, const Source& source) {
   const std::vector<int> groups = kept_groups(source, p);
+  const bool listed = p.kernel->format == Format::listed;
   const int step = p.kernel->format == Format::wide ? 2 : 1;
   const std::size_t scales = (groups.size() + step - 1) / step, start = p.bytes.size();
-  p.bytes.resize(start + p.mask_bytes() + scale_bytes * scales + group_bytes * groups.size());
+  p.bytes.resize(start + (listed ? Listed(p, groups.size()).bytes() : p.mask_bytes() + scale_bytes * scales + group_bytes * groups.size()));
   unsigned char* const mask = p.bytes.data() + start;
   unsigned char* const to = mask + p.mask_bytes();
   float largest = 0.0f;
@@ -71,10 +100,13 @@ void append_row(Packed& p, const Source& source) {
   for (std::size_t i = 0; i < groups.size(); ++i) {
     if (p.kernel->format == Format::groups) mask[groups[i] / 8] |= static_cast<unsigned char>(1u << (groups[i] % 8));
     const std::uint16_t scale = scale16(source.scale(groups[i]), largest);
-    std::memcpy(to + scale_bytes * (i / step), &scale, scale_bytes);
-    source.put(groups[i], to + scale_bytes * scales + group_bytes * i);
+    if (!listed) {
+      std::memcpy(to + scale_bytes * (i / step), &scale, scale_bytes);
+      source.put(groups[i], to + scale_bytes * scales + group_bytes * i);
+    }
     for (int k = 0; k < group_inputs; ++k) sum += static_cast<double>(scale) * source.code(groups[i] * group_inputs + k);
   }
+  if (listed) put_listed(p, source, groups, largest);
   p.entries.push_back(static_cast<std::uint32_t>(groups.size()));
   p.scales.push_back(largest / full_scale);
   p.sums.push_back(static_cast<float>(sum * p.scales.back()));
@@ -102,10 +134,32 @@ std::size_t Packed::size() const {
   return bytes.size() + starts.size() * sizeof(std::size_t) + 4 * (entries.size() + scales.size() + sums.size());
 }
 
-Rows Packed::rows() const { return {bytes.data(), starts.data(), entries.data(), scales.data(), sums.data(), mask_bytes()}; }
+Rows Packed::rows() const { return {bytes.data(), starts.data(), entries.data(), scales.data(), sums.data(), mask_bytes(), number_bytes()}; }
+
+namespace {
+
+void unpack_listed(const Packed& p, float* weight) {
+  for (int row = 0; row < p.out; ++row) {
+    const Listed at(p, p.entries[row]);
+    const unsigned char* const bytes = p.bytes.data() + p.starts[row];
+    for (std::size_t i = 0; i < p.entries[row]; ++i) {
+      std::uint16_t number = 0, scale;
+      std::memcpy(&number, bytes + at.number(i), at.number_bytes);
+      std::memcpy(&scale, bytes + at.scale(i), scale_bytes);
+      for (int k = 0; k < group_inputs && number * group_inputs + k < p.in; ++k) {
+        const int code = bytes[at.value(i, k)] >> Listed::shift(i) & 15;
+        weight[static_cast<std::size_t>(row) * p.in + number * group_inputs + k] =
+            p.scales[row] * static_cast<float>(scale) * static_cast<float>(code < 8 ? code : code - 16);
+      }
+    }
+  }
+}
+
+}  // namespace
 
 void unpack(const Packed& p, float* weight) {
   std::fill(weight, weight + static_cast<std::size_t>(p.out) * p.in, 0.0f);
+  if (p.kernel->format == Format::listed) return unpack_listed(p, weight);
   const int step = p.kernel->format == Format::wide ? 2 : 1;
   for (int row = 0; row < p.out; ++row) {
     const unsigned char* const mask = p.bytes.data() + p.starts[row];

@@ -30,6 +30,7 @@ struct Packed {
     return kernel->format == Format::wide ? (whole + 1) / 2 * 2 : whole;
   }
   int mask_bytes() const { return kernel->format == Format::groups ? (groups() + 7) / 8 : 0; }
+  int number_bytes() const { return kernel->format != Format::listed ? 0 : groups() <= 256 ? 1 : 2; }
   std::size_t size() const;
   Rows rows() const;
 };

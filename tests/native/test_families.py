@@ -140,8 +140,8 @@ def test_empty_groups_of_sixteen() -> None:
 
 
 def test_four_bits_in_groups_or_whole_rows() -> None:
-    kernels = [kernel(f"matvec4-avx2-{form}-x") for form in ("dense", "groups")]
-    dense, groups = [kernels[0].name], [kernels[1].name]
+    kernels = [kernel(f"matvec4-avx2-{form}-x") for form in ("dense", "groups", "listed")]
+    dense, groups = [kernels[0].name], [kernels[2].name, kernels[1].name]
     full = torch.ones(1, 320)
     assert matvec4.worth(kernels, full, 1) == dense == matvec4.worth(kernels, full, 16)
     assert matvec4.worth(kernels, full, 17) == []

@@ -112,6 +112,18 @@ def test_bytes_of_half_the_groups():
     assert ops.pack(weight, name).nbytes == 64 * (64 * 10 + 16 + 20) + 256 + 8
 
 
+@pytest.mark.parametrize(("width", "number"), [(2048, 1), (4096, 1), (4112, 2)])
+def test_bytes_of_listed_groups(width, number):
+    """A number beside each kept group, rows filled up to whole fours of groups."""
+    codes = torch.zeros(64, width // 16, 16, dtype=torch.int8)
+    codes[:, -6:] = 3
+    weight = QuantizedWeight(codes.view(64, width), torch.ones(64, 1), 4)
+    for name in (n for n in KERNELS if "-listed-" in n):
+        packed = ops.pack(weight, name)
+        assert packed.nbytes == 64 * (8 * (10 + number) + 20) + 256 + 8
+        assert torch.equal(packed.to_dense().round(), weight.dequantize())
+
+
 def test_what_the_groups_cannot_hold_is_refused():
     for name in KERNELS:
         with pytest.raises(ValueError, match="a scale for every"):
@@ -153,5 +165,6 @@ def test_candidates_follow_the_empty_groups():
     def formats(weight):
         return {n.split("-")[2] for n in ops.candidates(weight, 1, "int4", "int8")}
 
-    assert formats(grouped(32, 256, 0.5, 16)) == {"groups"}
+    listed = {"listed"} if any("-listed-" in n for n in KERNELS) else set()
+    assert formats(grouped(32, 256, 0.5, 16)) == {"groups"} | listed
     assert "groups" not in formats(grouped(32, 256, 1.0, 16))

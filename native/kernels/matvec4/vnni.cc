@@ -21,6 +21,7 @@ using matvec4::Format;
 #include "kernels/activation.h"
 #include "kernels/finish_rows.h"
 #include "kernels/matvec4/body.h"
+#include "kernels/matvec4/listed.h"
 }  // namespace
 }  // namespace rarefy::vnni
 RAREFY_END_REGION

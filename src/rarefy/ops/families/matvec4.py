@@ -17,10 +17,11 @@ def takes_scales(width: int, groups: int) -> bool:
 
 
 def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[str]:
-    """Whole groups left out where enough are empty, else dense rows."""
+    """Whole groups left out where enough are empty (numbers for them, or bits), else dense rows."""
     if tokens > MOST_TOKENS or weight.shape[1] > WIDEST:
         return []
-    return best_of(kernels, "groups" if empty_groups(weight) >= 0.05 else "dense")
+    formats = ("listed", "groups") if empty_groups(weight) >= 0.05 else ("dense",)
+    return [name for wanted in formats for name in best_of(kernels, wanted)]
 
 
 def empty_groups(weight: Tensor) -> float:
