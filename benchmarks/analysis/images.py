@@ -357,8 +357,8 @@ def _turbo(path: Path, seed: int) -> dict[str, tuple[float, float]]:
     """{prior or rival: (per cent, runs of kept weights a row of the first layer)}."""
     data, found = mnist(path), {}
     for label, name, options in (
-        ("rows", "turbo-vbi-structured-bayes", {"along": "rows", "examples": 2000}),
-        ("independent", "turbo-vbi-structured-bayes", {"along": "independent", "examples": 2000}),
+        ("rows", "turbo-vbi-structured-bayes", {"along": "rows"}),
+        ("independent", "turbo-vbi-structured-bayes", {"along": "independent"}),
         ("gradual magnitude", "gmp-zhu-gupta", {}),
     ):
         model, _ = trained(name, data, seed, sparsity=0.9, every=20, **options)
