@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import rarefy
-from convnets import Small, prepared
+from convnets import Small, native_everywhere, prepared
 from needs import needs_native
 from rarefy.core.errors import EngineError, FileError, ModelError
 from rarefy.engine import Compiled
@@ -315,8 +315,11 @@ def test_static_scales_come_back_with_their_factors(factors: bool, tmp_path: Pat
 
 
 @needs_native
-def test_scales_of_8_bit_images_come_back(tmp_path: Path, prefer: Callable[..., None]) -> None:
+def test_scales_of_8_bit_images_come_back(
+    tmp_path: Path, prefer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     prefer("graph")
+    native_everywhere(monkeypatch)
     model, data = prepared(Small(), density=0.3), [torch.randn(2, 3, 29, 37) for _ in range(3)]
     fast = rarefy.compile(model, data[0], weights="int8", activations="int8", data=data)
     rarefy.save(fast, tmp_path)
