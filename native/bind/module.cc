@@ -18,6 +18,7 @@
 #include "bind/packed.h"
 #include "bind/program.h"
 #include "bind/train.h"
+#include "bind/winograd.h"
 #include "core/denormals.h"
 #include "core/features.h"
 #include "ops/csr.h"
@@ -131,6 +132,7 @@ NB_MODULE(_native, m) {
   rarefy::bind_conv8(m);
   rarefy::bind_depthwise(m);
   rarefy::bind_conv_direct(m);
+  rarefy::bind_winograd(m);
   m.def("conv_kernels", &rarefy::conv_listing, "(name, isa, rows, pixels, together) of every convolution kernel");
   m.def("turn_across", &rarefy::turn_across, nb::call_guard<nb::gil_scoped_release>());
   m.def("lanes_across", &rarefy::lanes_across);

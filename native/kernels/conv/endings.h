@@ -14,6 +14,19 @@ inline Vec ending(Vec x) {
   return x;
 }
 
+inline Vec ended(conv::Activation activation, Vec x) {
+  using A = conv::Activation;
+  switch (activation) {
+    case A::none: return x;
+    case A::relu: return ending<A::relu>(x);
+    case A::relu6: return ending<A::relu6>(x);
+    case A::silu: return ending<A::silu>(x);
+    case A::hardswish: return ending<A::hardswish>(x);
+    case A::gelu: return ending<A::gelu>(x);
+  }
+  return x;
+}
+
 template <conv::Activation activation>
 void finish_strip(const conv::Output& output, const conv::Strip& s, std::ptrdiff_t at, const float* acc, Vec shift) {
   for (int r = 0; r < s.rows; ++r, at += output.row, acc += width) {

@@ -49,19 +49,6 @@ inline void add_span(Vec (&sums)[pixels], const conv_direct::Rows& rows, const f
   for (int p = 0; p < pixels; ++p) sums[p] = load(stored + p * width);
 }
 
-inline Vec ended(conv::Activation activation, Vec x) {
-  using A = conv::Activation;
-  switch (activation) {
-    case A::none: return x;
-    case A::relu: return ending<A::relu>(x);
-    case A::relu6: return ending<A::relu6>(x);
-    case A::silu: return ending<A::silu>(x);
-    case A::hardswish: return ending<A::hardswish>(x);
-    case A::gelu: return ending<A::gelu>(x);
-  }
-  return x;
-}
-
 // Sums to results: those of none and relu are worked out in registers.
 template <int pixels>
 inline void end_row(const conv_direct::Tile& tile, const Vec (&sums)[pixels], float* y, const float* residual) {
