@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rarefy import ops
 from rarefy.core.quantized import QuantizedWeight, quantize_weight
-from rarefy.ops import Window, conv, conv_across
+from rarefy.ops import Window, conv_across, conv_kernels
 from rarefy.ops.attention import attention8
 from rarefy.ops.conv_reference import ACTIVATIONS as CONV_ACTIVATIONS
 
@@ -183,7 +183,7 @@ def _packed_conv(rng: random.Random, across: bool = False) -> tuple[Any, tuple[i
     groups, kernel = rng.choice((1, 1, 2)), (rng.choice((1, 3)), rng.choice((1, 3, 5)))
     shape = (groups * rng.choice((0, 1, 2, 9)), rng.choice((0, 1, 4)), *kernel)
     window = _window(rng)
-    name = rng.choice((None, "", "reference", *(k.name for k in conv.kernels())))
+    name = rng.choice((None, "", "reference", *(k.name for k in conv_kernels.kernels())))
     return ops.pack_conv(_tensor(rng, shape), window, name, across=across), shape
 
 

@@ -14,7 +14,7 @@ from guard import guarded
 
 from rarefy import ops
 from rarefy.core.quantized import quantize_weight
-from rarefy.ops import Window, conv
+from rarefy.ops import Window, conv_kernels
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="rarefy-fuzz-"))
 
@@ -71,7 +71,7 @@ def _conv(rng: random.Random) -> None:
         (size(rng, 20, 1), size(rng, 9, 1), 3, 2),
     )
     weight = normal(rng, *shape) * support(rng, shape[0], shape[1] * 6).view(shape)
-    name, seen = rng.choice(conv.kernels()).name, None
+    name, seen = rng.choice(conv_kernels.kernels()).name, None
     packed = ops.pack_conv(weight, window, name)
     file, at, count, whole = _file(rng, ops.packed_bytes(packed))
     if rng.random() < 0.2:

@@ -61,7 +61,7 @@ def child() -> None:
     # Two weights of every four stay, in all ways by turns: a pattern that every layout can hold.
     weight, x = torch.rand(512, 480).add(0.5) * all_ways(2, 4).reshape(-1).repeat(20), torch.randn(32, 480)
     stored = [weight, quantize_weight(weight), *(quantize_weight(weight, bits=4, group=g) for g in (16, 32))]
-    filters, convs = torch.randn(64, 32, 3, 3), [*ops.conv.kernels(), *ops.conv8.kernels()]
+    filters, convs = torch.randn(64, 32, 3, 3), [*ops.conv_kernels.kernels(), *ops.conv8.kernels()]
     pairs = [(kernel.name, first_accepted(stored, kernel.name)) for kernel in ops.kernels()]
     before = 0
     for step in range(ROUNDS):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rarefy.engine.timing import interleaved
 from rarefy.ops import Window, conv_candidates, pack_conv
-from rarefy.ops.conv import kernels
 from rarefy.ops.conv_across import convolve_across, lanes, to_across
+from rarefy.ops.conv_kernels import kernels
 from rarefy.ops.native import LEVELS
 
 # channels in and out, kernel, stride, height of the input, how many such layers

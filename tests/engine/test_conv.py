@@ -89,6 +89,42 @@ def test_regions_side_by_side_and_across_give_the_same(batch, monkeypatch):
             torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def region_of(run):
+    (region,) = modules_of(run, ConvRegion)
+    return region
+
+
+@pytest.mark.parametrize("batch", [1, 2, 17])
+def test_dense_convolutions_and_their_pooling_are_filtered_across(batch, monkeypatch):
+    model, x = prepared(Small(), density=1.0), torch.randn(lanes(), 3, 29, 37)
+    graph, _ = fused(model, x, monkeypatch)
+    run = conv_variants(graph, lanes())["graph, images across lanes"]
+    names = [m.packed.kernel.split("-")[0] for m in region_of(run).modules() if isinstance(m, FusedConv2d)]
+    assert sorted(names) == ["conv", "conv", "winograd", "winograd"]  # of the latter the stem, which pools, and conv2
+    assert [m.conv.packed.across for m in region_of(run).modules() if isinstance(m, FusedConvPool)] == [True]
+    x = torch.randn(batch, 3, 29, 37)
+    for _ in range(2):
+        torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(copy.deepcopy(run)(x), run(x))
+
+
+def test_pooling_stays_side_by_side_where_that_is_faster(monkeypatch):
+    model, x = prepared(Small(), density=1.0), torch.randn(lanes(), 3, 29, 37)
+    graph, _ = fused(model, x, monkeypatch)
+    asked = []
+
+    def pretend(kind, weight, window, image, names, measure):
+        asked.append((kind.split()[1], set(measure()), set(names)))
+        return {"dense": 1.0} | dict.fromkeys(names, 2.0 if kind.startswith("conv and") else 0.5), "pretended"
+
+    monkeypatch.setattr(conv_plan, "known_times", pretend)
+    run = conv_variants(graph, lanes())["graph, images across lanes"]
+    assert [m.conv.packed.across for m in region_of(run).modules() if isinstance(m, FusedConvPool)] == [False]
+    assert [measured - {"dense"} == names for kind, measured, names in asked] == [True] * 4
+    assert [kind for kind, *_ in asked].count("and") == 1
+    torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_a_few_images_are_not_put_across(monkeypatch):
     graph, _ = fused(prepared(Small()), torch.randn(1, 3, 29, 37), monkeypatch)
     assert set(conv_variants(graph, 1)) == {"graph"}

@@ -12,10 +12,10 @@ from oracle import ACTIVATION_SLACK, EPS, normal
 
 from rarefy import ops
 from rarefy.core.errors import DTypeError, EngineError, ShapeError, UnknownNameError
-from rarefy.ops import Window, conv, conv_across
+from rarefy.ops import Window, conv_across, conv_kernels
 from rarefy.ops.conv_reference import ACTIVATIONS, activate
 
-KERNELS = {k.name: k for k in conv.kernels()}
+KERNELS = {k.name: k for k in conv_kernels.kernels()}
 pytestmark = pytest.mark.skipif(not KERNELS, reason="the native module is not built")
 every_kernel = pytest.mark.parametrize("name", KERNELS)
 
@@ -124,7 +124,7 @@ def test_any_window_on_any_image(data):
 def test_images_across_lanes_give_the_same(name):
     window = Window((2, 1), (1, 2), (1, 2))
     weight, bias = weights(21, 9, 3, 2), normal(21)
-    if KERNELS[name].isa not in {k.isa for k in conv.kernels() if k.name in ops.conv_candidates(weight)}:
+    if KERNELS[name].isa not in {k.isa for k in conv_kernels.kernels() if k.name in ops.conv_candidates(weight)}:
         pytest.skip("images go across the widest vectors only")
     packed = ops.pack_conv(weight, window, name, across=True)
     assert torch.equal(packed.to_dense(), weight)

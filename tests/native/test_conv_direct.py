@@ -11,10 +11,10 @@ from test_conv import assert_right, weights
 
 from rarefy import ops
 from rarefy.core.errors import EngineError
-from rarefy.ops import Window, conv
+from rarefy.ops import Window, conv_kernels
 from rarefy.ops.conv_reference import ACTIVATIONS
 
-KERNELS = {k.name: k for k in conv.direct_kernels()}
+KERNELS = {k.name: k for k in conv_kernels.direct_kernels()}
 LANES = {"scalar": 4, "avx2": 8, "avx512": 16}
 pytestmark = pytest.mark.skipif(not KERNELS, reason="the native module is not built")
 every_kernel = pytest.mark.parametrize("name", KERNELS)
@@ -198,7 +198,7 @@ def test_what_these_kernels_do_not_take():
 
 def test_they_are_timed_for_sparse_and_for_grouped_weights_only():
     direct = set(KERNELS)
-    assert direct & set(conv.candidates_across(weights(8, 8, 3, 3)))
-    assert direct & set(conv.candidates_across(torch.ones(8, 1, 3, 3), 8))
-    assert not direct & set(conv.candidates_across(torch.ones(8, 8, 3, 3)))
-    assert set(conv.candidates_across(weights(8, 8, 3, 3))) <= set(conv.kernels_across())
+    assert direct & set(conv_kernels.candidates_across(weights(8, 8, 3, 3)))
+    assert direct & set(conv_kernels.candidates_across(torch.ones(8, 1, 3, 3), Window(groups=8)))
+    assert not direct & set(conv_kernels.candidates_across(torch.ones(8, 8, 3, 3)))
+    assert set(conv_kernels.candidates_across(weights(8, 8, 3, 3))) <= set(conv_kernels.kernels_across())

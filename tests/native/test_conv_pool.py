@@ -9,7 +9,7 @@ from oracle import normal
 
 from rarefy import ops
 from rarefy.core.errors import ShapeError
-from rarefy.ops import Pool, Window, conv
+from rarefy.ops import Pool, Window, conv_kernels
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason="the native module is not built")
 
@@ -54,7 +54,7 @@ def test_a_convolution_pooled_row_by_row(pool, data):
     except RuntimeError:
         return
     torch.set_num_threads(draw(1, 3))
-    packed = ops.pack_conv(weight, window, data.draw(st.sampled_from([k.name for k in conv.kernels()])))
+    packed = ops.pack_conv(weight, window, data.draw(st.sampled_from([k.name for k in conv_kernels.kernels()])))
     got = packed.convolve_pooled(x, bias, "relu", pool)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 

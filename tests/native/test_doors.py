@@ -10,7 +10,7 @@ import torch
 from rarefy import ops
 from rarefy.core.errors import DTypeError, EngineError, ShapeError, UnknownNameError
 from rarefy.core.quantized import QuantizedWeight, quantize_weight
-from rarefy.ops import Window, conv, conv_across, native
+from rarefy.ops import Window, conv_across, conv_kernels, native
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason="the native module is not built")
 
@@ -166,12 +166,12 @@ def test_images_across_the_lanes_are_checked():
 
 def test_only_kernels_with_the_right_vectors_go_across():
     x = conv_across.to_across(torch.ones(5, 3, 4, 4))
-    narrow = [k.name for k in conv.kernels() if k.name not in conv.kernels_across()]
+    narrow = [k.name for k in conv_kernels.kernels() if k.name not in conv_kernels.kernels_across()]
     for name in narrow:
         packed = ops.pack_conv(torch.ones(2, 3, 1, 1), kernel=name, across=True)
         with pytest.raises(EngineError, match="other vectors"):
             conv_across.convolve_across(packed, x, None, None, "none")
-    assert native.module() is not None and conv.kernels_across()
+    assert native.module() is not None and conv_kernels.kernels_across()
 
 
 def decoder_call(**other):

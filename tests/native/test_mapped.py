@@ -10,11 +10,11 @@ from oracle import normal, sparse
 
 from rarefy import ops
 from rarefy.core.quantized import QuantizedWeight, quantize_weight
-from rarefy.ops import conv
+from rarefy.ops import conv_kernels
 from rarefy.patterns.grouped_nm import all_ways
 
 KERNELS = {kernel.name: kernel for kernel in ops.kernels()}
-CONVS = {kernel.name: kernel for kernel in conv.kernels()}
+CONVS = {kernel.name: kernel for kernel in conv_kernels.kernels()}
 every_kernel = pytest.mark.parametrize("name", KERNELS)
 
 if not KERNELS:

@@ -202,16 +202,17 @@ class Calls:
 
     def _pooled(self, both: FusedConvPool, source: int) -> int:
         conv, pool, packed = both.conv, both.pool, both.conv.packed
-        source = self._in_form(source, FLOATS)
+        form = Form(lanes()) if packed.across else FLOATS
+        source = self._in_form(source, form)
         image = self.values[source].shape
         between = packed.out_shape(image)
         shape = pool.out_shape(between)
-        result = self._new(shape, FLOATS)
+        result = self._new(shape, form)
         bias = 0 if conv.bias is None else conv.bias.data_ptr()
         where = (*packed.window.padding, *between[2:])
         activation = ACTIVATIONS.index(conv.activation)
         arguments = (0, (image[0], *image[2:]), where, bias, activation, pool.window, shape[2:], 0, self.threads)
-        need = demand_of(both, image, False)
+        need = demand_of(both, (self._batch, *image[1:]), False)
         self._add(packed.layout.convolve_pooled, arguments, ((0, source), (7, result)), "conv and pool", need)
         return result
 

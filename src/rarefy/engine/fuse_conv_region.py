@@ -7,7 +7,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from rarefy.engine.conv_calls import Step
-from rarefy.engine.conv_plan import AcrossPlanner
+from rarefy.engine.conv_plan import Across, AcrossPlanner
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse_norm import value_of
 from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d
@@ -17,7 +17,7 @@ from rarefy.ops.conv_across import lanes
 
 _FUSED = (FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d)
 _TOGETHER = (1, 4)  # images that are tried to go through a run of convolutions at a time
-Repack = Callable[[FusedConv2d, tuple[int, int]], FusedConv2d]  # and the height and width of its input
+Repack = Callable[[Across, tuple[int, int]], Across]  # and the height and width of its input
 
 
 def _runs(graph: GraphModule) -> list[list[Node]]:
@@ -65,7 +65,7 @@ def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack 
     for node in run:
         conv, image = graph.get_submodule(str(node.target)), _image(node.all_input_nodes[0])
         assert isinstance(conv, _FUSED)
-        if repack is not None and isinstance(conv, FusedConv2d):
+        if repack is not None and isinstance(conv, FusedConv2d | FusedConvPool):
             conv = repack(conv, image or (1, 1))
         convs.append(conv)
     scales = _scales(graph, run, number)

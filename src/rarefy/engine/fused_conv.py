@@ -82,6 +82,7 @@ def demand_of(
     between = conv.packed.out_shape(image)
     out = step.pool.out_shape(between) if isinstance(step, FusedConvPool) else between
     item = 1.0 if isinstance(step, FusedConv8) else 4.0
-    flops = 2.0 * conv.packed.nnz * between[0] * between[2] * between[3]
+    products = conv.packed.products if isinstance(conv.packed, PackedConv) else conv.packed.nnz
+    flops = 2.0 * products * between[0] * between[2] * between[3]
     moved = conv.packed.nbytes + item * (math.prod(image) + math.prod(out) * (2 if residual else 1))
     return Demand(conv.packed.kernel, flops, moved)

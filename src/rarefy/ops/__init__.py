@@ -9,7 +9,8 @@ from rarefy.ops import conv_pool as conv_pool
 from rarefy.ops import library as library
 from rarefy.ops import norm as norm
 from rarefy.ops import quantize as quantize
-from rarefy.ops.conv import PackedConv, conv_candidates, pack_conv, see_conv
+from rarefy.ops.conv import PackedConv, pack_conv, see_conv
+from rarefy.ops.conv_kernels import conv_candidates
 from rarefy.ops.conv_pool import Pool, pool_of
 from rarefy.ops.conv_reference import Window, window_of
 from rarefy.ops.mapped import map_file, packed_bytes, see

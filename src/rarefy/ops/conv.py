@@ -12,29 +12,23 @@ from torch import Tensor
 from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.ops import native
 from rarefy.ops.checks import require_floats
+from rarefy.ops.conv_kernels import (
+    REFERENCE,
+    conv_candidates,
+    direct_kernels,
+    is_direct_kernel,
+    is_turned,
+    is_winograd_kernel,
+    kernels,
+    winograd_kernels,
+)
 from rarefy.ops.conv_pool import Pool
 from rarefy.ops.conv_reference import ACTIVATIONS, Window, conv2d
 from rarefy.ops.depthwise import depthwise_candidates, is_depthwise_kernel
 
-_REFERENCE = "reference"
 _PLAIN = Window()
 _numbers = itertools.count(1)
 _alive: "weakref.WeakValueDictionary[int, PackedConv]" = weakref.WeakValueDictionary()
-
-
-@dataclass(frozen=True)
-class ConvKernel:
-    """One compiled convolution kernel.
-
-    rows: output channels in a group; pixels: vectors of output pixels in a tile; together: the channels of a group
-    share their inputs (blocks of 1 x `rows` weights, or a dense weight).
-    """
-
-    name: str
-    isa: str
-    rows: int
-    pixels: int
-    together: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +57,7 @@ class PackedConv:
         if isinstance(self._layout, Tensor):
             return self._layout.clone()
         out, in_, high, wide = self.shape
-        turned = self.across and not is_direct_kernel(self.kernel)
+        turned = self.across and is_turned(self.kernel)
         dense = torch.empty((out, in_, wide, high) if turned else self.shape)
         self._layout.unpack(dense.data_ptr())
         return dense.transpose(2, 3).contiguous() if turned else dense
@@ -118,6 +112,15 @@ class PackedConv:
         """The native object, for whoever calls it many times; None without the native module."""
         return None if isinstance(self._layout, Tensor) else self._layout
 
+    @property
+    def products(self) -> float:
+        """Multiplications that an output pixel takes, of all channels."""
+        if not is_winograd_kernel(self.kernel):
+            return float(self.nnz)
+        kernel = next(k for k in winograd_kernels() if k.name == self.kernel)
+        down, along = self.window.stride
+        return (1.0 + (kernel.taps - 1) / kernel.outputs) ** 2 * self.shape[0] * self.shape[1] * down * along
+
     def out_shape(self, x: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
         """(batch, out, height, width) of the result for an input of shape x."""
         return (x[0], self.shape[0], *self.window.out_size(x[2:], self.shape[2:]))
@@ -134,83 +137,9 @@ class PackedConv:
 
 def _unpickle(weight: Tensor, window: Window, kernel: str, across: bool) -> PackedConv:
     """Packs for the same kernel where this CPU has it, else for the one chosen here."""
-    names = {known.name for known in [*kernels(), *direct_kernels()]}
-    names |= {_REFERENCE, *depthwise_candidates(weight, window, eight=False)}
+    names = {known.name for known in [*kernels(), *direct_kernels()]} | {known.name for known in winograd_kernels()}
+    names |= {REFERENCE, *depthwise_candidates(weight, window, eight=False)}
     return pack_conv(weight, window, kernel if kernel in names else None, across=across)
-
-
-def kernels() -> list[ConvKernel]:
-    """Every compiled convolution kernel that this process may use."""
-    module = native.module()
-    return [] if module is None else _allowed(module.conv_kernels())
-
-
-def direct_kernels() -> list[ConvKernel]:
-    """Those that this process may use for images across the lanes and that read their inputs where they lie."""
-    module = native.module()
-    return [] if module is None else _allowed(module.direct_kernels())
-
-
-def _allowed(listed: Sequence[tuple[str, str, int, int, bool]]) -> list[ConvKernel]:
-    module, levels = native.module(), native.LEVELS
-    assert module is not None  # it listed them
-    allowed = levels.index(module.isa())
-    return [ConvKernel(*kernel) for kernel in listed if levels.index(kernel[1]) <= allowed]
-
-
-def is_direct_kernel(kernel: str) -> bool:
-    """Whether a kernel of this name reads its inputs in place (and its weight is not turned)."""
-    return kernel.startswith("direct-")
-
-
-def _best(usable: Sequence[ConvKernel]) -> str:
-    """The widest instruction set of the compiled kernels that this process may use."""
-    return max((kernel.isa for kernel in usable), key=native.LEVELS.index, default=native.LEVELS[0])
-
-
-def kernels_across() -> list[str]:
-    """Names of the kernels whose vectors have as many lanes as `conv_across` puts images across."""
-    best = _best(kernels())
-    return [kernel.name for kernel in [*kernels(), *direct_kernels()] if kernel.isa == best]
-
-
-def candidates_across(weight: Tensor, groups: int = 1) -> list[str]:
-    """Names of the kernels worth timing for this weight (out, in / groups, kh, kw) and images across the lanes.
-
-    What `conv_candidates` says, and for a sparse weight the kernels that read their inputs in place.
-    """
-    best, sparse = _best(kernels()), float(weight.count_nonzero()) <= 0.6 * weight.numel()
-    direct = [kernel.name for kernel in direct_kernels() if kernel.isa == best and (sparse or groups > 1)]
-    return conv_candidates(weight, groups) + direct
-
-
-def conv_candidates(weight: Tensor, groups: int = 1) -> list[str]:
-    """Names of the kernels worth timing for this weight (out, in / groups, kh, kw), likely best first.
-
-    A kernel that works on more output channels at a time than a group has would compute nothing in some. Blocks of
-    output channels are worth it where filling the blocks up costs little: for a weight pruned in such blocks, and for
-    a dense one. Never empty: without the native module it is ["reference"].
-    """
-    usable = kernels()
-    if not usable:
-        return [_REFERENCE]
-    best = _best(usable)
-    most = max(1, weight.shape[0] // groups)
-    usable = [kernel for kernel in usable if kernel.isa == best and kernel.rows <= most]
-    apart = [k.name for k in usable if not k.together]
-    together = [k.name for k in usable if k.together and fill(weight, k.rows) > 0.6]
-    dense = float(weight.count_nonzero()) > 0.6 * weight.numel()
-    return together if dense and together else apart + together
-
-
-def fill(weight: Tensor, rows: int) -> float:
-    """The share of non-zeros among what blocks of 1 x `rows` output channels of a weight (out, ...) would store."""
-    if weight.numel() == 0:
-        return 1.0
-    blocks = torch.zeros(-(-weight.shape[0] // rows) * rows, weight[0].numel())
-    blocks[: weight.shape[0]] = weight.reshape(weight.shape[0], -1) != 0
-    kept = blocks.view(-1, rows, blocks.shape[1]).amax(1).sum() * rows
-    return float(blocks.sum() / kept.clamp_min(1))
 
 
 def pack_conv(
@@ -237,20 +166,21 @@ def pack_conv(
     weight = weight.detach().contiguous()
     out, in_, high, wide = weight.shape
     module = native.module()
-    if module is None or kernel == _REFERENCE:
-        if kernel not in (None, _REFERENCE):
+    if module is None or kernel == REFERENCE:
+        if kernel not in (None, REFERENCE):
             raise EngineError(f"pack_conv: kernel {kernel!r} is native, and {native.why_not()}")
         normal = torch.where(weight.abs() < torch.finfo(torch.float32).tiny, 0.0, weight)
         nnz, size = int(normal.count_nonzero()), normal.nbytes
-        return PackedConv(next(_numbers), (out, in_, high, wide), window, nnz, size, _REFERENCE, normal)
+        return PackedConv(next(_numbers), (out, in_, high, wide), window, nnz, size, REFERENCE, normal)
     fitting = [] if across else depthwise_candidates(weight, window, eight=False)
     name = kernel or [*fitting, *conv_candidates(weight, window.groups)][0]
-    compiled = [listed[0] for listed in [*module.conv_kernels(), *module.direct_kernels()]]
-    if is_direct_kernel(name) and not across:
+    lists = module.conv_kernels(), module.direct_kernels(), module.winograd_kernels()
+    compiled = [listed[0] for one in lists for listed in one]
+    if not is_turned(name) and not across:
         raise EngineError(f"pack_conv: kernel {name!r} takes images across the lanes of vectors only; say across=True")
     if name not in compiled and (across or not is_depthwise_kernel(name)):
         raise unknown_name("pack_conv: kernel", name, [*compiled, *fitting])
-    turned = across and not is_direct_kernel(name)
+    turned = across and is_turned(name)
     if turned:
         weight = weight.transpose(2, 3).contiguous()
     shape = (out, in_, high, wide)
@@ -262,6 +192,8 @@ def _held_by(module: Any, kernel: str) -> Any:
     """The native class of weights for this kernel."""
     if is_direct_kernel(kernel):
         return module.PackedDirect
+    if is_winograd_kernel(kernel):
+        return module.PackedWinograd
     return module.PackedDepthwise if is_depthwise_kernel(kernel) else module.PackedConv
 
 
@@ -279,7 +211,7 @@ def see_conv(
     them. Raises ValueError as `see`."""
     module = native.module()
     assert module is not None  # the file is mapped by it
-    turned = across and not is_direct_kernel(kernel)
+    turned = across and is_turned(kernel)
     layout = _held_by(module, kernel)(file, at, nbytes, *_sizes(shape, window, turned), kernel)
     return PackedConv(next(_numbers), shape, window, layout.nnz, layout.nbytes, kernel, layout, across)
 

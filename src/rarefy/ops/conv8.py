@@ -11,7 +11,7 @@ from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.core.quantized import quantize_weight
 from rarefy.ops import native
 from rarefy.ops.checks import require_bias, require_floats
-from rarefy.ops.conv import ConvKernel, fill
+from rarefy.ops.conv_kernels import ConvKernel, fill
 from rarefy.ops.conv_reference import ACTIVATIONS, Window
 from rarefy.ops.depthwise import depthwise_candidates, is_depthwise_kernel
 from rarefy.ops.words import TOGETHER, Words, fours, words_shape

@@ -12,7 +12,9 @@ from torch import Tensor
 from rarefy.core.errors import EngineError, ShapeError, unknown_name
 from rarefy.ops import native
 from rarefy.ops.checks import require_bias, require_floats
-from rarefy.ops.conv import PackedConv, kernels_across
+from rarefy.ops.conv import PackedConv
+from rarefy.ops.conv_kernels import best_isa, is_winograd_kernel, kernels_across, winograd_kernels
+from rarefy.ops.conv_pool import Pool
 from rarefy.ops.conv_reference import ACTIVATIONS
 
 
@@ -41,9 +43,9 @@ def to_across(images: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 @cache
-def _fits_lanes(kernel: str, isa: str) -> bool:
-    """Whether the kernel's vectors hold as many images as a block does, for the instruction set in force."""
-    return kernel in kernels_across()
+def _fitting(isa: str) -> frozenset[str]:
+    """The kernels whose vectors hold as many images as a block does, for the instruction set in force."""
+    return frozenset([*kernels_across(), *(k.name for k in winograd_kernels() if k.isa == best_isa())])
 
 
 def _require(where: str, x: Tensor) -> None:
@@ -82,35 +84,16 @@ def convolve_across(
     x (blocks, in, height, width, lanes) and residual, like the result, are contiguous. out: where the result is
     written; new memory where it is None.
     """
-    module = native.module()
-    assert module is not None  # images lie across only where it is
-    _require("convolve_across", x)
-    if not _fits_lanes(packed.kernel, str(module.isa())):
-        raise EngineError(
-            f"convolve_across: kernel {packed.kernel!r} has other vectors than images lie across; "
-            "pack_conv(..., across=True) without a kernel takes one that fits"
-        )
-    blocks, into, height, width, count = x.shape
-    shape = (*packed.out_shape((blocks, *x.shape[1:4])), count)
-    _, channels, high, wide, _ = shape
-    if not packed.across or into != packed.shape[1] * packed.window.groups or min(high, wide) < 1:
-        raise ShapeError(
-            f"convolve_across: x has shape {tuple(x.shape)} for a weight {packed.shape} of {packed.window}, packed "
-            f"with across={packed.across}; pack it with across=True, give its input channels and a large enough image"
-        )
-    require_floats("convolve_across", bias=bias, residual=residual, out=out)
-    require_bias("convolve_across", bias, channels)
-    for name, given in (("residual", residual), ("out", out)):
-        if given is not None and (tuple(given.shape) != shape or not given.is_contiguous()):
-            raise ShapeError(f"convolve_across: {name} has shape {tuple(given.shape)}; it must be {shape}, contiguous")
-    if activation not in ACTIVATIONS:
-        raise unknown_name("convolve_across: activation", activation, ACTIVATIONS)
+    between = _out_shape("convolve_across", packed, x)
+    blocks, _, height, width, count = x.shape
+    shape = (blocks, *between[1:], count)
+    _require_parts("convolve_across", shape, bias, residual, out, activation)
     x, bias = x.contiguous(), None if bias is None else bias.contiguous()
     out = torch.empty(shape) if out is None else out
     packed.layout.convolve_across(
         x.data_ptr(),
         (blocks, height, width),
-        (*packed.window.padding, high, wide),
+        (*packed.window.padding, *between[2:]),
         0 if bias is None else bias.data_ptr(),
         0 if residual is None else residual.data_ptr(),
         ACTIVATIONS.index(activation),
@@ -118,3 +101,74 @@ def convolve_across(
         torch.get_num_threads(),
     )
     return out
+
+
+def pooled_across(
+    packed: PackedConv, x: Tensor, bias: Tensor | None, activation: str, pool: Pool, out: Tensor | None = None
+) -> Tensor:
+    """pool(act(conv(x) + bias)) on images across the lanes, the weight packed for a kernel of minimal filtering.
+
+    x and out as for `convolve_across`, out of the pooled size. Raises EngineError for another kernel or a pooling with
+    dilation, ValueError for windows that overlap too much (by more than 16 rows or columns).
+    """
+    where = "pooled_across"
+    if not is_winograd_kernel(packed.kernel) or pool.dilation != (1, 1):
+        raise EngineError(
+            f"{where}: kernel {packed.kernel!r} with {pool}; only kernels of minimal filtering pool what they compute, "
+            "without dilation: convolve_across, from_across and rarefy.ops.Pool.largest do the same in three steps"
+        )
+    between = _out_shape(where, packed, x)
+    pooled = pool.out_shape(between)
+    shape = (*pooled, x.shape[-1])
+    _require_parts(where, shape, bias, None, out, activation)
+    x, bias = x.contiguous(), None if bias is None else bias.contiguous()
+    out = torch.empty(shape) if out is None else out
+    packed.layout.convolve_pooled(
+        x.data_ptr(),
+        (x.shape[0], *x.shape[2:4]),
+        (*packed.window.padding, *between[2:]),
+        0 if bias is None else bias.data_ptr(),
+        ACTIVATIONS.index(activation),
+        pool.window,
+        pooled[2:],
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _out_shape(where: str, packed: PackedConv, x: Tensor) -> tuple[int, int, int, int]:
+    """(blocks, out, height, width) of the convolution of x, where it can be computed."""
+    module = native.module()
+    assert module is not None  # images lie across only where it is
+    _require(where, x)
+    if packed.kernel not in _fitting(str(module.isa())):
+        raise EngineError(
+            f"{where}: kernel {packed.kernel!r} has other vectors than images lie across; "
+            "pack_conv(..., across=True) without a kernel takes one that fits"
+        )
+    shape = packed.out_shape(x.shape[:4])
+    if not packed.across or x.shape[1] != packed.shape[1] * packed.window.groups or min(shape[2:]) < 1:
+        raise ShapeError(
+            f"{where}: x has shape {tuple(x.shape)} for a weight {packed.shape} of {packed.window}, packed "
+            f"with across={packed.across}; pack it with across=True, give its input channels and a large enough image"
+        )
+    return shape
+
+
+def _require_parts(
+    where: str,
+    shape: tuple[int, ...],
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor | None,
+    activation: str,
+) -> None:
+    """What goes with x fits a result (blocks, channels, height, width, lanes)."""
+    require_floats(where, bias=bias, residual=residual, out=out)
+    require_bias(where, bias, shape[1])
+    for name, given in (("residual", residual), ("out", out)):
+        if given is not None and (tuple(given.shape) != shape or not given.is_contiguous()):
+            raise ShapeError(f"{where}: {name} has shape {tuple(given.shape)}; it must be {shape}, contiguous")
+    if activation not in ACTIVATIONS:
+        raise unknown_name(f"{where}: activation", activation, ACTIVATIONS)

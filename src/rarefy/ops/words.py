@@ -117,7 +117,10 @@ def words_shape(shape: Sequence[int]) -> tuple[int, int, int, int, int]:
 
 
 def largest(x: Words, pool: Pool) -> Words:
-    """Max pooling: rounding keeps the order, so this is the rounded pooling of what was rounded."""
+    """Max pooling: rounding keeps the order, so this is the rounded pooling of what was rounded.
+
+    A dilated window without a pixel gives the least code, where torch gives minus infinity.
+    """
     module = native.module()
     assert module is not None  # words are made by it
     shape = pool.out_shape(x.shape)

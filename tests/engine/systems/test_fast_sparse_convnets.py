@@ -11,7 +11,7 @@ from rarefy.core.registry import lookup
 from rarefy.engine import with_system
 from rarefy.engine.systems.fast_sparse_convnets import FastSparseConv, block_weight, break_even
 from rarefy.ops import Window, available
-from rarefy.ops.conv import kernels
+from rarefy.ops.conv_kernels import kernels
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native module is not built")
 KINDS = {k.name: k for k in kernels()}

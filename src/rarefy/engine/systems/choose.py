@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rarefy.core.errors import EngineError
-from rarefy.ops.conv import ConvKernel
+from rarefy.ops.conv_kernels import ConvKernel
 from rarefy.ops.native import LEVELS, KernelInfo
 
 K = TypeVar("K", KernelInfo, ConvKernel)

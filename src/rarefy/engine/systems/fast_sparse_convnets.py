@@ -13,7 +13,7 @@ from rarefy.engine.conv_plan import Image
 from rarefy.engine.systems.choose import best
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedConv, Window, pack_conv
-from rarefy.ops.conv import kernels
+from rarefy.ops.conv_kernels import kernels
 from rarefy.ops.conv_reference import conv2d
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
