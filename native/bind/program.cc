@@ -6,6 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <tuple>
 
@@ -121,6 +122,18 @@ void run(const Program& p, const nb::tuple& symbols, const nb::tuple& addresses,
   p.run(*lease, threads, nullptr);
 }
 
+// batch: the symbols that are its size; each: entries of a part; steps: bytes between entries, an argument each.
+void run_apart(const Program& p, const nb::tuple& symbols, const nb::tuple& addresses, const std::vector<int>& batch,
+               std::int64_t each, const std::vector<std::int64_t>& steps, int threads) {
+  const Program::Lease lease = p.lease();
+  fill(*lease, symbols, addresses);
+  const bool known = std::all_of(batch.begin(), batch.end(), [&](int symbol) { return symbol >= 0 && symbol < p.symbols(); });
+  if (batch.empty() || !known || each < 1 || steps.size() != addresses.size())
+    throw std::invalid_argument("program: parts of no batch, of no entry, or with the wrong number of steps");
+  const nb::gil_scoped_release unlocked;
+  p.run_apart(*lease, {batch, each, steps}, threads);
+}
+
 std::vector<std::pair<std::string, double>> profile(const Program& p, const nb::tuple& symbols,
                                                     const nb::tuple& addresses, int threads) {
   const Program::Lease lease = p.lease();
@@ -155,6 +168,7 @@ void bind_program(nb::module_& m) {
       .def("copy", &copy)
       .def("not_zero", &not_zero)
       .def("run", &run)
+      .def("run_apart", &run_apart)
       .def("profile", &profile)
       .def_prop_ro("allocations", &Program::allocations);
 }

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "ops/parallel.h"
+
 namespace rarefy::program {
 namespace {
 
@@ -50,30 +52,32 @@ std::vector<const char*> Program::kinds() const {
   return out;
 }
 
-Program::Lease Program::lease() const {
-  std::unique_ptr<Arena> arena;
+std::unique_ptr<Arena> Program::take() const {
   {
     const std::lock_guard<std::mutex> hold(guard_);
     if (!idle_.empty()) {
-      arena = std::move(idle_.back());
+      std::unique_ptr<Arena> arena = std::move(idle_.back());
       idle_.pop_back();
+      return arena;
     }
   }
-  if (arena == nullptr) {
-    ++allocations_;
-    arena = std::make_unique<Arena>();
-    arena->symbols.resize(symbols_);
-    arena->given.resize(arguments_);
-    arena->buffers.resize(buffers_.size());
-    arena->slots.resize(slots_);
-  }
-  return Lease(*this, std::move(arena));
+  ++allocations_;
+  auto arena = std::make_unique<Arena>();
+  arena->symbols.resize(symbols_);
+  arena->given.resize(arguments_);
+  arena->buffers.resize(buffers_.size());
+  arena->slots.resize(slots_);
+  return arena;
 }
 
-Program::Lease::~Lease() {
-  const std::lock_guard<std::mutex> hold(program_.guard_);
-  program_.idle_.push_back(std::move(arena_));
+void Program::put_back(std::unique_ptr<Arena> arena) const {
+  const std::lock_guard<std::mutex> hold(guard_);
+  idle_.push_back(std::move(arena));
 }
+
+Program::Lease Program::lease() const { return Lease(*this, take()); }
+
+Program::Lease::~Lease() { program_.put_back(std::move(arena_)); }
 
 void Program::place(Arena& arena) const {
   const std::int64_t* symbols = arena.symbols.data();
@@ -114,6 +118,35 @@ void Program::run(Arena& arena, int threads, double* nanoseconds) const {
     *nanoseconds++ += after - before;
     before = after;
   }
+}
+
+void Program::run_apart(const Arena& whole, const Apart& apart, int threads) const {
+  const std::int64_t batch = whole.symbols.at(apart.symbols.at(0)), parts = (batch + apart.each - 1) / apart.each;
+  const std::size_t workers = static_cast<std::size_t>(std::min<std::int64_t>(std::max(threads, 1), parts));
+  // Memory for the largest part is had here, where its want can be told.
+  const auto size = [&](Arena& arena, std::int64_t entries) {
+    for (const int symbol : apart.symbols) arena.symbols[symbol] = entries;
+  };
+  std::vector<std::unique_ptr<Lease>> leases;
+  for (std::size_t w = 0; w < workers; ++w) {
+    leases.push_back(std::make_unique<Lease>(*this, take()));
+    Arena& arena = **leases.back();
+    arena.symbols = whole.symbols;
+    arena.given = whole.given;
+    size(arena, std::min(apart.each, batch));
+    place(arena);
+  }
+  std::atomic<std::int64_t> next{0};
+  parallel_for(workers, threads, [&](std::size_t w) {
+    Arena& arena = **leases[w];
+    for (std::int64_t part; (part = next.fetch_add(1, std::memory_order_relaxed)) < parts;) {
+      const std::int64_t first = part * apart.each;
+      size(arena, std::min(apart.each, batch - first));
+      for (std::size_t i = 0; i < arena.given.size(); ++i)
+        arena.given[i] = static_cast<char*>(whole.given[i]) + first * apart.steps[i];
+      run(arena, 1, nullptr);
+    }
+  });
 }
 
 }  // namespace rarefy::program

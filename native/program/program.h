@@ -22,6 +22,14 @@ struct Arena {
   std::size_t bytes = 0;
 };
 
+// How a call falls into parts of its batch. symbols: those that are its size; each: of a part, at least 1; steps: bytes from
+// one entry of the batch to the next of each argument, 0 for one that all parts read.
+struct Apart {
+  std::vector<int> symbols;
+  std::int64_t each = 1;
+  std::vector<std::int64_t> steps;
+};
+
 class Program {
  public:
   explicit Program(int symbols, int arguments) : symbols_(symbols), arguments_(arguments) {}
@@ -37,6 +45,9 @@ class Program {
   Lease lease() const;
   // nanoseconds: null, or one entry an instruction, added to.
   void run(Arena& arena, int threads, double* nanoseconds) const;
+  // The same on parts of the batch, each by one thread from the first instruction to the last: what lies between them stays
+  // in that thread's cache, and no thread waits for another but at the end.
+  void run_apart(const Arena& whole, const Apart& apart, int threads) const;
 
   int symbols() const noexcept { return symbols_; }
   int arguments() const noexcept { return arguments_; }
@@ -52,6 +63,8 @@ class Program {
     Size bytes;
   };
   int push(Buffer buffer);
+  std::unique_ptr<Arena> take() const;
+  void put_back(std::unique_ptr<Arena> arena) const;
   void place(Arena& arena) const;
 
   int symbols_, arguments_, slots_ = 0;

@@ -16,7 +16,7 @@ from rarefy.ops.packed import ACTIVATIONS
 _aten = torch.ops.aten
 Facts = Mapping[Node, Fact]
 _NAMES: dict[object, str] = {_aten.relu.default: "relu", _aten.silu.default: "silu"}
-_BY_ENTRY, _COUNTING, _CONSTANT = 0, 1, 2  # how a table is indexed
+_BY_ENTRY, COUNTING, _CONSTANT = 0, 1, 2  # how a table is indexed
 
 
 def _unary_fits(node: Node, facts: Facts) -> bool:
@@ -100,7 +100,7 @@ def _table(node: Node, build: Builder) -> tuple[Part, int, int, Part, Size, int]
     if isinstance(fact, Same):
         return table.part, entries, _CONSTANT, ABSENT, ONE, fact.value
     if isinstance(fact, Count) and fact.axis == len(shape[0]) - 1:
-        return table.part, entries, _COUNTING, ABSENT, shape[0][-1], 0
+        return table.part, entries, COUNTING, ABSENT, shape[0][-1], 0
     return table.part, entries, _BY_ENTRY, build.value(index).part, product(shape[0]), 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch.fx import GraphModule, Node
 
 from rarefy.engine.program import lower_entries, lower_layers, lower_views  # noqa: F401  # each registers its lowerings
+from rarefy.engine.program.apart import batch_of
 from rarefy.engine.program.builder import Builder, names_in
 from rarefy.engine.program.demands import demands_of
 from rarefy.engine.program.facts import Fact, facts_of
@@ -77,7 +78,10 @@ def _region(build: Builder, module: object) -> Region | None:
     if not names <= {size.symbols[0] for *_, sizes in inputs for size in sizes if size.is_symbol}:
         return None
     program = build.native(module, symbols, _hints(build))
-    signature = Signature(symbols, tuple(inputs), tuple(outputs), tuple(build.same))
+    seen = [one[2] for one in inputs], [one[1:] for one in outputs]
+    signature = Signature(
+        symbols, tuple(inputs), tuple(outputs), tuple(build.same), batch_of(*seen, build.same, build.steps)
+    )
     kinds = tuple(method for method, _ in build.steps)
     return Region(program, signature, kinds, build.kept, demands_of(build.steps, build.kept))
 

@@ -16,12 +16,14 @@ class Refused(AssertionError):
 
 @dataclass(frozen=True)
 class Signature:
-    """inputs: (name, type, sizes) of each; outputs: (type, sizes, strides); same: sizes that must be equal."""
+    """inputs: (name, type, sizes) of each; outputs: (type, sizes, strides); same: sizes that must be equal; batch: the
+    symbols that are the size of a batch whose entries do not meet, none where they may."""
 
     symbols: tuple[str, ...]
     inputs: tuple[tuple[str, torch.dtype, tuple[Size, ...]], ...]
     outputs: tuple[tuple[torch.dtype, tuple[Size, ...], tuple[Size, ...]], ...]
     same: tuple[tuple[Size, Size], ...]
+    batch: tuple[str, ...] = ()
 
     def bind(self, inputs: tuple[Tensor, ...]) -> dict[str, int]:
         """The symbols' values in a call. Raises Refused where a size or type is another than the program's."""
@@ -46,7 +48,8 @@ class Region(nn.Module):
     """A native program as a module: tensors in, a tuple of tensors out (one tensor where there is one output).
 
     Immutable: any number of threads may call it. kinds: what its steps are; kept: what the program points into;
-    demands: what each step has to do.
+    demands: what each step has to do; apart: entries of the batch that a thread takes through all steps at a time
+    (0: all threads compute every step of the whole batch).
     """
 
     def __init__(
@@ -60,10 +63,19 @@ class Region(nn.Module):
         super().__init__()
         self.demands = demands
         self._program, self.signature, self.kinds, self.kept = program, signature, kinds, kept
+        self.apart = 0
         self._last: tuple[Any, Any, Any] = (None, None, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Region":
         return self
+
+    def in_parts(self, apart: int) -> "Region | None":
+        """The same by parts of the batch; None where its entries may meet."""
+        if not self.signature.batch:
+            return None
+        twin = Region(self._program, self.signature, self.kinds, self.kept, self.demands)
+        twin.apart = apart
+        return twin
 
     def _sizes(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[int, ...], list[tuple[Any, Any, torch.dtype]]]:
         """(symbols' values, shape and strides and type of each output), remembered for the sizes seen last."""
@@ -83,17 +95,54 @@ class Region(nn.Module):
         whole = tuple(x if x.is_contiguous() else x.contiguous() for x in inputs)
         return symbols, whole, tuple(torch.empty_strided(a, b, dtype=c) for a, b, c in made)
 
+    def _each(self, symbols: tuple[int, ...], threads: int) -> int:
+        """Entries of a part; 0 where parts would leave threads without work, or there is but one."""
+        if self.apart == 0:
+            return 0
+        batch = symbols[self.signature.symbols.index(self.signature.batch[0])]
+        each = min(self.apart, -(-batch // threads))
+        return each if threads <= batch and each < batch else 0
+
+    def _steps(self, tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+        """Bytes from one entry of the batch to the next of every argument, 0 for those that all parts read."""
+        names = self.signature.batch
+        sizes = [one[2] for one in self.signature.inputs] + [one[1] for one in self.signature.outputs]
+        pairs = zip(tensors, sizes, strict=True)
+        apart = [bool(first) and any(name in first[0].symbols for name in names) for _, first in pairs]
+        return tuple(t.stride(0) * t.element_size() if own else 0 for t, own in zip(tensors, apart, strict=True))
+
     def forward(self, *inputs: Tensor) -> Any:
         symbols, whole, outputs = self._prepared(inputs)
-        self._program.run(symbols, tuple(x.data_ptr() for x in (*whole, *outputs)), torch.get_num_threads())
+        addresses, threads = tuple(x.data_ptr() for x in (*whole, *outputs)), torch.get_num_threads()
+        each = self._each(symbols, threads)
+        if each == 0:
+            self._program.run(symbols, addresses, threads)
+        else:
+            batch = [self.signature.symbols.index(name) for name in self.signature.batch]
+            self._program.run_apart(symbols, addresses, batch, each, self._steps((*whole, *outputs)), threads)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def profile(self, *inputs: Tensor) -> tuple[Any, list[tuple[str, float]]]:
-        """The outputs, and (kind, milliseconds) of every instruction, timed natively."""
+        """The outputs, and (kind, milliseconds) of every instruction, timed natively.
+
+        By parts: of all parts one after the other on one thread, shared among the threads that would compute them.
+        """
         symbols, whole, outputs = self._prepared(inputs)
-        addresses = tuple(x.data_ptr() for x in (*whole, *outputs))
-        times = self._program.profile(symbols, addresses, torch.get_num_threads())
-        return outputs[0] if len(outputs) == 1 else outputs, [(kind, ns / 1e6) for kind, ns in times]
+        tensors, threads = (*whole, *outputs), torch.get_num_threads()
+        each = self._each(symbols, threads)
+        if each == 0:
+            times = self._program.profile(symbols, tuple(x.data_ptr() for x in tensors), threads)
+            return outputs[0] if len(outputs) == 1 else outputs, [(kind, ns / 1e6) for kind, ns in times]
+        at = [self.signature.symbols.index(name) for name in self.signature.batch]
+        batch, steps, sums = symbols[at[0]], self._steps(tensors), [0.0] * len(self.kinds)
+        for first in range(0, batch, each):
+            part = tuple(min(each, batch - first) if i in at else n for i, n in enumerate(symbols))
+            addresses = tuple(x.data_ptr() + first * step for x, step in zip(tensors, steps, strict=True))
+            times = self._program.profile(part, addresses, 1)
+            sums = [total + ns for total, (_, ns) in zip(sums, times, strict=True)]
+        workers = min(threads, -(-batch // each))
+        named = [(kind, ns / workers / 1e6) for (kind, _), ns in zip(times, sums, strict=True)]
+        return outputs[0] if len(outputs) == 1 else outputs, named
 
     @property
     def allocations(self) -> int:
