@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <stdexcept>
 
 #include "ops/parallel.h"
@@ -136,17 +137,30 @@ void Program::run_apart(const Arena& whole, const Apart& apart, int threads) con
     size(arena, std::min(apart.each, batch));
     place(arena);
   }
+  const auto compute = [&](Arena& arena, std::int64_t part) {
+    const std::int64_t first = part * apart.each;
+    size(arena, std::min(apart.each, batch - first));
+    for (std::size_t i = 0; i < arena.given.size(); ++i)
+      arena.given[i] = static_cast<char*>(whole.given[i]) + first * apart.steps[i];
+    run(arena, 1, nullptr);
+  };
+  // What a part throws is thrown here: the first part's, as if they had been computed in order.
   std::atomic<std::int64_t> next{0};
+  std::mutex guard;
+  std::exception_ptr wrong;
+  std::int64_t where = parts;
   parallel_for(workers, threads, [&](std::size_t w) {
-    Arena& arena = **leases[w];
     for (std::int64_t part; (part = next.fetch_add(1, std::memory_order_relaxed)) < parts;) {
-      const std::int64_t first = part * apart.each;
-      size(arena, std::min(apart.each, batch - first));
-      for (std::size_t i = 0; i < arena.given.size(); ++i)
-        arena.given[i] = static_cast<char*>(whole.given[i]) + first * apart.steps[i];
-      run(arena, 1, nullptr);
+      try {
+        compute(**leases[w], part);
+      } catch (...) {
+        const std::lock_guard<std::mutex> hold(guard);
+        if (part < where) wrong = std::current_exception();
+        where = std::min(where, part);
+      }
     }
   });
+  if (wrong != nullptr) std::rethrow_exception(wrong);
 }
 
 }  // namespace rarefy::program
