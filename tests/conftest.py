@@ -11,6 +11,10 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("rarefy", deadline=None)  # what a case takes depends on the machine's other work
+settings.load_profile("rarefy")
 
 _numbers = itertools.count()
 

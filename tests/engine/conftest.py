@@ -24,7 +24,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def variants(calls: Mapping[str, Callable[[], Any]], **_: Any) -> Rounds:
             for call in calls.values():
                 call()
-            ranked = [variant, *(name for name in ORDER if name != variant)]
+            ranked = list(dict.fromkeys([variant, *ORDER, *calls]))
             return Rounds({name: (1.0 + ranked.index(name),) * 3 for name in calls})
 
         monkeypatch.setattr(importlib.import_module("rarefy.engine.plan"), "time_layer", layers)

@@ -107,9 +107,9 @@ def test_damage_is_refused_or_harmless(tmp_path, make, damage) -> None:
     refused, slowest = 0, 0.0
     for _ in range(300):
         path.write_bytes(damage(bytearray(whole), rng))
-        start = time.perf_counter()
+        start = time.process_time()  # of computing: the machine's other work does not count
         said, found = attempt(path)
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
         refused += said is not None
         if said is not None:
             assert str(path) in said
