@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,30 +13,48 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 @pytest.fixture
-def doubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module with one function, as it is when tests have been collected."""
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Gives the module of a source, as it is when tests have been collected."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    file = tmp_path / "doubled.py"
-    file.write_text("def doubled(x):\n    return x * 2\n", "utf-8")
-    spec = importlib.util.spec_from_file_location("doubled", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(sys.modules, "doubled", module)
-    gc.collect()
-    gc.freeze()
-    return module
+
+    def from_source(source: str) -> ModuleType:
+        file = tmp_path / "doubled.py"
+        file.write_text(source, "utf-8")
+        spec = importlib.util.spec_from_file_location("doubled", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setitem(sys.modules, "doubled", module)
+        gc.collect()
+        gc.freeze()
+        return module
+
+    return from_source
 
 
-def test_a_fault_in_a_frozen_function_is_put_in_place(doubled: ModuleType) -> None:
+def given(module: ModuleType, called: Callable[[int], object]) -> dict[tuple[str, str], object]:
+    """What a function makes of 5 with each fault of its module: {(where, what is put in): that}"""
     from mutants import mutants
     from mutate_place import Place
 
-    source = Path(doubled.__file__).read_bytes()
-    place, called = Place(doubled), doubled.doubled
-    found = {mutant.becomes: mutant for mutant in mutants(source)}
-    assert {"(x + 2)", "3", "(1)", "return None"} == set(found)
-    seen = {}
-    for becomes, mutant in found.items():
+    source, place, seen = Path(module.__file__).read_bytes(), Place(module), {}
+    for mutant in mutants(source):
         place.put(mutant.applied(source), mutant.where)
-        seen[becomes] = called(5)
+        seen[mutant.where, mutant.becomes] = called(5)
+    return seen
+
+
+def test_a_fault_in_a_frozen_function_is_put_in_place(imported: Callable[[str], ModuleType]) -> None:
+    module = imported("def doubled(x):\n    return x * 2\n")
+    seen = {becomes: value for (_, becomes), value in given(module, module.doubled).items()}
     assert seen == {"(x + 2)": 7, "3": 15, "(1)": 5, "return None": None}
+
+
+def test_a_fault_in_a_function_inside_another_is_put_in_place(imported: Callable[[str], ModuleType]) -> None:
+    function = "def outer(x):\n    def doubled():\n        return x * 2\n    return [doubled()]\n"
+    method = "class Holder:\n    @staticmethod\n    " + "    ".join(function.splitlines(keepends=True))
+    module = imported(function + method)
+    for where, called in (("outer", module.outer), ("Holder.outer", module.Holder.outer)):
+        seen = given(module, called)
+        inside = {becomes: value for (at, becomes), value in seen.items() if at == f"{where}.doubled"}
+        assert inside == {"(x + 2)": [7], "3": [15], "(1)": [5], "return None": [None]}
+        assert seen[where, "return None"] is None
