@@ -1,4 +1,5 @@
-"""A fault that `make mutate` puts into the running process is there, also in what was frozen before."""
+"""A fault that `make mutate` puts into the running process is there, also in what was frozen before, and so is each
+fault that tools/mutation.toml and tools/mutation_native.toml list."""
 
 import gc
 import importlib.util
@@ -58,3 +59,20 @@ def test_a_fault_in_a_function_inside_another_is_put_in_place(imported: Callable
         inside = {becomes: value for (at, becomes), value in seen.items() if at == f"{where}.doubled"}
         assert inside == {"(x + 2)": [7], "3": [15], "(1)": [5], "return None": [None]}
         assert seen[where, "return None"] is None
+
+
+def test_the_faults_that_are_listed_stand_in_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import mutate
+
+    known = mutate.tomllib.loads((TOOLS / "mutation.toml").read_text("utf-8"))
+    files = {entry["file"] for entry in known["equivalent"]}
+    assert "src/rarefy/core/topk.py" in files
+    for file in files:
+        found = {mutant.key for mutant in mutate.mutants((TOOLS.parent / file).read_bytes())}
+        assert mutate.equivalent(file, known) - found == set()
+    native = mutate.tomllib.loads((TOOLS / "mutation_native.toml").read_text("utf-8"))
+    assert "native/pack/nibbles.cc" in native
+    for source, entry in native.items():
+        text = (TOOLS.parent / source).read_text("utf-8")
+        assert [fault for fault in entry["faults"] if text.count(fault["was"]) != 1] == []
