@@ -28,9 +28,14 @@ class Place:
         for function in _functions_of(vars(module)):
             self.functions.setdefault(function.__qualname__, []).append(function)
 
+    def entered(self, where: str) -> str:
+        """The function that is there before any call: `where`, or the outermost that it lies in."""
+        return next((name for name in _around(where) if name in self.functions), where)
+
     def put(self, source: bytes, where: str) -> None:
         """Makes the function `where`, or the data of the module's body, what they are in a mutated source."""
         code = self.module.__spec__.loader.source_to_code(source, self.module.__file__)  # instrumented as it was
+        where = self.entered(where)
         function = _inside(code, where)
         live = [f for f in self.functions.get(where, []) if f.__code__.co_filename == self.module.__file__]
         if function is not None:
@@ -75,6 +80,12 @@ class Place:
                     old.__defaults__ = new.__defaults__
                 if repr(new.__kwdefaults__) != repr(old.__kwdefaults__):
                     old.__kwdefaults__ = new.__kwdefaults__
+
+
+def _around(where: str) -> list[str]:
+    """`where` and the names that it lies in, from the outside."""
+    parts = where.split(".")
+    return [".".join(parts[: n + 1]) for n in range(len(parts))]
 
 
 def _functions_of(names: dict) -> list[FunctionType]:

@@ -88,7 +88,7 @@ class _Loop:
         everything = sorted({number for numbers in entered.values() for number in numbers})
         killed = []
         for number, mutant in enumerate(self.mutants[file] if place else []):
-            items = sorted(entered.get(mutant.where, everything), key=seconds.__getitem__)
+            items = sorted(entered.get(place.entered(mutant.where), everything), key=seconds.__getitem__)
 
             def child(mutant: Mutant = mutant, items: list[int] = items) -> int:
                 try:

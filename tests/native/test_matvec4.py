@@ -112,15 +112,16 @@ def test_bytes_of_half_the_groups():
     assert ops.pack(weight, name).nbytes == 64 * (64 * 10 + 16 + 20) + 256 + 8
 
 
+@pytest.mark.parametrize(("kept", "filled"), [(0, 0), (1, 4), (6, 8), (8, 8), (9, 12)])
 @pytest.mark.parametrize(("width", "number"), [(2048, 1), (4096, 1), (4112, 2)])
-def test_bytes_of_listed_groups(width, number):
+def test_bytes_of_listed_groups(width, number, kept, filled):
     """A number beside each kept group, rows filled up to whole fours of groups."""
     codes = torch.zeros(64, width // 16, 16, dtype=torch.int8)
-    codes[:, -6:] = 3
+    codes[:, width // 16 - kept :] = 3
     weight = QuantizedWeight(codes.view(64, width), torch.ones(64, 1), 4)
     for name in (n for n in KERNELS if "-listed-" in n):
         packed = ops.pack(weight, name)
-        assert packed.nbytes == 64 * (8 * (10 + number) + 20) + 256 + 8
+        assert packed.nbytes == 64 * (filled * (10 + number) + 20) + 256 + 8
         assert torch.equal(packed.to_dense().round(), weight.dequantize())
 
 

@@ -58,13 +58,14 @@ class Parts:
     def _stored(self, first: int, count: int) -> Tensor:
         if self.bits == 8:
             return self.held[first : first + count].view(torch.int8)
-        low = first // 2
-        return _wide(self.held[low : (first + count + 1) // 2])[first - 2 * low :][:count]
+        end = first + count
+        wide = _wide(self.held[first // 2 : (end + 1) // 2])
+        return wide[first % 2 : len(wide) - end % 2]
 
     def filled(self) -> int:
         """Groups with anything in them, a few rows at a time."""
         count, first, at_once = 0, 0, rows_at_once(self.width)
-        for begin in range(0, self.rows if self.width else 0, at_once):
+        for begin in range(0, self.rows, at_once):
             end = min(self.rows, begin + at_once)
             values = self.values(begin, end, first)
             count += int(_filled(values, self.groups).sum())

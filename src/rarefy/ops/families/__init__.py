@@ -74,5 +74,5 @@ def best_isa(kernels: Sequence[KernelInfo]) -> list[KernelInfo]:
     """Those of the most capable instruction set among `kernels`; tiles (amx) do not replace vectors for few tokens."""
     tiles = [k for k in kernels if k.isa == "amx"]
     vectors = [k for k in kernels if k.isa != "amx"]
-    top = max((LEVELS.index(k.isa) for k in vectors), default=0)
-    return tiles + [k for k in vectors if k.isa == LEVELS[top]]
+    levels = [LEVELS.index(k.isa) for k in vectors]
+    return tiles + [k for k in vectors if LEVELS.index(k.isa) == max(levels)]

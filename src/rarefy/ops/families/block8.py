@@ -27,15 +27,14 @@ def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[st
     keep = weight != 0
     if keep.numel() == 0 or not fitting:
         return [k.name for k in fitting[:1]]
-    costs: dict[tuple[str, int], float] = {}
+    costs: dict[int | None, float] = {}  # by the rows of a strip, None: of cells
 
     def cost(kernel: KernelInfo) -> float:
         """Cycles for 64 tokens. A narrow tile costs more where the tokens fill a wide one."""
-        shape, rows = ("cell", 1) if "-cell-" in kernel.name else ("strip", kernel.tile[0])
-        if (shape, rows) not in costs:
-            steps = _blocks(keep, 1, 4) * _CELL if shape == "cell" else _blocks(keep, rows, 1) / 4 * _STRIP[rows]
-            costs[shape, rows] = steps
-        return costs[shape, rows] * (1.15 if kernel.tile[1] < min(64, tokens) else 1.0)
+        rows = None if "-cell-" in kernel.name else kernel.tile[0]
+        if rows not in costs:
+            costs[rows] = _blocks(keep, 1, 4) * _CELL if rows is None else _blocks(keep, rows, 1) / 4 * _STRIP[rows]
+        return costs[rows] * (1.15 if kernel.tile[1] < min(64, tokens) else 1.0)
 
     ranked = sorted(fitting, key=cost)
     return [k.name for k in ranked if cost(k) <= _NEAR * cost(ranked[0])]

@@ -14,5 +14,5 @@ def worth(kernels: Sequence[KernelInfo], weight: Tensor, tokens: int) -> list[st
     """Of the widest vectors and each type, where about half of the weights or more are zeros."""
     if tokens > MOST_TOKENS or int(weight.count_nonzero()) > MOST_KEPT * weight.numel():
         return []
-    widest = max((LEVELS.index(k.isa) for k in kernels), default=0)
-    return [k.name for k in kernels if LEVELS.index(k.isa) == widest]
+    levels = [LEVELS.index(k.isa) for k in kernels]
+    return [k.name for k in kernels if LEVELS.index(k.isa) == max(levels)]
