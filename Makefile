@@ -109,7 +109,7 @@ bench: $(done)/test $(done)/rivals
 	$(bin)/python benchmarks/latency/run.py
 	$(bin)/python benchmarks/startup/run.py
 	$(bin)/python benchmarks/serving/load.py
-	for part in mlp minilm decode resnet18 mobilenet; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
+	for part in mlp minilm apart decode resnet18 mobilenet; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
 
 bench-decode: $(done)/test
 	$(bin)/python benchmarks/engine/decode_selected.py $(BENCH_ARGS)

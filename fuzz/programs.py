@@ -15,7 +15,7 @@ from rarefy.engine import fuse_attention
 from rarefy.engine.capture import as_example, capture
 from rarefy.engine.fuse import rewrite
 from rarefy.engine.plan import LayerPlan
-from rarefy.engine.program import Refused, with_programs
+from rarefy.engine.program import Refused, in_parts, with_programs
 from rarefy.ops import candidates, pack
 
 fuse_attention._time = lambda *sizes: True  # what is computed is fuzzed, not what is fastest
@@ -42,8 +42,8 @@ def _bert() -> nn.Module:
 
 
 @cache
-def _made(kind: str, stored: str) -> tuple[nn.Module, nn.Module]:
-    """(the model, the graph whose steps are native)"""
+def _made(kind: str, stored: str) -> tuple[nn.Module, list[nn.Module]]:
+    """(the model, graphs whose steps are native: of the whole batch, and of parts of it)"""
     torch.manual_seed(0)
     model = (Net() if kind == "net" else _bert()).eval()
     sites = [s for s in find_sites(model)[0] if isinstance(s.module, nn.Linear)]
@@ -57,7 +57,9 @@ def _made(kind: str, stored: str) -> tuple[nn.Module, nn.Module]:
     example: Any = (torch.randn(3, 5, 37), torch.randn(3, 5, 37)) if kind == "net" else _ids(random.Random(0), 3, 10)
     graph, _ = rewrite(capture(model, as_example(example)), plans, dict.fromkeys(plans, 1))
     assert with_programs(graph) >= 1
-    return model, graph
+    parts = [in_parts(graph, n) for n in (1, 2, 3)]
+    assert all(part is not None for part in parts)
+    return model, [graph, *(part for part in parts if part is not None)]
 
 
 def _ids(rng: random.Random, batch: int, tokens: int) -> dict[str, Tensor]:
@@ -76,7 +78,8 @@ def case(rng: random.Random) -> None:
 
 
 def _net(rng: random.Random, stored: str) -> None:
-    model, graph = _made("net", stored)
+    model, graphs = _made("net", stored)
+    graph = rng.choice(graphs)
     shape = (size(rng, 9, 1), size(rng, 70, 1))
     x, y = normal(rng, *shape, 37), normal(rng, *shape, 37)
     if rng.random() < 0.2:  # sizes that disagree
@@ -92,7 +95,8 @@ def _net(rng: random.Random, stored: str) -> None:
 
 
 def _encoder(rng: random.Random, stored: str) -> None:
-    model, graph = _made("bert", stored)
+    model, graphs = _made("bert", stored)
+    graph = rng.choice(graphs)
     call = _ids(rng, size(rng, 6, 1), size(rng, _PLACES, 1))
     call["attention_mask"][:, 0] = 1
     if rng.random() < 0.2:
