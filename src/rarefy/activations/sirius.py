@@ -89,6 +89,11 @@ class _Run:
         with paused(model):
             out = model(input_ids=ids, use_cache=True)
         self.cache = out.past_key_values
+        if not hasattr(self.cache, "crop"):
+            raise ModelError(
+                f"sirius: {type(model).__name__} keeps keys and values in a {type(self.cache).__name__}, from which "
+                "tokens cannot be taken back; a later release of transformers (5, say) has a cache for it"
+            )
         self.tokens = torch.cat([ids, out.logits[:, -1:].argmax(-1)], 1)
 
     @property

@@ -88,10 +88,19 @@ def blocks_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 
 def new_cache() -> Any:
-    """An empty cache of transformers that grows token by token, whatever the model's attention windows."""
-    from transformers import DynamicCache
+    """An empty cache of transformers that grows token by token, whatever the model's attention windows.
 
-    return DynamicCache()
+    Raises ModelError where transformers is too old to have one whose tokens can be dropped.
+    """
+    from transformers import DynamicCache, __version__
+
+    cache = DynamicCache()
+    if not hasattr(cache, "layers"):
+        raise ModelError(
+            f"corematching: transformers {__version__} keeps keys and values in another form; "
+            "install a later release (5 does)"
+        )
+    return cache
 
 
 def last_logits(model: nn.Module, *, positions: Sequence[int], cache: Any, **inputs: Tensor) -> Tensor:
