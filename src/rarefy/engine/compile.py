@@ -163,7 +163,7 @@ def _compile(
         if graph is not None:
             batch = max((i[0] for i in image.values()), default=0)
             candidates.update(conv_variants(graph, batch, measure=measure))
-            candidates.update(_apart(candidates["graph"], example, count) if measure else {})
+            candidates.update(_apart(candidates["graph"], example, seen, count) if measure else {})
         variant, times = pick(example, candidates, notes)
         variants.append(variant)
         whole.append(times)
@@ -185,14 +185,21 @@ def _compile(
     return made
 
 
-_TOGETHER = (1, 2, 4)  # entries of a batch that are tried to go through a program at a time, on each thread
+_TOGETHER = (128, 256, 512)  # tokens that are tried to go through a program at a time, on each thread
 
 
-def _apart(graph: Any, example: Example, count: int | None) -> dict[str, GraphModule]:
-    """The graph with its programs by parts of the batch, for each size of a part that gives all threads some."""
+def _apart(graph: Any, example: Example, tokens: Mapping[str, int], count: int | None) -> dict[str, GraphModule]:
+    """The graph with its programs by parts of the batch, for each size of a part that gives all threads some.
+
+    tokens: that each layer sees in the example.
+    """
     tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim()]
-    most = max((t.shape[0] for t in tensors), default=0) // max(count or torch.get_num_threads(), 1)
-    parts = {f"graph, {n} at a time on each thread": in_parts(graph, n) for n in _TOGETHER if n <= most and most > 1}
+    batch = max((t.shape[0] for t in tensors), default=0)
+    most, seen = batch // max(count or torch.get_num_threads(), 1), max(tokens.values(), default=0)
+    if most == 0 or seen == 0:
+        return {}
+    sizes = sorted({min(most, max(1, round(wanted * batch / seen))) for wanted in _TOGETHER} - {batch})
+    parts = {f"graph, {n} at a time on each thread": in_parts(graph, n) for n in sizes if most > 1}
     return {name: part for name, part in parts.items() if part is not None}
 
 

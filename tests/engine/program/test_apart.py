@@ -246,8 +246,15 @@ def test_the_variants_are_timed_where_every_thread_gets_some(tmp_path, monkeypat
         return max(names, key=lambda name: "each thread" in name), said
 
     monkeypatch.setattr(importlib.import_module("rarefy.engine.compile"), "choose", choose)
-    for batch, threads, sizes in ((8, 2, {1, 2, 4}), (6, 2, {1, 2}), (8, 1, {1, 2, 4}), (2, 2, set()), (3, 4, set())):
-        call = inputs("bert", batch, 10)
+    for batch, tokens, threads, sizes in (
+        (8, 60, 2, {2, 4}),  # of 8 no thread but one would have something
+        (6, 60, 2, {2, 3}),
+        (8, 60, 1, {2, 4}),
+        (8, 10, 2, {4}),
+        (2, 60, 2, set()),
+        (3, 60, 4, set()),
+    ):
+        call = inputs("bert", batch, tokens)
         fast = rarefy.compile(model, call, threads=threads)
         wanted = {f"graph, {n} at a time on each thread" for n in sizes}
         assert {name for name in seen[-1] if "thread" in name} == wanted
