@@ -7,6 +7,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
+#include <exception>
+#include <mutex>
 #include <string>
 #include <tuple>
 
@@ -48,6 +50,26 @@ nb::dict features() {
   out["amx_bf16"] = f.amx_bf16;
   out["amx_int8"] = f.amx_int8;
   return out;
+}
+
+// call(i) for every i in [0, count), several at once: what it calls natively must release the lock and keep to one thread.
+void for_each(std::size_t count, int threads, const nb::callable& call) {
+  std::exception_ptr wrong;
+  std::mutex guard;
+  const nb::gil_scoped_release unlocked;
+  rarefy::parallel_for(count, threads, [&](std::size_t i) {
+    const nb::gil_scoped_acquire locked;
+    try {
+      call(i);
+    } catch (...) {
+      const std::lock_guard<std::mutex> hold(guard);
+      if (wrong == nullptr) wrong = std::current_exception();
+    }
+  });
+  if (wrong != nullptr) {
+    const nb::gil_scoped_acquire locked;
+    std::rethrow_exception(wrong);
+  }
 }
 
 rarefy::csr::Matrix matrix(int rows, int width, std::uintptr_t offsets, std::uintptr_t columns, std::uintptr_t values,
@@ -136,6 +158,7 @@ NB_MODULE(_native, m) {
   m.def("conv_kernels", &rarefy::conv_listing, "(name, isa, rows, pixels, together) of every convolution kernel");
   m.def("turn_across", &rarefy::turn_across, nb::call_guard<nb::gil_scoped_release>());
   m.def("lanes_across", &rarefy::lanes_across);
+  m.def("for_each", &for_each);
   m.def("max_pool", &rarefy::max_pool, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_multiply", &csr_multiply, nb::call_guard<nb::gil_scoped_release>());
   m.def("csr_multiply_transposed", &csr_multiply_transposed, nb::call_guard<nb::gil_scoped_release>());

@@ -55,10 +55,13 @@ def test_a_residual_net_is_one_run_of_8_bit_convolutions(static, monkeypatch):
         assert all(torch.equal(other(x), run(x)) for other in variants.values())
     (region,) = modules_of(run, ConvRegion)
     assert distance(run(x), rounded(model)(x)) < 0.02
-    kinds = [call.kind for call in region._planned([x], 1).calls]
+    kinds = [call.kind for call in region._planned([tuple(x.shape)], 1).calls]
     assert kinds.count("to bytes") == (1 if static else 3) and kinds.count("from bytes") == 0
     assert torch.equal(run(x), run(x))
     assert torch.equal(copy.deepcopy(run)(x), run(x))
+    once, apart = run(x), with_regions(graph, None, 1, apart=True)
+    torch.set_num_threads(2)
+    assert torch.equal(apart(x), once)
 
 
 def test_values_lie_as_words_where_8_bit_convolutions_read_them():

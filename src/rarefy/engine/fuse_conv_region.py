@@ -17,6 +17,7 @@ from rarefy.ops.conv_across import lanes
 
 _FUSED = (FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d)
 _TOGETHER = (1, 4)  # images that are tried to go through a run of convolutions at a time
+_APART = (1, 2)  # images that are tried to go through a run at a time on each thread
 Repack = Callable[[Across, tuple[int, int]], Across]  # and the height and width of its input
 
 
@@ -52,7 +53,9 @@ def _scales(graph: GraphModule, run: list[Node], number: dict[Node, int]) -> dic
     return scales
 
 
-def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack | None, together: int) -> None:
+def _replace_run(
+    graph: GraphModule, run: list[Node], name: str, repack: Repack | None, together: int, apart: bool
+) -> None:
     sources = [node for node in run for node in node.all_input_nodes]
     inputs = [node for node in dict.fromkeys(sources) if node not in run]
     number = {node: i for i, node in enumerate([*inputs, *run])}
@@ -69,7 +72,7 @@ def _replace_run(graph: GraphModule, run: list[Node], name: str, repack: Repack 
             conv = repack(conv, image or (1, 1))
         convs.append(conv)
     scales = _scales(graph, run, number)
-    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None, scales, together)
+    region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None, scales, together, apart)
     graph.add_submodule(name, region)
     with graph.graph.inserting_after(run[-1]):
         call = graph.graph.call_module(name, tuple(inputs))
@@ -87,18 +90,20 @@ def _take(values: tuple[torch.Tensor, ...], i: int) -> torch.Tensor:
     return values[i]
 
 
-def with_regions(graph: GraphModule, repack: Repack | None = None, together: int = 0) -> GraphModule | None:
+def with_regions(
+    graph: GraphModule, repack: Repack | None = None, together: int = 0, *, apart: bool = False
+) -> GraphModule | None:
     """A graph of the same parameters in which runs of two or more fused convolutions are one module; None: none is.
 
     repack: gives each convolution packed for images across the lanes, in which layout the runs then compute;
-    together: images that go through a run before the next ones do (0: all).
+    together: images that go through a run before the next ones do (0: all); apart: on each thread.
     """
     runs = [run for run in _runs(graph) if len(run) > 1] if available() else []
     if not runs:
         return None
     twin = GraphModule(graph, copy.deepcopy(graph.graph))
     for i, run in enumerate(r for r in _runs(twin) if len(r) > 1):
-        _replace_run(twin, run, f"rarefy_convs_{i}", repack, together)
+        _replace_run(twin, run, f"rarefy_convs_{i}", repack, together, apart)
     twin.graph.lint()
     twin.recompile()
     return twin
@@ -111,6 +116,11 @@ def conv_variants(graph: GraphModule, batch: int, *, measure: bool = True) -> di
         few = with_regions(graph, None, together)
         if few is not None:
             variants[f"graph, {together} images at a time"] = few
+    threads = torch.get_num_threads()
+    for each in _APART if measure and threads > 1 else ():
+        mine = with_regions(graph, None, each, apart=True) if batch >= 2 * each * threads else None
+        if mine is not None:
+            variants[f"graph, {each} images at a time on each thread"] = mine
     if measure and available() and 2 * batch >= lanes() and not any(isinstance(m, FusedConv8) for m in graph.modules()):
         across = with_regions(graph, AcrossPlanner(batch).repack)
         if across is not None:
