@@ -211,7 +211,7 @@ def test_memory_grows_with_a_block_and_not_with_the_depth(tmp_path) -> None:
     import transformers
 
     peaks, sizes = [], []
-    for layers in (2, 14):
+    for layers in (2, 26):
         config = transformers.LlamaConfig(
             hidden_size=512,
             intermediate_size=2048,
@@ -229,5 +229,5 @@ def test_memory_grows_with_a_block_and_not_with_the_depth(tmp_path) -> None:
         command = [sys.executable, "-c", textwrap.dedent(MEMORY), str(source), str(target)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.splitlines()[-1]))
-    assert sizes[1] - sizes[0] > 90e6
-    assert peaks[1] - peaks[0] < 0.5 * (sizes[1] - sizes[0])  # the allocator of the process alone moves by 30 MB
+    assert sizes[1] - sizes[0] > 190e6
+    assert peaks[1] - peaks[0] < 0.5 * (sizes[1] - sizes[0])  # what a process takes moves by 30 MB, sometimes by 80
