@@ -211,7 +211,7 @@ def test_memory_grows_with_a_block_and_not_with_the_depth(tmp_path) -> None:
     import transformers
 
     peaks, sizes = [], []
-    for layers in (2, 26):
+    for layers in (2, 14):
         config = transformers.LlamaConfig(
             hidden_size=512,
             intermediate_size=2048,
@@ -221,13 +221,19 @@ def test_memory_grows_with_a_block_and_not_with_the_depth(tmp_path) -> None:
             vocab_size=64,
         )
         model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
-        source, target = tmp_path / f"source{layers}", tmp_path / f"target{layers}"
+        source = tmp_path / f"source{layers}"
         model.save_pretrained(source, max_shard_size="40MB")
         sizes.append(2 * sum(p.numel() for p in model.parameters()))
         del model
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        command = [sys.executable, "-c", textwrap.dedent(MEMORY), str(source), str(target)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        peaks.append(int(done.stdout.splitlines()[-1]))
-    assert sizes[1] - sizes[0] > 190e6
-    assert peaks[1] - peaks[0] < 0.5 * (sizes[1] - sizes[0])  # what a process takes moves by 30 MB, sometimes by 80
+        # What a process takes moves by 30 MB, once in a while by 80: the middle one of three counts.
+        peaks.append(sorted(_peak_of(source, tmp_path / f"target{layers}-{again}") for again in range(3))[1])
+    assert sizes[1] - sizes[0] > 90e6
+    assert peaks[1] - peaks[0] < 0.5 * (sizes[1] - sizes[0])
+
+
+def _peak_of(source, target) -> int:
+    """Bytes that a process of its own takes at most to prune a folder."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", textwrap.dedent(MEMORY), str(source), str(target)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
