@@ -144,7 +144,7 @@ def test_errors_are_a_few_times_those_of_the_plain_sum(name):
     wanted = exact(x, weight, window)[0]
     ours = (convolve(ops.pack_conv(weight, window, name, across=True), x) - wanted).square().mean().sqrt()
     plain = (F.conv2d(x, weight, None, window.stride, window.padding) - wanted).square().mean().sqrt()
-    assert 0 < ours < 8 * plain
+    assert 0 < ours < (3.5 if KERNELS[name].outputs == 3 else 5) * plain
 
 
 @every_kernel
