@@ -142,7 +142,11 @@ def test_a_region_can_be_copied_after_it_ran(monkeypatch):
 def test_threads_have_memory_of_their_own(monkeypatch):
     model, x = prepared(Small()), torch.randn(2, 3, 29, 37)
     run = with_regions(fused(model, x, monkeypatch)[0])
-    inputs = [torch.randn(2, 3, 29, 37) for _ in range(4)]
+    assert_right_at_once(run, [torch.randn(2, 3, 29, 37) for _ in range(4)])
+
+
+def assert_right_at_once(run, inputs):
+    """Four threads call at once, each with an input of its own."""
     wanted, wrong = [run(x) for x in inputs], []
 
     def work(i):
@@ -150,7 +154,7 @@ def test_threads_have_memory_of_their_own(monkeypatch):
             if not torch.equal(run(inputs[i]), wanted[i]):
                 wrong.append(i)
 
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -227,72 +231,56 @@ def test_hugging_face_classifiers(tmp_path, monkeypatch):
         torch.testing.assert_close(fast(pixel_values=x).logits, model(pixel_values=x).logits, rtol=1e-3, atol=1e-3)
 
 
-@pytest.fixture
-def with_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("each", [1, 2, 3])
 @pytest.mark.parametrize("end", [nn.ReLU(), nn.GELU()])
-def test_images_on_threads_of_their_own_give_the_bits_of_one_thread(each, end, monkeypatch, with_threads):
+def test_images_on_threads_of_their_own_give_the_bits_of_one_thread(each, end, monkeypatch):
     model, x = prepared(Small(end)), torch.randn(4, 3, 29, 37)
     graph, _ = fused(model, x, monkeypatch)
     whole, run = with_regions(graph), with_regions(graph, None, each, apart=True)
     for batch in (1, 2, 3, 7, 16):
         x = torch.randn(batch, 3, 29, 37)
-        with_threads(1)
+        torch.set_num_threads(1)
         wanted = whole(x)
         for threads in (1, 2, 3):
-            with_threads(threads)
+            torch.set_num_threads(threads)
             for _ in range(2):  # the second call uses the memory of the first
                 assert torch.equal(run(x), wanted)
 
 
-def test_every_thread_takes_images(monkeypatch, with_threads):
+def test_every_thread_takes_images(monkeypatch):
     model, x = prepared(Small()), torch.randn(4, 3, 29, 37)
     region = region_of(with_regions(fused(model, x, monkeypatch)[0], None, 2, apart=True))
     for threads, batch, each in ((2, 8, 2), (2, 3, 2), (2, 2, 1), (2, 1, 0), (3, 2, 0), (1, 5, 2), (1, 2, 0)):
-        with_threads(threads)
+        torch.set_num_threads(threads)
         assert region._each([torch.empty(batch, 3, 29, 37)]) == each, (threads, batch)
+        region._plans.clear()
+        region(torch.randn(batch, 3, 29, 37))
+        sizes = {each, batch % each or each} if each else {batch}
+        assert set(region._plans) == {(1 if each else threads, (n, 3, 29, 37)) for n in sizes}
 
 
-def test_a_profile_of_images_on_threads_adds_them_up(monkeypatch, with_threads):
+def test_a_profile_of_images_on_threads_adds_them_up(monkeypatch):
     model, x = prepared(Small()), torch.randn(5, 3, 29, 37)
     run = with_regions(fused(model, x, monkeypatch)[0], None, 2, apart=True)
-    with_threads(2)
+    torch.set_num_threads(2)
     outs, steps = region_of(run).profile(x)
     _, once = region_of(with_regions(fused(model, x, monkeypatch)[0])).profile(x)
     assert torch.equal(outs[0], region_of(run)(x)[0])
     assert len(steps) == 3 * len(once) and all(step.ms > 0 for step in steps)
 
 
-def test_several_callers_of_images_on_threads(monkeypatch, with_threads):
-    with_threads(2)
+def test_several_callers_of_images_on_threads(monkeypatch):
+    torch.set_num_threads(2)
     model, x = prepared(Small()), torch.randn(4, 3, 29, 37)
     run = with_regions(fused(model, x, monkeypatch)[0], None, 1, apart=True)
-    inputs = [torch.randn(3 + i, 3, 29, 37) for i in range(4)]
-    wanted, wrong = [run(x) for x in inputs], []
-
-    def work(i):
-        for _ in range(40):
-            if not torch.equal(run(inputs[i]), wanted[i]):
-                wrong.append(i)
-
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert not wrong
+    assert_right_at_once(run, [torch.randn(3 + i, 3, 29, 37) for i in range(4)])
 
 
-def test_images_on_threads_are_timed_where_every_thread_gets_some(monkeypatch, with_threads):
+def test_images_on_threads_are_timed_where_every_thread_gets_some(monkeypatch):
     model, x = prepared(Small()), torch.randn(4, 3, 29, 37)
     graph, _ = fused(model, x, monkeypatch)
     for threads, batch, sizes in ((1, 16, set()), (2, 3, set()), (2, 4, {1}), (2, 8, {1, 2}), (4, 8, {1})):
-        with_threads(threads)
+        torch.set_num_threads(threads)
         found = {name for name in conv_variants(graph, batch) if name.endswith("each thread")}
         assert found == {f"graph, {n} images at a time on each thread" for n in sizes}
 

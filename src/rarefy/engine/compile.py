@@ -29,7 +29,7 @@ from rarefy.engine.fuse_conv_region import conv_variants
 from rarefy.engine.input_scales import input_scales
 from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
 from rarefy.engine.precision import Precision
-from rarefy.engine.program import in_parts, outside, with_programs
+from rarefy.engine.program import outside, part_variants, with_programs
 from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
@@ -163,7 +163,11 @@ def _compile(
         if graph is not None:
             batch = max((i[0] for i in image.values()), default=0)
             candidates.update(conv_variants(graph, batch, measure=measure))
-            candidates.update(_apart(candidates["graph"], example, seen, count) if measure else {})
+            if measure:
+                entries = [x.shape[0] for x in tree_leaves(example) if isinstance(x, Tensor) and x.dim()]
+                candidates.update(
+                    part_variants(candidates["graph"], max(entries, default=0), max(seen.values(), default=0))
+                )
         variant, times = pick(example, candidates, notes)
         variants.append(variant)
         whole.append(times)
@@ -183,24 +187,6 @@ def _compile(
         calls += [(layers, example) for example in examples]
         free_dense(model, plans, calls)
     return made
-
-
-_TOGETHER = (128, 256, 512)  # tokens that are tried to go through a program at a time, on each thread
-
-
-def _apart(graph: Any, example: Example, tokens: Mapping[str, int], count: int | None) -> dict[str, GraphModule]:
-    """The graph with its programs by parts of the batch, for each size of a part that gives all threads some.
-
-    tokens: that each layer sees in the example.
-    """
-    tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim()]
-    batch = max((t.shape[0] for t in tensors), default=0)
-    most, seen = batch // max(count or torch.get_num_threads(), 1), max(tokens.values(), default=0)
-    if most == 0 or seen == 0:
-        return {}
-    sizes = sorted({min(most, max(1, round(wanted * batch / seen))) for wanted in _TOGETHER} - {batch})
-    parts = {f"graph, {n} at a time on each thread": in_parts(graph, n) for n in sizes if most > 1}
-    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _call(model: Callable[..., Any], example: Example) -> Any:

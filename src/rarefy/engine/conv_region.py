@@ -107,8 +107,10 @@ class ConvRegion(nn.Module):
         def work(number: int) -> None:
             first, block = firsts[number], free.pop()
             given, made = ([at + first * step for at, step in some] for some in places)
-            _run(plans[min(each, batch - first)], block, given, made)
-            free.append(block)
+            try:
+                _run(plans[min(each, batch - first)], block, given, made)
+            finally:
+                free.append(block)
 
         try:
             module.for_each(len(firsts), threads, work)

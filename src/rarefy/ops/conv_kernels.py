@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,29 +45,27 @@ class WinogradKernel:
 def kernels() -> list[ConvKernel]:
     """Every compiled convolution kernel that this process may use."""
     module = native.module()
-    return [] if module is None else _allowed(module.conv_kernels())
+    return [] if module is None else [ConvKernel(*kernel) for kernel in _allowed(module.conv_kernels())]
 
 
 def direct_kernels() -> list[ConvKernel]:
     """Those that this process may use for images across the lanes and that read their inputs where they lie."""
     module = native.module()
-    return [] if module is None else _allowed(module.direct_kernels())
+    return [] if module is None else [ConvKernel(*kernel) for kernel in _allowed(module.direct_kernels())]
 
 
 def winograd_kernels() -> list[WinogradKernel]:
     """Those of minimal filtering that this process may use, for dense weights and images across the lanes."""
-    module, levels = native.module(), native.LEVELS
-    if module is None:
-        return []
-    allowed = levels.index(module.isa())
-    return [WinogradKernel(*k) for k in module.winograd_kernels() if levels.index(k[1]) <= allowed]
+    module = native.module()
+    return [] if module is None else [WinogradKernel(*kernel) for kernel in _allowed(module.winograd_kernels())]
 
 
-def _allowed(listed: Sequence[tuple[str, str, int, int, bool]]) -> list[ConvKernel]:
+def _allowed(listed: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Those whose instruction set, the second field, this process may use."""
     module, levels = native.module(), native.LEVELS
     assert module is not None  # it listed them
     allowed = levels.index(module.isa())
-    return [ConvKernel(*kernel) for kernel in listed if levels.index(kernel[1]) <= allowed]
+    return [kernel for kernel in listed if levels.index(kernel[1]) <= allowed]
 
 
 def is_direct_kernel(kernel: str) -> bool:

@@ -24,13 +24,6 @@ B, C, L = (Size(1, (name,)) for name in "BCL")
 X, Y = Part(Buffer(ONE, argument=0)), Part(Buffer(ONE))
 
 
-@pytest.fixture
-def with_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def of(kind, stored="fp32"):
     model = encoder(kind)
     return graphs(model, inputs(kind, 3, 10), plans(model, stored))[0]
@@ -40,13 +33,13 @@ def of(kind, stored="fp32"):
     ("kind", "stored"),
     [("bert", "fp32"), ("bert", "int8"), ("roberta", "fp32"), ("distilbert", "int8"), ("vit classifier", "fp32")],
 )
-def test_parts_give_the_very_bits_of_the_whole(kind, stored, with_threads):
+def test_parts_give_the_very_bits_of_the_whole(kind, stored):
     whole = of(kind, stored)
     for each in (1, 2, 4):
         run = in_parts(whole, each)
         assert run.program_0.apart == each
         for threads in (1, 2, 3):
-            with_threads(threads)
+            torch.set_num_threads(threads)
             for batch, tokens in ((1, 7), (2, 9), (3, 10), (5, 4), (9, 33)):
                 call = inputs(kind, batch, tokens, seed=each)
                 for got, want in zip(tensors(run(**call)), tensors(whole(**call)), strict=True):
@@ -65,7 +58,7 @@ def calls_of(run, monkeypatch):
     return seen
 
 
-def test_every_thread_has_something_to_do(with_threads, monkeypatch):
+def test_every_thread_has_something_to_do(monkeypatch):
     run = in_parts(of("distilbert"), 4)
     seen = calls_of(run, monkeypatch)
     for threads, batch, each in (
@@ -78,13 +71,46 @@ def test_every_thread_has_something_to_do(with_threads, monkeypatch):
         (1, 9, 4),
         (1, 4, 0),
     ):
-        with_threads(threads)
+        torch.set_num_threads(threads)
         run(**inputs("distilbert", batch, 5))
         assert seen[-1] == (each, threads), (threads, batch)
 
 
-def test_no_allocation_in_the_steady_state(with_threads):
-    with_threads(2)
+class Noting:
+    """A native program that says how it was called."""
+
+    def __init__(self, program):
+        self.program, self.seen = program, []
+
+    def __getattr__(self, name):
+        def call(*given):
+            self.seen.append((name, *given))
+            return getattr(self.program, name)(*given)
+
+        return call
+
+
+def test_parts_are_computed_by_the_native_program_with_memory_for_a_part():
+    torch.set_num_threads(2)
+    whole = of("distilbert")
+    run, call = in_parts(whole, 2), inputs("distilbert", 7, 33)
+    region = run.program_0
+    program = region._program
+    region._program = Noting(program)
+    run(**call)
+    ((name, symbols, addresses, batch, each, steps, threads),) = region._program.seen
+    assert (name, each, threads) == ("run_apart", 2, 2)
+    assert {symbols[i] for i in batch} == {7} and 33 in symbols
+    assert len(steps) == len(addresses) and steps[-1] == 33 * 48 * 4  # bytes of one entry of the output
+    before = program.allocations
+    run(**call)
+    assert program.allocations == before
+    whole(**call)  # no arena was large enough for the whole batch
+    assert program.allocations > before
+
+
+def test_no_allocation_in_the_steady_state():
+    torch.set_num_threads(2)
     run = in_parts(of("bert"), 2)
     region = run.program_0
     for _ in range(3):
@@ -98,8 +124,8 @@ def test_no_allocation_in_the_steady_state(with_threads):
     assert region.allocations == before
 
 
-def test_calls_from_several_threads(with_threads):
-    with_threads(2)
+def test_calls_from_several_threads():
+    torch.set_num_threads(2)
     whole = of("bert")
     run = in_parts(whole, 2)
     calls = [inputs("bert", 2 + i, 5 + 3 * i, seed=i) for i in range(6)]
@@ -121,8 +147,8 @@ def test_calls_from_several_threads(with_threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_what_a_part_refuses_is_said_once_and_the_next_call_is_right(threads, with_threads):
-    with_threads(threads)
+def test_what_a_part_refuses_is_said_once_and_the_next_call_is_right(threads):
+    torch.set_num_threads(threads)
     whole = of("distilbert")
     run = in_parts(whole, 1)
     call = inputs("distilbert", 5, 6)
@@ -138,8 +164,8 @@ def test_what_a_part_refuses_is_said_once_and_the_next_call_is_right(threads, wi
     assert torch.equal(tensors(run(**inputs("distilbert", 5, 6)))[0], want)
 
 
-def test_sizes_that_disagree_are_refused(with_threads):
-    with_threads(2)
+def test_sizes_that_disagree_are_refused():
+    torch.set_num_threads(2)
     run = in_parts(of("distilbert"), 1)
     call = inputs("distilbert", 4, 10)
     call["attention_mask"] = call["attention_mask"][:3]
@@ -148,8 +174,8 @@ def test_sizes_that_disagree_are_refused(with_threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_profile_adds_the_parts_up(threads, with_threads):
-    with_threads(threads)
+def test_a_profile_adds_the_parts_up(threads):
+    torch.set_num_threads(threads)
     run = in_parts(of("vit"), 2)
     seen = []
     handle = run.program_0.register_forward_pre_hook(lambda _, args: seen.append(args))

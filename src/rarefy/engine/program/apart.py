@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch.fx import GraphModule
 
 from rarefy.engine.program.lower_entries import COUNTING
@@ -11,6 +12,7 @@ from rarefy.engine.program.region import Region
 from rarefy.engine.program.sizes import Size
 from rarefy.engine.program.values import Part
 
+_TOGETHER = (128, 256, 512)  # tokens that are tried to go through a program at a time, on each thread
 Step = tuple[str, tuple[Any, ...]]
 Sizes = Sequence[Size]
 Pairs = Sequence[tuple[Size, Size]]
@@ -92,3 +94,17 @@ def in_parts(graph: GraphModule, apart: int) -> GraphModule | None:
         if part is not None:
             twin.set_submodule(name, part)
     return twin
+
+
+def part_variants(graph: Any, batch: int, tokens: int) -> dict[str, GraphModule]:
+    """The graph by parts of the batch, by name, for each size of a part that is worth timing: some for every thread.
+
+    batch: entries of the example; tokens: that its layers see.
+    """
+    threads = torch.get_num_threads()
+    most = batch // threads
+    if tokens == 0 or most < 2:
+        return {}
+    sizes = sorted({min(most, max(1, round(wanted * batch / tokens))) for wanted in _TOGETHER} - {batch})
+    parts = {f"graph, {n} at a time on each thread": in_parts(graph, n) for n in sizes}
+    return {name: part for name, part in parts.items() if part is not None}

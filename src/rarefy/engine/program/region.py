@@ -64,6 +64,9 @@ class Region(nn.Module):
         self.demands = demands
         self._program, self.signature, self.kinds, self.kept = program, signature, kinds, kept
         self.apart = 0
+        self._batch = [signature.symbols.index(name) for name in signature.batch]
+        shapes = [one[2] for one in signature.inputs] + [one[1] for one in signature.outputs]
+        self._own = [bool(sizes) and not set(signature.batch).isdisjoint(sizes[0].symbols) for sizes in shapes]
         self._last: tuple[Any, Any, Any] = (None, None, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Region":
@@ -99,17 +102,14 @@ class Region(nn.Module):
         """Entries of a part; 0 where parts would leave threads without work, or there is but one."""
         if self.apart == 0:
             return 0
-        batch = symbols[self.signature.symbols.index(self.signature.batch[0])]
+        batch = symbols[self._batch[0]]
         each = min(self.apart, -(-batch // threads))
         return each if threads <= batch and each < batch else 0
 
     def _steps(self, tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
         """Bytes from one entry of the batch to the next of every argument, 0 for those that all parts read."""
-        names = self.signature.batch
-        sizes = [one[2] for one in self.signature.inputs] + [one[1] for one in self.signature.outputs]
-        pairs = zip(tensors, sizes, strict=True)
-        apart = [bool(first) and any(name in first[0].symbols for name in names) for _, first in pairs]
-        return tuple(t.stride(0) * t.element_size() if own else 0 for t, own in zip(tensors, apart, strict=True))
+        pairs = zip(tensors, self._own, strict=True)
+        return tuple(t.stride(0) * t.element_size() if own else 0 for t, own in pairs)
 
     def forward(self, *inputs: Tensor) -> Any:
         symbols, whole, outputs = self._prepared(inputs)
@@ -118,8 +118,7 @@ class Region(nn.Module):
         if each == 0:
             self._program.run(symbols, addresses, threads)
         else:
-            batch = [self.signature.symbols.index(name) for name in self.signature.batch]
-            self._program.run_apart(symbols, addresses, batch, each, self._steps((*whole, *outputs)), threads)
+            self._program.run_apart(symbols, addresses, self._batch, each, self._steps((*whole, *outputs)), threads)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def profile(self, *inputs: Tensor) -> tuple[Any, list[tuple[str, float]]]:
@@ -133,10 +132,9 @@ class Region(nn.Module):
         if each == 0:
             times = self._program.profile(symbols, tuple(x.data_ptr() for x in tensors), threads)
             return outputs[0] if len(outputs) == 1 else outputs, [(kind, ns / 1e6) for kind, ns in times]
-        at = [self.signature.symbols.index(name) for name in self.signature.batch]
-        batch, steps, sums = symbols[at[0]], self._steps(tensors), [0.0] * len(self.kinds)
+        batch, steps, sums = symbols[self._batch[0]], self._steps(tensors), [0.0] * len(self.kinds)
         for first in range(0, batch, each):
-            part = tuple(min(each, batch - first) if i in at else n for i, n in enumerate(symbols))
+            part = tuple(min(each, batch - first) if i in self._batch else n for i, n in enumerate(symbols))
             addresses = tuple(x.data_ptr() + first * step for x, step in zip(tensors, steps, strict=True))
             times = self._program.profile(part, addresses, 1)
             sums = [total + ns for total, (_, ns) in zip(sums, times, strict=True)]
