@@ -26,6 +26,7 @@ from transformers import (
 
 from rarefy.core.errors import FileError
 from rarefy.recipes.store import load, save
+from rarefy.recipes.store_hf import type_key
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -83,6 +84,25 @@ def test_outputs_are_the_same(tmp_path) -> None:
     assert torch.equal(model(tokens)[0], load(tmp_path)(tokens)[0])
 
 
+def test_the_kind_of_attention_is_chosen_again(tmp_path) -> None:
+    model = bert()
+    save(model, tmp_path)
+    edit(tmp_path, _attn_implementation_autoset=True)  # what transformers 4.50 writes
+    assert load(tmp_path).config._attn_implementation == model.config._attn_implementation == "sdpa"
+
+
+def test_a_reloaded_decoder_generates(tmp_path) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, vocab_size=50)).eval()
+    model.generation_config.top_k = 7
+    save(prune_(model), tmp_path)
+    edit(tmp_path, "generation_config.json", _from_model_config=True)
+    back = load(tmp_path)
+    ids = torch.arange(6)[None]
+    given = {"max_new_tokens": 4, "do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+    assert torch.equal(back.generate(ids, **given), model.generate(ids, **given))
+    assert back.generation_config.top_k == 7
+
+
 def test_tied_weights_are_stored_once_and_tied_again(tmp_path) -> None:
     model = MODELS["bert with a tied head"]()
     report = save(model, tmp_path)
@@ -98,7 +118,7 @@ def test_types_are_kept_even_where_mixed(tmp_path) -> None:
     back = load(tmp_path)
     assert same(model, back)
     assert back.dtype == torch.bfloat16
-    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "config.json").read_text())[type_key()] == "bfloat16"
 
 
 def test_no_random_initialisation_is_run(tmp_path, monkeypatch) -> None:
@@ -199,8 +219,8 @@ def test_the_real_encoder_with_its_tokenizer(tmp_path) -> None:
 # --- hostile folders ----------------------------------------------------------------------------------------------
 
 
-def edit(folder, **changes) -> None:
-    path = folder / "config.json"
+def edit(folder, file="config.json", **changes) -> None:
+    path = folder / file
     config = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 

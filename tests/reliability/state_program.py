@@ -140,6 +140,7 @@ CALLS |= {"compile a convnet": convolves, "benchmark": times}
 def main(folder: Path) -> None:
     """Writes {call: {what it changed: (before, after)}} as JSON."""
     import_module("torch.export"), import_module("torch._dynamo")
+    import_module("torch._inductor.compiler_bisector")  # torch 2.6: the import sets TORCHINDUCTOR_CACHE_DIR
     torch.manual_seed(ODD_SEED), random.seed(ODD_SEED)
     torch.set_float32_matmul_precision("high")
     found = {}

@@ -24,6 +24,7 @@ NEVER = frozenset(
         *("auto_map", "custom_pipelines"),  # name code to run
         *("quantization_config", "compression_config"),  # the tensors say how they are stored
         *("_attn_implementation", "attn_implementation", "_attn_implementation_internal", "_experts_implementation"),
+        "_attn_implementation_autoset",  # transformers 4.50: true keeps it from choosing, and leaves the slow kind
         *("_name_or_path", "name_or_path"),  # a path of the machine that saved
     }
 )
@@ -235,7 +236,8 @@ def _finish(model: Any, folder: Path, raw: Mapping[str, Any]) -> None:
     if (folder / "generation_config.json").exists() and model.can_generate():
         from transformers import GenerationConfig
 
-        model.generation_config = GenerationConfig.from_dict(read_json(folder / "generation_config.json"))
+        said = without(read_json(folder / "generation_config.json"), frozenset({"_from_model_config"}))
+        model.generation_config = GenerationConfig.from_dict(said)
     model.eval()
 
 
