@@ -35,10 +35,24 @@ class Held : public Holds<Packed> {
     threads = static_cast<int>(std::min<double>(threads, 1 + read / bytes_a_thread));
     const int parts = threads == 1 ? 1 : std::min(count, 4 * threads);
     const Rows view = packed_.view();
+    const unsigned char* const rounded = packed_.kernel->round == nullptr ? nullptr : round(x, tokens);
     parallel_for(static_cast<std::size_t>(parts), threads, [&](std::size_t part) {
       const auto bound = [&](std::size_t p) { return static_cast<int>(static_cast<std::size_t>(count) * p / static_cast<std::size_t>(parts)); };
-      packed_.kernel->multiply(view, list + bound(part), bound(part + 1) - bound(part), x, tokens, bias, y, out());
+      const std::int32_t* const own = list + bound(part);
+      const int rows = bound(part + 1) - bound(part);
+      if (rounded != nullptr) packed_.kernel->multiply8(view, own, rows, rounded, tokens, bias, y, out());
+      else packed_.kernel->multiply(view, own, rows, x, tokens, bias, y, out());
     });
+  }
+
+ private:
+  // All tokens' inputs as bytes: this thread's scratch.
+  const unsigned char* round(const float* x, std::ptrdiff_t tokens) const {
+    static thread_local AlignedVector<unsigned char> room;
+    const std::size_t each = rounded_bytes(packed_.kernel->stored, in()), size = each * static_cast<std::size_t>(tokens);
+    if (room.size() < size) room.resize(size);
+    for (std::ptrdiff_t t = 0; t < tokens; ++t) packed_.kernel->round(x + t * in(), in(), room.data() + t * each);
+    return room.data();
   }
 };
 
@@ -46,7 +60,10 @@ class Held : public Holds<Packed> {
 
 std::vector<KernelEntry> entries() {
   std::vector<KernelEntry> out;
-  for (const Kernel* k : kernels()) out.push_back({k->name, "neurons", k->isa, columns::name_of(k->stored), "fp32", 1, 4, run_inputs});
+  for (const Kernel* k : kernels()) {
+    const char* const activations = k->round == nullptr ? "fp32" : "int8";
+    out.push_back({k->name, "neurons", k->isa, columns::name_of(k->stored), activations, 1, 4, run_inputs});
+  }
   return out;
 }
 

@@ -93,6 +93,18 @@ void largest_of_blocks(const Select& by, const float* x, int width, float* to) {
   }
 }
 
+// 1 for what is above the edge and for the first of what is equal to it, `keep` in all.
+void choose_from(const std::uint32_t* order, std::uint32_t edge, int keep, int targets, unsigned char* to) {
+  int above = 0, from = 0;
+  for (int j = 0; j < targets; ++j) {
+    above += order[j] > edge;
+    from += order[j] >= edge;
+  }
+  for (int j = 0; j < targets; ++j) to[j] = order[j] >= edge;
+  int ties = keep - above;
+  for (int j = 0; from != keep && j < targets; ++j) to[j] = order[j] > edge || (order[j] == edge && ties-- > 0);
+}
+
 // Written as `above`.
 void positive(const float* x, int width, float* to) {
   for (int j = 0; j < width; ++j) to[j] = x[j] <= 0.0f ? 0.0f : x[j];
@@ -102,21 +114,21 @@ void positive(const float* x, int width, float* to) {
 
 void likeliest(const float* logits, int targets, int keep, int spread, unsigned char* mask) {
   static thread_local std::vector<std::uint32_t> order, near;
+  static thread_local std::vector<unsigned char> chosen;
+  if (keep <= 0 || keep >= targets) {
+    std::fill(mask, mask + std::ptrdiff_t{targets} * spread, static_cast<unsigned char>(keep > 0));
+    return;
+  }
   order.resize(static_cast<std::size_t>(targets));
   for (int j = 0; j < targets; ++j) {  // as integers that compare like the logits
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(logits[j] + 0.0f);
     order[j] = bits ^ ((bits >> 31) != 0 ? ~0u : 1u << 31);
   }
-  const bool all = keep >= targets;
-  const std::uint32_t edge = all || keep <= 0 ? 0 : kth_largest(order.data(), targets, keep, near);
-  int ties = keep;
-  for (int j = 0; j < targets; ++j) ties -= order[j] > edge;
-  for (int j = 0; j < targets; ++j) {
-    const bool tie = order[j] == edge && ties > 0;
-    ties -= tie;
-    const bool kept = keep > 0 && (all || order[j] > edge || tie);
-    std::fill(mask + static_cast<std::ptrdiff_t>(j) * spread, mask + static_cast<std::ptrdiff_t>(j + 1) * spread, kept);
-  }
+  chosen.resize(static_cast<std::size_t>(targets));
+  unsigned char* const to = spread == 1 ? mask : chosen.data();
+  choose_from(order.data(), kth_largest(order.data(), targets, keep, near), keep, targets, to);
+  if (spread == 1) return;
+  for (int j = 0; j < targets; ++j) std::fill_n(mask + std::ptrdiff_t{j} * spread, spread, chosen[j]);
 }
 
 void select(const Select& by, const float* x, std::ptrdiff_t tokens, int width, float* to) {

@@ -87,10 +87,11 @@ def test_a_column_that_no_token_uses_is_not_read(name):
     assert ops.pack(weight, name).multiply(x, None, "none").isfinite().all()
 
 
-@pytest.mark.parametrize("name", COLUMNS)
-def test_an_input_that_is_no_number_arrives(name):
+@every_kernel
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_an_input_that_is_no_number_arrives(name, odd):
     x = inputs(2, 64, 0.0)
-    x[1, 5] = float("nan")
+    x[1, 5] = odd
     got = ops.pack(stored(name, 64, 64), name).multiply(x, None, "none")
     assert not got[1].isfinite().all() and torch.equal(got[0], torch.zeros(64))
 
@@ -109,6 +110,27 @@ def test_extreme_codes_are_exact(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
+def test_rows_of_every_length_are_asked_for_in_advance_within_the_weight(name):
+    """Rows shorter and longer than what is fetched ahead, and lists that end before that."""
+    for out, width in ((9, 16), (70, 300), (5, 2064), (3, 8192)):
+        packed, x = ops.pack(stored(name, out, width), name), normal(2, width)
+        got = pick_rows(packed, x, torch.arange(out, dtype=torch.int32))
+        assert_product(name, got, x, packed.to_dense(), torch.zeros(out))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_token_is_rounded_by_itself(name):
+    """What stands beside it in the batch changes nothing."""
+    packed, x = ops.pack(stored(name, 90, 208), name), normal(5, 208)
+    x[1] *= 1e4
+    rows = torch.arange(90, dtype=torch.int32)
+    together = pick_rows(packed, x, rows)
+    for t in range(5):
+        alone = pick_rows(packed, x[t : t + 1], rows)[0]
+        torch.testing.assert_close(together[t], alone, rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("tokens", [1, 3, 4, 9])
 def test_rows_of_a_list_and_nothing_else(name, tokens):
     packed, x = ops.pack(stored(name, 90, 208), name), normal(tokens, 208)
@@ -120,7 +142,7 @@ def test_rows_of_a_list_and_nothing_else(name, tokens):
 
 
 def test_rows_that_are_not_there_are_refused():
-    packed, x = ops.pack(normal(8, 16), ROWS[0]), normal(1, 16)
+    packed, x = ops.pack(stored(ROWS[0], 8, 16), ROWS[0]), normal(1, 16)
     for rows in ([8], [-1]):
         with pytest.raises(ShapeError, match="outside"):
             pick_rows(packed, x, torch.tensor(rows, dtype=torch.int32))
@@ -145,7 +167,7 @@ def test_they_are_named_where_asked_for_and_no_candidates_elsewhere():
     assert selecting(quantize_weight(normal(8, 64), 4, 8), "int4") == []
 
 
-@pytest.mark.parametrize("name", [n for n in COLUMNS if KERNELS[n].activations == "int8"])
+@pytest.mark.parametrize("name", [n for n in KERNELS if KERNELS[n].activations == "int8"])
 def test_rounded_inputs_on_the_grid_of_bytes_lose_nothing(name):
     """All signs and sizes of inputs and codes: what is added to make weights unsigned is taken out again."""
     four = KERNELS[name].weights == "int4"

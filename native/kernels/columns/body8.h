@@ -1,5 +1,5 @@
 // Selected columns x few tokens of bytes, four columns at a time: their bytes are interleaved, so that one instruction adds
-// four products a row. Included after simd/avx512.h and simd/dot_vnni.h; `Ints` are 16 sums of 32 bits.
+// four products a row. Included after body.h, simd/dot_vnni.h and kernels/rounded.h; `Ints` are 16 sums of 32 bits.
 //
 // Weights are made unsigned by adding 128 (8 to 4-bit ones), which puts that times the sum of the inputs into every sum: it
 // is taken out at the end. A task's inputs are rounded to 8 bits by the largest among them.
@@ -13,31 +13,6 @@ inline std::int32_t word_of(const std::int8_t* bytes, int i, int count) {
   __builtin_memcpy(&word, bytes + i, sizeof word);
   const int left = count - i;
   return static_cast<std::int32_t>(left >= four ? word : word & ((1u << (8 * left)) - 1u));
-}
-
-// What a token's inputs were divided by, and the sum of their bytes.
-struct Rounded {
-  float scale;
-  std::int32_t sum;
-};
-
-// The values of a token as bytes; a scale that is no number where one of them is none or infinite.
-inline Rounded round_values(const float* x, int count, std::int8_t* to) {
-  Vec most = zero(), odd = zero();
-  for (int i = 0; i < count; i += width) {
-    const Vec v = load_n(x + i, count - i < width ? count - i : width);
-    most = max(most, abs(v));
-    odd = add(odd, sub(v, v));  // 0, or no number
-  }
-  const float largest_one = largest(most), broken = sum(odd);
-  const float by = largest_one > 1e-30f && broken == 0.0f ? 127.0f / largest_one : 0.0f;
-  Ints total = ints_zero();
-  for (int i = 0; i < count; i += width) {
-    const Ints q = nearest(mul(load_n(x + i, count - i < width ? count - i : width), set1(by)));
-    total = add_ints(total, q);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm512_cvtsepi32_epi8(q));
-  }
-  return {largest_one / 127.0f + broken, _mm512_reduce_add_epi32(total)};
 }
 
 // The lanes of 16 bytes of four vectors, transposed: what interleave4 makes of the sums of 64 rows becomes their order.
@@ -112,22 +87,43 @@ inline void add_bytes(const columns::Panels& w, int panel, const Active& a, floa
   for (int t = 0; t < a.tokens; ++t) to_floats8(sums + t * apart, slices.rows, by[t]);
 }
 
-// 4-bit: the columns of one group that are read, `count` slices whose first is place i of the list. A byte holds two rows:
-// `both` sums up 16 times the one and the other, `low` the other alone.
+// 4-bit: the columns of one group that are read, `count` slices whose first is place i of the list.
+struct Group4 {
+  const unsigned char *scales, *at[columns::group_inputs];
+  int i, count;
+};
+
+// Of the group at place i; one without columns behind the end of the list.
+inline Group4 group_from(const Slices<Format::dense, Stored::int4>& slices, const Active& a, int i) {
+  Group4 found{nullptr, {}, i, 0};
+  if (i >= a.count) return found;
+  const int group = a.columns[i] / columns::group_inputs;
+  found.scales = slices.group(group);
+  for (; i < a.count && a.columns[i] / columns::group_inputs == group; ++i) found.at[found.count++] = slices.at(a.columns[i]);
+  for (int c = found.count; c % four != 0; ++c) found.at[c] = found.at[0];  // times 0
+  return found;
+}
+
+// A byte holds two rows: `both` sums up 16 times the one and the other, `low` the other alone. The lines of the group that
+// comes next are asked for meanwhile, few at a time: no more of them can be on their way than some 24.
 template <int tokens>
-inline void add_group4(const unsigned char* scales, const unsigned char* const* at, int count, const Active& a, int i, int token,
-                       int rows, float* sums, std::ptrdiff_t apart) {
+inline void add_group4(const Group4& group, const Group4& next, const Active& a, int token, int rows, float* sums, std::ptrdiff_t apart) {
+  const int count = group.count;
   std::int32_t words[tokens][columns::group_inputs / four], total[tokens];
   for (int t = 0; t < tokens; ++t) {
     Ints all = ints_zero();
     for (int c = 0; c < count; c += four) {
-      words[t][c / four] = word_of(a.bytes + (token + t) * a.stride + i, c, count);
+      words[t][c / four] = word_of(a.bytes + (token + t) * a.stride + group.i, c, count);
       all = dot4(all, _mm512_set1_epi8(8), set_ints(words[t][c / four]));
     }
     total[t] = _mm512_cvtsi512_si32(all);  // 8 times the sum of the bytes
   }
   const Ints flip = _mm512_set1_epi8(static_cast<char>(0x88)), nibble = _mm512_set1_epi8(15);
   for (int r = 0; r < rows; r += 128) {
+    if (token == 0) {
+      for (int c = 0; c < next.count; ++c) __builtin_prefetch(next.at[c] + r / 2, 0, 2);
+      for (int line = 0; next.count != 0 && line < 4; ++line) __builtin_prefetch(next.scales + 2 * r + 64 * line, 0, 2);
+    }
     Ints both[tokens][four], low[tokens][four];
 #pragma GCC unroll 2
     for (int t = 0; t < tokens; ++t)
@@ -136,7 +132,7 @@ inline void add_group4(const unsigned char* scales, const unsigned char* const* 
     for (int c = 0; c < count; c += four) {
       Ints w[four];
 #pragma GCC unroll 4
-      for (int k = 0; k < four; ++k) w[k] = _mm512_xor_si512(loadu_ints(at[c + k] + r / 2), flip);
+      for (int k = 0; k < four; ++k) w[k] = _mm512_xor_si512(loadu_ints(group.at[c + k] + r / 2), flip);
       interleave4(w[0], w[1], w[2], w[3]);
 #pragma GCC unroll 2
       for (int t = 0; t < tokens; ++t) {
@@ -163,41 +159,26 @@ inline void add_group4(const unsigned char* scales, const unsigned char* const* 
 #pragma GCC unroll 4
       for (int v = 0; v < four; ++v) {
         const int even = 32 * v, odd = even + 16;
-        store(to + even, fma(to_floats(l[v]), words_to_floats(scales + 2 * (r + even)), load(to + even)));
-        store(to + odd, fma(to_floats(b[v]), words_to_floats(scales + 2 * (r + odd)), load(to + odd)));
+        store(to + even, fma(to_floats(l[v]), words_to_floats(group.scales + 2 * (r + even)), load(to + even)));
+        store(to + odd, fma(to_floats(b[v]), words_to_floats(group.scales + 2 * (r + odd)), load(to + odd)));
       }
     }
   }
 }
 
-inline void fetch_lines(const unsigned char* from, std::size_t bytes) {
-  for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 0, 2);
-}
-
 inline void add_nibbles(const columns::Panels& w, int panel, const Active& a, float* sums, std::ptrdiff_t apart) noexcept {
   const Slices<Format::dense, Stored::int4> slices{w, panel, columns::rows_of(Stored::int4, w.out, w.panel, panel)};
-  const std::size_t slice = columns::slice_bytes(Stored::int4, slices.rows);
-  const int far = static_cast<int>(ahead / slice) + 1;
   Rounded by[columns::most_tokens];
   for (int t = 0; t < a.tokens; ++t) {
     by[t] = round_values(a.values + t * a.stride, a.count, a.bytes + t * a.stride);
     for (int r = 0; r < slices.rows; r += width) store(sums + t * apart + r, zero());
   }
-  const unsigned char* at[columns::group_inputs];
-  for (int i = 0; i < a.count;) {
-    const int group = a.columns[i] / columns::group_inputs;
-    int count = 0;
-    for (; i + count < a.count && a.columns[i + count] / columns::group_inputs == group; ++count) {
-      fetch_lines(slices.listed(a, i + count + far), slice);
-      at[count] = slices.at(a.columns[i + count]);
-    }
-    for (int c = count; c % four != 0; ++c) at[c] = at[0];  // times 0
-    const unsigned char* const scales = slices.group(group);
-    if ((group + 2) * columns::group_inputs < w.in) fetch_lines(scales + 2 * slices.group_bytes(), slices.scale_bytes());
+  for (Group4 group = group_from(slices, a, 0); group.count != 0;) {
+    const Group4 next = group_from(slices, a, group.i + group.count);
     int token = 0;
-    for (; token + 2 <= a.tokens; token += 2) add_group4<2>(scales, at, count, a, i, token, slices.rows, sums + token * apart, apart);
-    if (token < a.tokens) add_group4<1>(scales, at, count, a, i, token, slices.rows, sums + token * apart, apart);
-    i += count;
+    for (; token + 2 <= a.tokens; token += 2) add_group4<2>(group, next, a, token, slices.rows, sums + token * apart, apart);
+    if (token < a.tokens) add_group4<1>(group, next, a, token, slices.rows, sums + token * apart, apart);
+    group = next;
   }
   for (int t = 0; t < a.tokens; ++t)
     for (int r = 0; r < slices.rows; r += width) store(sums + t * apart + r, mul(load(sums + t * apart + r), set1(by[t].scale)));

@@ -18,6 +18,7 @@ using columns::Active, columns::Format, columns::Stored;
 #include "kernels/activation.h"
 #include "kernels/finish_rows.h"
 #include "kernels/columns/body.h"
+#include "kernels/rounded.h"
 #include "kernels/columns/body8.h"
 }  // namespace
 }  // namespace rarefy::vnni

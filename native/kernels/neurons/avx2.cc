@@ -26,6 +26,7 @@ namespace rarefy::neurons {
 #define RAREFY_NEURONS_avx512(...)
 #define RAREFY_NEURONS_avx2(...) RAREFY_NEURONS_DEFINE(avx2, __VA_ARGS__)
 #define RAREFY_NEURONS_scalar(...)
+#define RAREFY_NEURONS_vnni(...)
 #define RAREFY_NEURONS(isa, ...) RAREFY_NEURONS_##isa(__VA_ARGS__)
 #include "kernels/neurons/neurons.inc"
 }  // namespace rarefy::neurons

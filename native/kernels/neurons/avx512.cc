@@ -25,6 +25,7 @@ namespace rarefy::neurons {
 #define RAREFY_NEURONS_avx512(...) RAREFY_NEURONS_DEFINE(avx512, __VA_ARGS__)
 #define RAREFY_NEURONS_avx2(...)
 #define RAREFY_NEURONS_scalar(...)
+#define RAREFY_NEURONS_vnni(...)
 #define RAREFY_NEURONS(isa, ...) RAREFY_NEURONS_##isa(__VA_ARGS__)
 #include "kernels/neurons/neurons.inc"
 }  // namespace rarefy::neurons

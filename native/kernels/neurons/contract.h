@@ -27,13 +27,25 @@ struct Rows {
   const float* scales;  // (out) of int8, and of int4 over 65535; else null
 };
 
+// Bytes of a token's inputs as kernels of bytes take them, whole lines: what they were divided by and what their sum puts
+// into a dot product; then the inputs, of 4-bit kernels in the order of a run and with a start for each of its sums.
+constexpr std::size_t rounded_bytes(Stored s, int in) {
+  return 64 + (s == Stored::int4 ? std::size_t((in + run_inputs - 1) / run_inputs) * 256 : std::size_t((in + 63) / 64) * 64);
+}
+
+// list: `count` rows. One of the pairs is null: the other says what the activations are.
 struct Kernel {
   const char* name;
   Isa isa;
   Stored stored;
-  // list: `count` rows; x: (tokens, in).
+  // x: (tokens, in).
   void (*multiply)(const Rows&, const std::int32_t* list, int count, const float* x, std::ptrdiff_t tokens, const float* bias,
                    float* y, std::ptrdiff_t stride) noexcept;
+  // One token's inputs, to an address of a cache line.
+  void (*round)(const float* x, int in, unsigned char* to) noexcept;
+  // x: (tokens, rounded_bytes).
+  void (*multiply8)(const Rows&, const std::int32_t* list, int count, const unsigned char* x, std::ptrdiff_t tokens,
+                    const float* bias, float* y, std::ptrdiff_t stride) noexcept;
 };
 
 struct Table {

@@ -1,5 +1,7 @@
 """Compiled decoders of models with selectors: the same logits and tokens as the source with its hooks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from language_models import build, tokens
@@ -173,7 +175,7 @@ def test_a_basis_that_changes_elsewhere_is_never_ignored():
     torch.testing.assert_close(fast(**ids).logits, model(**ids).logits, **CLOSE)
 
 
-def foresee(model, heads, ahead=0, full=None, spoil=False):
+def foresee(model, heads, ahead=0, full=None, spoil=False, change=lambda likeliest: likeliest):
     """Hangs predictors of random weights on a model: of neurons, and of heads."""
     layers, places = feed_forwards(model), {(p.block, p.part): p.module for p in projections(model)}
     torch.manual_seed(3)
@@ -184,12 +186,12 @@ def foresee(model, heads, ahead=0, full=None, spoil=False):
             places[before, "o"].weight.shape[0],
             layer.down.weight.numel() // places[before, "o"].weight.shape[0],
         )
-        chosen = Foreseen(Likeliest(predictor(width, neurons, 8), neurons // 3, full=full), neurons)
+        chosen = Foreseen(change(Likeliest(predictor(width, neurons, 8), neurons // 3, full=full)), neurons)
         chosen.watch(places[number, "o"] if spoil else source)
         select_hidden(layer.activation, chosen)
         if heads:
             asked = places.get((number, "q"), places.get((number, "qkv")))
-            chosen = Foreseen(Likeliest(predictor(width, 6, 0), 4, spread=width // 6), width)
+            chosen = Foreseen(change(Likeliest(predictor(width, 6, 0), 4, spread=width // 6)), width)
             chosen.watch(asked)
             select_inputs(places[number, "o"], chosen)
 
@@ -217,6 +219,25 @@ def test_what_predictors_foresee(name, options):
     fast = compiled(model)
     assert "neurons" in kernels(fast)
     assert_same(fast, model)
+
+
+@native
+@pytest.mark.parametrize("equal", ["all", "halves", "some"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 0.99, 1.0])
+def test_of_equally_likely_targets_the_first_are_taken(equal, share):
+    def tied(likeliest):
+        second = likeliest.predictor.second
+        targets = second.out_features
+        if equal == "some":
+            second.weight[::3], second.bias[::3] = second.weight[0].clone(), second.bias[0].clone()
+        else:
+            second.weight.zero_()
+            second.bias.copy_(torch.arange(targets) < (targets // 2 if equal == "halves" else 0))
+        return replace(likeliest, kept=int(share * targets))
+
+    model = build("llama")
+    foresee(model, heads=True, change=tied)
+    assert_same(compiled(model), model)
 
 
 def test_the_walk_in_torch_foresees_too(monkeypatch):
