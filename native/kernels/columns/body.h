@@ -5,8 +5,6 @@ inline constexpr int together = 4;  // columns taken together: a sum is loaded a
 inline constexpr int ahead = 4096;  // bytes of 4-bit slices fetched in advance
 // Steps through a line are unrolled where they are vector instructions; in plain C++ they would take minutes to compile.
 inline constexpr int unrolled = width > 4 ? 32 : 1;
-// All is fetched into the second cache: the first has room for some 16 lines on their way, which is less than two threads
-// need (8-bit weights, half of the inputs, 2048 outputs: 18 GB/s into the first, 24 into the second).
 
 // Where the slices of a panel are.
 template <Format format, Stored stored>
@@ -49,7 +47,7 @@ inline void add_columns(const Block<taken>& block, const float* values, std::ptr
     for (int c = 0; c < taken; ++c) x[t][c] = set1(values[t * stride + c]);
   for (int first = 0; first < rows; first += line) {
 #pragma GCC unroll 4
-    for (int c = 0; fetch && c < taken; ++c) __builtin_prefetch(block.next[c] + std::ptrdiff_t{first} * size, 0, 2);
+    for (int c = 0; fetch && c < taken; ++c) __builtin_prefetch(block.next[c] + std::ptrdiff_t{first} * size, 0, in_passing);
 #pragma GCC unroll unrolled
     for (int r = first; r < first + line; r += width) {
       Vec w[taken];
@@ -77,7 +75,7 @@ inline void add_masked(const Block<taken>& block, const float* values, std::ptrd
   for (int c = 0; c < taken; ++c) {
     from[c] = block.at[c] + rows / 8;
     if (fetch)
-      for (int line = 0; line < rows / 8; line += 64) __builtin_prefetch(block.next[c] + line, 0, 2);
+      for (int line = 0; line < rows / 8; line += 64) __builtin_prefetch(block.next[c] + line, 0, in_passing);
     for (int t = 0; t < tokens; ++t) x[t][c] = set1(values[t * stride + c]);
   }
   for (int r = 0; r < rows; r += 16) {
@@ -87,7 +85,7 @@ inline void add_masked(const Block<taken>& block, const float* values, std::ptrd
       std::uint16_t mask;
       __builtin_memcpy(&mask, block.at[c] + r / 8, 2);
       masks[c] = mask;
-      if (fetch) __builtin_prefetch(block.next[c] + (from[c] - block.at[c]) + 64, 0, 2);
+      if (fetch) __builtin_prefetch(block.next[c] + (from[c] - block.at[c]) + 64, 0, in_passing);
     }
 #pragma GCC unroll unrolled
     for (int part = 0; part < 16 / width; ++part) {
@@ -189,12 +187,12 @@ inline void add_panel(const Slices<Format::dense, Stored::int4>& slices, const A
     int count = 0;
     for (; i + count < a.count && a.columns[i + count] / columns::group_inputs == group; ++count) {
       const unsigned char* const from = slices.listed(a, i + count + far);
-      for (std::size_t line = 0; line < columns::slice_bytes(Stored::int4, slices.rows); line += 64) __builtin_prefetch(from + line, 0, 2);
+      for (std::size_t line = 0; line < columns::slice_bytes(Stored::int4, slices.rows); line += 64) __builtin_prefetch(from + line, 0, in_passing);
       at[count] = slices.at(a.columns[i + count]);
     }
     const unsigned char* const scales = slices.group(group);
     const unsigned char* const next = scales + 4 * slices.group_bytes();
-    for (std::size_t line = 0; line < slices.scale_bytes(); line += 64) __builtin_prefetch(next + line, 0, 2);
+    for (std::size_t line = 0; line < slices.scale_bytes(); line += 64) __builtin_prefetch(next + line, 0, in_passing);
     for (int t = 0; t < a.tokens;) {
       const float* const values = a.values + t * a.stride + i;
       float* const to = sums + t * apart;

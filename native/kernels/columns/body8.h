@@ -35,7 +35,7 @@ inline void add_four8(const Block<four>& block, const std::int32_t* words, int l
     Ints w[four];
 #pragma GCC unroll 4
     for (int c = 0; c < four; ++c) {
-      if (fetch) __builtin_prefetch(block.next[c] + std::ptrdiff_t{line} * 64, 0, 2);
+      if (fetch) __builtin_prefetch(block.next[c] + std::ptrdiff_t{line} * 64, 0, in_passing);
       w[c] = _mm512_xor_si512(loadu_ints(block.at[c] + std::ptrdiff_t{line} * 64), flip);
     }
     interleave4(w[0], w[1], w[2], w[3]);
@@ -121,8 +121,8 @@ inline void add_group4(const Group4& group, const Group4& next, const Active& a,
   const Ints flip = _mm512_set1_epi8(static_cast<char>(0x88)), nibble = _mm512_set1_epi8(15);
   for (int r = 0; r < rows; r += 128) {
     if (token == 0) {
-      for (int c = 0; c < next.count; ++c) __builtin_prefetch(next.at[c] + r / 2, 0, 2);
-      for (int line = 0; next.count != 0 && line < 4; ++line) __builtin_prefetch(next.scales + 2 * r + 64 * line, 0, 2);
+      for (int c = 0; c < next.count; ++c) __builtin_prefetch(next.at[c] + r / 2, 0, in_passing);
+      for (int line = 0; next.count != 0 && line < 4; ++line) __builtin_prefetch(next.scales + 2 * r + 64 * line, 0, in_passing);
     }
     Ints both[tokens][four], low[tokens][four];
 #pragma GCC unroll 2

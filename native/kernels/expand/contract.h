@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/features.h"
+#include "kernels/contract.h"
 
 namespace rarefy::expand {
 

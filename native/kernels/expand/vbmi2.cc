@@ -10,8 +10,8 @@ namespace rarefy::vbmi2 {
 namespace {
 // The hardware's prefetcher starts anew at every page, and two streams are read: both are asked for ahead.
 inline void ask_ahead(const std::uint8_t* masks, const std::uint8_t* values) {
-  _mm_prefetch(reinterpret_cast<const char*>(values + expand::ahead), _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(masks + expand::ahead / 4), _MM_HINT_T0);
+  __builtin_prefetch(values + expand::ahead, 0, in_passing);
+  __builtin_prefetch(masks + expand::ahead / 4, 0, in_passing);
 }
 
 const std::uint8_t* expand_bytes(const std::uint8_t* masks, const std::uint8_t* values, int lines,

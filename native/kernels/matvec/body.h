@@ -12,7 +12,7 @@ inline constexpr int lines_a_chunk =
 template <int lines, int streams>
 inline void fetch(const unsigned char* at) {
 #pragma GCC unroll 4
-  for (int i = 0; i < lines; ++i) __builtin_prefetch(at + ahead / streams + 64 * i, 0, 3);
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(at + ahead / streams + 64 * i, 0, in_passing);
 }
 
 inline std::uint64_t mask_at(const unsigned char* at) {
@@ -92,7 +92,7 @@ inline void add_indexed(const matvec::Rows& w, int row, const float* const (&x)[
   Vec partial[tokens];
   for (int t = 0; t < tokens; ++t) partial[t] = zero();
   for (int left = static_cast<int>(w.entries[row]); left > 0; left -= unit) {
-    __builtin_prefetch(at + ahead / 2);
+    __builtin_prefetch(at + ahead / 2, 0, in_passing);
     const int used = left < unit ? left : unit;
     const unsigned char* const values = at + 2 * used;
     if (left >= unit) {

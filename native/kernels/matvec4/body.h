@@ -17,7 +17,7 @@ struct Row {
     groups = static_cast<int>(w.entries[row]);
     const int bits = format == Format::groups ? w.mask_bytes : 0;
     const int head = bits + matvec4::scale_bytes * (format == Format::wide ? groups / 2 : groups);
-    for (int line = 0; line < head; line += 64) __builtin_prefetch(start + ahead + line);
+    for (int line = 0; line < head; line += 64) __builtin_prefetch(start + ahead + line, 0, in_passing);
     if constexpr (format == Format::groups) list_groups(start, bits, at);
     list_scales<format == Format::wide>(start + bits, groups, scales);
     values = start + head;
@@ -41,7 +41,7 @@ inline void add_groups(const Row<format>* work, const matvec4::Inputs& in, int t
     for (int t = 0; t < tokens; ++t) partial[t] = zero();
     for (int i = 0; i < row.groups; ++i) {
       const unsigned char* const values = row.values + matvec4::group_bytes * i;
-      __builtin_prefetch(values + ahead);
+      __builtin_prefetch(values + ahead, 0, in_passing);
       const Vec by = set1(row.scales[i]);
       const int first = row.first(i);
 #pragma GCC unroll 4
@@ -58,7 +58,7 @@ inline void add_groups(const Row<format>* work, const matvec4::Inputs& in, int t
 template <Format format, int tokens>
 inline void add_step(const Row<format>& row, int i, int prefetch, const std::uint8_t* const (&x)[tokens], Vec (&partial)[tokens]) {
   const unsigned char* const values = row.values + matvec4::group_bytes * i;
-  __builtin_prefetch(values + prefetch);
+  __builtin_prefetch(values + prefetch, 0, in_passing);
   const Nibbles w = load_nibbles(values);
   const Vec by = spread_scales(row.scales + i);
 #pragma GCC unroll 8

@@ -39,11 +39,11 @@ inline void sum_listed(const unsigned char* row, int fours, const std::uint8_t* 
   const unsigned char* numbers = row;
   const unsigned char* scales = numbers + static_cast<std::ptrdiff_t>(fours) * matvec4::together * bytes;
   const unsigned char* values = scales + static_cast<std::ptrdiff_t>(fours) * matvec4::together * matvec4::scale_bytes;
-  for (const unsigned char* line = row; line < values; line += 64) __builtin_prefetch(line + ahead);
+  for (const unsigned char* line = row; line < values; line += 64) __builtin_prefetch(line + ahead, 0, in_passing);
   Vec partial[tokens * chains];
   for (int t = 0; t < tokens * chains; ++t) partial[t] = zero();
   const auto step = [&](int chain) {
-    __builtin_prefetch(values + ahead);
+    __builtin_prefetch(values + ahead, 0, in_passing);
     const __m512i w = sixteenfold(values);
     const Vec by = four_scales(scales);
 #pragma GCC unroll 8

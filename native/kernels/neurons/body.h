@@ -5,8 +5,6 @@ inline constexpr int ahead = 4096;  // bytes fetched in advance: about what arri
 inline constexpr int unrolled = width > 4 ? 32 : 1;
 
 // What comes `ahead` bytes behind a place of row i of the list: in a row that is listed later, or in the one behind that.
-// It is asked for into the second cache: the first has room for too few lines on their way (8-bit rows of 2048, a fifth of
-// them: 7 GB/s into the first, 12 into the second).
 class Ahead {
  public:
   Ahead(const neurons::Rows& w, const std::int32_t* list, int count, int i) {
@@ -16,7 +14,7 @@ class Ahead {
     before_ = row(i + rows) + rest;
     behind_ = row(i + rows + 1) - turn_;
   }
-  void fetch(std::size_t at) const { __builtin_prefetch((at < turn_ ? before_ : behind_) + at, 0, 2); }
+  void fetch(std::size_t at) const { __builtin_prefetch((at < turn_ ? before_ : behind_) + at, 0, in_passing); }
 
  private:
   std::size_t turn_;
