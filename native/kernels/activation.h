@@ -15,6 +15,8 @@ inline Vec exp2_of(Vec x) {
 
 inline Vec relu(Vec x) { return max(zero(), x); }
 
+inline Vec relu2(Vec x) { return mul(relu(x), relu(x)); }
+
 // x / (1 + e^-u). Where e^-u reaches 2^126 the quotient is 0 to within 1e-30: x is bounded so that it is 0 for any x.
 inline Vec gated(Vec x, Vec u) {
   const Vec power = mul(u, set1(-1.4426950409f));
@@ -52,5 +54,6 @@ inline Vec activate(Vec x) {
   if constexpr (activation == Activation::gelu) return gelu_erf(x);
   if constexpr (activation == Activation::gelu_tanh) return gelu_tanh(x);
   if constexpr (activation == Activation::silu) return silu(x);
+  if constexpr (activation == Activation::relu2) return relu2(x);
   return x;
 }

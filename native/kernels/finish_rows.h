@@ -20,5 +20,6 @@ inline void finish_rows(const RowOutput& output, int first, int last, int tokens
     case Activation::gelu: return finish_rows_as<Activation::gelu>(output, first, last, tokens);
     case Activation::gelu_tanh: return finish_rows_as<Activation::gelu_tanh>(output, first, last, tokens);
     case Activation::silu: return finish_rows_as<Activation::silu>(output, first, last, tokens);
+    case Activation::relu2: return finish_rows_as<Activation::relu2>(output, first, last, tokens);
   }
 }

@@ -64,5 +64,6 @@ inline void finish(const float* acc, int rows, int tokens, int valid, const floa
     case Activation::gelu: return finish_as<Activation::gelu>(acc, rows, tokens, valid, bias, y, stride);
     case Activation::gelu_tanh: return finish_as<Activation::gelu_tanh>(acc, rows, tokens, valid, bias, y, stride);
     case Activation::silu: return finish_as<Activation::silu>(acc, rows, tokens, valid, bias, y, stride);
+    case Activation::relu2: return finish_as<Activation::relu2>(acc, rows, tokens, valid, bias, y, stride);
   }
 }

@@ -262,6 +262,16 @@ void remember(const Run& run, const Block& block, std::size_t layer, std::ptrdif
   }
 }
 
+// Whether a layer looks at none of its inputs [at, at + width) in rows [first, first + count) of the step, as was foreseen.
+bool left_out(const Run& run, const Linear& linear, std::ptrdiff_t first, int count, std::ptrdiff_t at, int width) {
+  if (linear.select.kind != Select::Kind::foreseen || !linear.rest.empty()) return false;
+  for (std::ptrdiff_t row = first; row < first + count; ++row) {
+    const unsigned char* const mask = mask_of(run, linear.select.slot, row) + at;
+    if (std::find(mask, mask + width, 1) != mask + width) return false;
+  }
+  return true;
+}
+
 void attend(Run& run, const Block& block, std::size_t layer) {
   const Model& m = run.model;
   const Step& call = run.call;
@@ -280,14 +290,20 @@ void attend(Run& run, const Block& block, std::size_t layer) {
     const int head = static_cast<int>(task / parts % m.kv_heads), part = static_cast<int>(task % parts);
     const int begin = call.tokens * part / parts, end = call.tokens * (part + 1) / parts;
     const std::ptrdiff_t token = row * call.tokens + begin, at = static_cast<std::ptrdiff_t>(head) * share * m.depth;
+    float* const to = run.at.attended + token * m.heads * m.depth + at;
+    const std::ptrdiff_t apart = std::ptrdiff_t{m.heads} * m.depth;
+    if (left_out(run, block.out, token, end - begin, at, share * m.depth)) {  // its keys are not read
+      for (int t = 0; t < end - begin; ++t) std::fill_n(to + t * apart, share * m.depth, 0.0f);
+      return;
+    }
     const std::size_t base = cached(run, layer, row, head);
     const decode_attention::Group group{run.at.qkv + token * run.qkv_width() + at,
                                         run.qkv_width(),
                                         call.keys + base,
                                         call.values + base,
                                         call.allowed == nullptr ? nullptr : call.allowed + row * call.capacity,
-                                        run.at.attended + token * m.heads * m.depth + at,
-                                        static_cast<std::ptrdiff_t>(m.heads) * m.depth,
+                                        to,
+                                        apart,
                                         end - begin,
                                         share,
                                         m.depth,

@@ -15,8 +15,9 @@ from rarefy.activations.head_places import head_places
 from rarefy.activations.polar_sparsity import PolarSparsity, smallest, union_of
 from rarefy.activations.predictor import fit_predictor, recall, top
 from rarefy.core.errors import DataError, ModelError, SparsityError
-from rarefy.selectors import feed_forwards, hidden_selector, input_selector
+from rarefy.selectors import feed_forwards, hidden_selector, input_selector, select_inputs
 from rarefy.selectors.foreseen import Foreseen
+from rarefy.selectors.positive import Positive
 
 DATA = [{"input_ids": text(32, seed=s)} for s in (1, 2)]
 HELD = [{"input_ids": text(16, seed=9)}]
@@ -48,6 +49,19 @@ def test_a_perfect_predictor_gives_the_dense_output(trained: dict[str, nn.Module
     finally:
         for handle in handles:
             handle.remove()
+
+
+@pytest.mark.parametrize("way", [DejaVu(0.5, heads=0.5, steps=2), PolarSparsity(heads=0.5, steps=2)])
+def test_what_is_refused_leaves_nothing_behind(trained: dict[str, nn.Module], way: DejaVu | PolarSparsity) -> None:
+    model = trained["llama"]
+    taken = select_inputs(head_places(model)[-1].join, Positive())  # the last that is hung
+    try:
+        with pytest.raises(ModelError, match="selector"):
+            way.apply(model, DATA, HELD)
+        hooks = [hook for m in model.modules() for hook in (*m._forward_hooks, *m._forward_pre_hooks)]
+        assert len(hooks) == 1
+    finally:
+        taken.remove()
 
 
 def test_everything_kept_changes_nothing_and_nothing_stays_behind(trained: dict[str, nn.Module]) -> None:

@@ -122,5 +122,6 @@ void finish(const std::int32_t* acc, int rows, int valid, const block8::Epilogue
     case Activation::gelu: return finish_as<Activation::gelu, tokens>(acc, rows, valid, e, to);
     case Activation::gelu_tanh: return finish_as<Activation::gelu_tanh, tokens>(acc, rows, valid, e, to);
     case Activation::silu: return finish_as<Activation::silu, tokens>(acc, rows, valid, e, to);
+    case Activation::relu2: return finish_as<Activation::relu2, tokens>(acc, rows, valid, e, to);
   }
 }

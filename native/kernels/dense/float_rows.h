@@ -20,5 +20,6 @@ inline void finish(const dense::Finish& f) noexcept {
     case Activation::gelu: return finish_as<Activation::gelu>(f);
     case Activation::gelu_tanh: return finish_as<Activation::gelu_tanh>(f);
     case Activation::silu: return finish_as<Activation::silu>(f);
+    case Activation::relu2: return finish_as<Activation::relu2>(f);
   }
 }

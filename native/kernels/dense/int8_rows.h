@@ -80,6 +80,7 @@ inline void finish(const dense::Finish& f) noexcept {
     case Activation::gelu: return finish_with<Activation::gelu>(f);
     case Activation::gelu_tanh: return finish_with<Activation::gelu_tanh>(f);
     case Activation::silu: return finish_with<Activation::silu>(f);
+    case Activation::relu2: return finish_with<Activation::relu2>(f);
   }
 }
 

@@ -38,5 +38,6 @@ inline void activate_as(Activation activation, const float* x, std::ptrdiff_t co
     case Activation::gelu: return activate_span<Activation::gelu>(x, count, y);
     case Activation::gelu_tanh: return activate_span<Activation::gelu_tanh>(x, count, y);
     case Activation::silu: return activate_span<Activation::silu>(x, count, y);
+    case Activation::relu2: return activate_span<Activation::relu2>(x, count, y);
   }
 }

@@ -16,5 +16,6 @@ inline void gate_multiply(const float* from, int features, Activation activation
     case Activation::gelu: return gate_as<Activation::gelu>(from, features, y);
     case Activation::gelu_tanh: return gate_as<Activation::gelu_tanh>(from, features, y);
     case Activation::silu: return gate_as<Activation::silu>(from, features, y);
+    case Activation::relu2: return gate_as<Activation::relu2>(from, features, y);
   }
 }

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from rarefy.activations.foreseen_data import firing, seen, sources, speaking
-from rarefy.activations.foreseen_layer import ForeseenLayer, Foresight, attach_heads, attach_neurons, fitted
+from rarefy.activations.foreseen_layer import ForeseenLayer, Foresight, attach_heads, attach_neurons, fitted, hung
 from rarefy.activations.head_places import Heads, head_places
 from rarefy.calibration.batches import as_batches
 from rarefy.core.density import density_of
@@ -51,13 +52,13 @@ class DejaVu:
         known = [seen(model, list(layers.values()), list(heads.values()), batches) for batches in (train, test)]
         found = [self._neurons(layers[n], source, known) for n, source in sources(list(layers), self.lookahead).items()]
         found += [self._heads(heads[n], source, known) for n, source in sources(list(heads), self.lookahead).items()]
-        handles = []
-        for made in found:
+
+        def attach(made: ForeseenLayer) -> list[RemovableHandle]:
             if made.kind == "neurons":
-                handles += attach_neurons(layers[made.name], made, layers[made.source].up)
-            else:
-                handles += attach_heads(heads[made.name], made, heads[made.source].source)
-        return Foresight(tuple(found), tuple(handles))
+                return attach_neurons(layers[made.name], made, layers[made.source].up)
+            return attach_heads(heads[made.name], made, heads[made.source].source)
+
+        return hung(found, attach)
 
     def _neurons(self, layer: FeedForward, source: str, data: Sequence[Mapping[str, Tensor]]) -> ForeseenLayer:
         k = exact_count(weight_of(layer.down).shape[1], density_of(self.sparsity))

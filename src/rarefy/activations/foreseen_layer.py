@@ -1,6 +1,6 @@
 """A layer with a predictor: how good it is, and how its choice hangs on the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,19 @@ def fitted(
     return ForeseenLayer(name, kind, k, labels[0].shape[1], share, recall(top(often, k), labels[1]), source, found)
 
 
+def hung(found: Iterable[ForeseenLayer], attach: Callable[[ForeseenLayer], list[RemovableHandle]]) -> Foresight:
+    """Attaches every layer's choice; where one is refused, those before it are taken off again."""
+    made, handles = tuple(found), list[RemovableHandle]()
+    try:
+        for one in made:
+            handles += attach(one)
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        raise
+    return Foresight(made, tuple(handles))
+
+
 def attach_neurons(layer: FeedForward, made: ForeseenLayer, source: nn.Module) -> list[RemovableHandle]:
     """Hangs the choice of neurons on a feed-forward layer: made where `source` is called, used on the activation.
 
@@ -80,14 +93,14 @@ def attach_neurons(layer: FeedForward, made: ForeseenLayer, source: nn.Module) -
     """
     chosen = Foreseen(Likeliest(made.predictor, made.kept), made.total)
     where = layer.gate if source is layer.up and layer.gate is not None else source
-    return [chosen.watch(where), select_hidden(activation_of(layer), chosen)]
+    return [select_hidden(activation_of(layer), chosen), chosen.watch(where)]  # what may be refused first
 
 
 def attach_heads(head: Heads, made: ForeseenLayer, source: nn.Module) -> list[RemovableHandle]:
     """Hangs the choice of heads on an attention layer: made from its input, used where its heads are joined."""
     width = weight_of(head.join).shape[1]
     chosen = Foreseen(Likeliest(made.predictor, made.kept, spread=width // head.groups), width)
-    return [chosen.watch(source), select_inputs(head.join, chosen)]
+    return [select_inputs(head.join, chosen), chosen.watch(source)]
 
 
 def attach_oracle(layer: FeedForward) -> list[RemovableHandle]:
@@ -100,4 +113,4 @@ def attach_oracle(layer: FeedForward) -> list[RemovableHandle]:
         return (y if bias is None else y + bias) > 0
 
     chosen = Foreseen(choose, weight_of(layer.down).shape[1])
-    return [chosen.watch(first), select_hidden(activation_of(layer), chosen)]
+    return [select_hidden(activation_of(layer), chosen), chosen.watch(first)]

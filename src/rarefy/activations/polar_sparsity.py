@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rarefy.activations.foreseen_data import firing, seen, speaking
-from rarefy.activations.foreseen_layer import ForeseenLayer, Foresight, attach_heads, fitted
+from rarefy.activations.foreseen_layer import ForeseenLayer, Foresight, attach_heads, fitted, hung
 from rarefy.activations.head_places import Heads, head_places
 from rarefy.activations.hidden import activation_of
 from rarefy.activations.predictor import recall, top
@@ -61,13 +61,13 @@ class PolarSparsity:
         known = [seen(model, list(layers.values()), list(heads.values()), part) for part in batches]
         found = [self._neurons(layer, known) for layer in layers.values()]
         found += [self._heads(head, known) for head in heads.values()]
-        handles: list[RemovableHandle] = []
-        for made in found:
+
+        def attach(made: ForeseenLayer) -> list[RemovableHandle]:
             if made.kind == "neurons":
-                handles += attach_union(layers[made.name], made, self.full)
-            else:
-                handles += attach_heads(heads[made.name], made, heads[made.name].source)
-        return Foresight(tuple(found), tuple(handles))
+                return attach_union(layers[made.name], made, self.full)
+            return attach_heads(heads[made.name], made, heads[made.name].source)
+
+        return hung(found, attach)
 
     def _neurons(self, layer: FeedForward, data: Sequence[Mapping[str, Tensor]]) -> ForeseenLayer:
         width = weight_of(layer.down).shape[1]
@@ -99,7 +99,7 @@ def attach_union(layer: FeedForward, made: ForeseenLayer, full: float) -> list[R
     """Every sequence of a step gets the union of what its sequences need, (batch, tokens, width) over the batch."""
     chosen = Foreseen(Likeliest(made.predictor, made.kept, full=full), made.total)
     first = layer.gate if layer.gate is not None else layer.up
-    return [chosen.watch(first), select_hidden(activation_of(layer), chosen)]
+    return [select_hidden(activation_of(layer), chosen), chosen.watch(first)]
 
 
 def union_of(made: ForeseenLayer, x: Tensor, batch: int, draws: int = 32, seed: int = 0) -> float:

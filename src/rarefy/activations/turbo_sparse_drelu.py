@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from rarefy.activations.swap import swap_activations
 from rarefy.core.errors import ModelError
 from rarefy.core.registry import method
-from rarefy.selectors import feed_forwards, select_inputs
+from rarefy.selectors import feed_forwards, select_hidden, select_inputs
 from rarefy.selectors.positive import Positive
+from rarefy.selectors.threshold import NONZERO
 
 
 def drelu(gate: Tensor, up: Tensor) -> Tensor:
@@ -23,7 +24,8 @@ class DReLU:
     """h = relu(x W_gate) * relu(x W_up) in every gated feed-forward layer of a model. Train on after `apply`.
 
     relu(g) * relu(u) = relu(relu(g) * u), values and gradients alike: so the activation becomes a ReLU, the input of
-    the down projection gets the selector `Positive`, and no module or tensor changes its name.
+    the down projection gets the selector `Positive`, and no module or tensor changes its name. A selector behind the
+    activation leaves out what is 0 there, so that a compiled model computes no row of up for it.
     """
 
     def apply(self, model: nn.Module) -> list[str]:
@@ -33,6 +35,9 @@ class DReLU:
             if layer.gate is None:
                 raise ModelError(f"turbo-sparse-drelu: {layer.name} has no gate; use relufication for plain layers")
         swap_activations(model, lambda layer: nn.ReLU(), "relu")
+        for activation in {id(layer.activation): layer.activation for layer in feed_forwards(model)}.values():
+            assert isinstance(activation, nn.Module)  # swap_activations has put one there
+            select_hidden(activation, NONZERO)
         for layer in layers:
             select_inputs(layer.down, Positive())
         return [layer.name for layer in layers]

@@ -12,6 +12,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "silu": F.silu,
+    "relu2": lambda x: F.relu(x).square(),
 }
 
 
@@ -26,6 +27,8 @@ def activation_gradient(grad: Tensor, before: Tensor, activation: str) -> Tensor
         return grad
     if activation == "relu":
         return torch.where(before > 0, grad, torch.zeros_like(grad))
+    if activation == "relu2":
+        return grad * 2 * F.relu(before)
     if activation == "silu":
         return torch.ops.aten.silu_backward(grad, before)
     return torch.ops.aten.gelu_backward(grad, before, approximate="tanh" if activation == "gelu_tanh" else "none")

@@ -7,7 +7,11 @@ import torch
 from language_models import build, tokens
 
 import rarefy
+from rarefy.activations.lazy_neuron import TopKReLU
+from rarefy.activations.q_sparse import QSparse, settle
 from rarefy.activations.rank_aware import RankAware
+from rarefy.activations.relufication import Relufication
+from rarefy.activations.swap import swap_activations
 from rarefy.activations.turbo_sparse_drelu import DReLU
 from rarefy.engine import CompiledDecoder
 from rarefy.engine.decoder.choose_selecting import Selecting
@@ -93,16 +97,48 @@ def test_selected_neurons(name, with_inputs):
 
 
 @native
-@pytest.mark.parametrize("marked", [False, True])
-def test_a_model_with_two_rectified_halves(marked):
+def test_a_model_with_two_rectified_halves():
     model = build("llama")
-    DReLU().apply(model)
-    if marked:  # the zeros of the gate are known before up is computed
-        for layer in feed_forwards(model):
-            select_hidden(layer.activation, NONZERO)
+    DReLU().apply(model)  # the zeros of the gate are known before up is computed
     fast = compiled(model)
-    assert kernels(fast) >= ({"columns", "neurons"} if marked else {"columns"})
+    assert kernels(fast) >= {"columns", "neurons"}
     assert_same(fast, model)
+
+
+def with_top_k(model):
+    assert swap_activations(model, lambda layer: TopKReLU(9), "relu")
+
+
+@native
+@pytest.mark.parametrize("name", ["llama", "opt", "gpt2"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: [QSparse(0.4).apply(model), settle(model)],
+        lambda model: [QSparse(0.5, block=8).apply(model), settle(model)],
+        lambda model: Relufication("squared", inputs=True).apply(model),
+        lambda model: Relufication(inputs=True).apply(model),
+        with_top_k,
+    ],
+)
+def test_models_made_sparse_by_training_run_in_the_decoder(name, change):
+    model = build(name)
+    change(model)
+    fast = compiled(model)
+    assert kernels(fast) & {"columns", "neurons"}
+    assert_same(fast, model)
+
+
+@native
+def test_a_selector_behind_one_that_selects_by_itself_is_never_ignored():
+    model = build("llama")
+    with_top_k(model)
+    for layer in feed_forwards(model):
+        select_hidden(layer.activation, NONZERO)
+    fast = rarefy.compile(model, {"input_ids": tokens(1, 9)})
+    assert not isinstance(fast, CompiledDecoder)
+    ids = tokens(2, 9)
+    torch.testing.assert_close(fast(input_ids=ids).logits, model(input_ids=ids).logits, **CLOSE)
 
 
 TEXT = [{"input_ids": tokens(6, 48, seed=5)}]

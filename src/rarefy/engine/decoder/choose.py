@@ -213,4 +213,6 @@ def activate(x: Tensor, activation: str) -> Tensor:
             return F.gelu(x)
         case "gelu_tanh":
             return F.gelu(x, approximate="tanh")
+        case "relu2":
+            return F.relu(x).square()
     raise EngineError(f"activation {activation!r} is not known")

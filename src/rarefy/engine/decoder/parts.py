@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rarefy.engine.decoder.selecting import alike, native_select
 from rarefy.engine.decoder.structure import Merged
 from rarefy.ops.decoder import Norm
-from rarefy.selectors import hidden_selector, input_selector
+from rarefy.selectors import TopK, hidden_selector, input_selector
 from rarefy.selectors.rank_aware import RankAware
 
 _ACTIVATIONS = {
@@ -20,6 +20,9 @@ _ACTIVATIONS = {
     "NewGELUActivation": "gelu_tanh",
     "GELUTanh": "gelu_tanh",
     "PytorchGELUTanh": "gelu_tanh",
+    "SquaredReLU": "relu2",
+    "ReLUSquaredActivation": "relu2",
+    "TopKReLU": "relu",  # and a selection behind it: neurons_of
 }
 _DENSE = 0.9  # share of weights that are not 0, beyond which a matrix may be multiplied into them
 
@@ -43,9 +46,19 @@ def norm_of(module: Any) -> Norm:
     raise NotKnownError(f"{type(module).__name__} is not a norm with a weight")
 
 
+def neurons_of(module: Any) -> Any:
+    """The selector of the neurons behind an activation, that of a module which selects by itself too; None: all."""
+    selector = hidden_selector(module)
+    if type(module).__name__ != "TopKReLU":
+        return selector
+    if selector is not None:
+        raise NotKnownError("a TopKReLU with a selector behind it")
+    return TopK(module.k)
+
+
 def hidden_of(module: Any, features: int) -> dict[str, Any]:
     """What a layer says of the neurons that are used behind its activation."""
-    selector = hidden_selector(module)
+    selector = neurons_of(module)
     return {"hidden": selector, "hidden_select": native_select(selector, features)}
 
 

@@ -16,6 +16,7 @@ from rarefy.engine.decoder.parts import (
     folded,
     hidden_of,
     merged_of,
+    neurons_of,
     norm_of,
     stacked_of,
     turn_of,
@@ -23,7 +24,7 @@ from rarefy.engine.decoder.parts import (
 from rarefy.engine.decoder.selecting import NotKnownSelectorError, foreign_hooks, turns
 from rarefy.engine.decoder.structure import Layer, Merged, Structure
 from rarefy.ops.decoder import Sizes
-from rarefy.selectors import hidden_selector, input_selector
+from rarefy.selectors import input_selector
 from rarefy.selectors.attach import attached
 
 _STATIC_ROTARY = ("default", "linear", "llama3", "yarn")  # cosines depend on the position only
@@ -153,7 +154,7 @@ def _llama_layer(name: str, layer: Any) -> Layer:
 def _gated(name: str, mlp: Any) -> tuple[Merged, ...]:
     """Gate and up: one layer, or two where neurons are selected between them."""
     parts = (f"{name}.gate_proj", mlp.gate_proj), (f"{name}.up_proj", mlp.up_proj)
-    if hidden_selector(mlp.act_fn) is None:
+    if neurons_of(mlp.act_fn) is None:
         return stacked_of(*parts)
     return merged_of(*parts[0], activation=activation_of(mlp.act_fn)), merged_of(*parts[1])
 
