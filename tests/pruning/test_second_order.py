@@ -1,5 +1,7 @@
 """Second-order methods on whole models: one budget, ladders, errors; each beside magnitude, which must fail."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,3 +124,27 @@ def test_data_are_dealt_without_overlap_until_there_are_none_left() -> None:
     parts = [dealt(list(range(10)), step, 3) for step in (1, 2, 3)]
     assert sorted(i for part in parts for i in part) == list(range(10))
     assert dealt([7, 8], 3, 5) == [7]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e10, 1e18, 1e25, 1e33])
+def test_huge_gradients_end_in_a_mask_or_in_an_error(trained: nn.Sequential, method: str, scale: float) -> None:
+    """They are finite themselves, their products may not be: no ridge makes up for that."""
+    model = nn.Sequential(nn.Linear(64, 32, bias=False), nn.ReLU(), nn.Linear(32, 10, bias=False))
+    model.load_state_dict(trained.state_dict())
+    try:
+        report = prune(model, method, sparsity=0.5, data=[digits(60)], loss=lambda m, b: scale * loss(m, b))
+    except (DataError, SolverError) as error:
+        assert re.search(r"gradient.*scale the loss down", str(error)), error
+        assert all(torch.equal(v, trained.state_dict()[k]) for k, v in model.state_dict().items())
+    else:
+        assert report.sparsity == pytest.approx(0.5, abs=1e-3)
+        assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("method", [*METHODS, "snip", "movement", "gradient", "grasp", "obd", "fisher"])
+def test_gradients_that_are_not_finite_name_their_layer(trained: nn.Sequential, method: str) -> None:
+    model = nn.Sequential(nn.Linear(64, 32, bias=False), nn.ReLU(), nn.Linear(32, 10, bias=False))
+    model.load_state_dict(trained.state_dict())
+    with pytest.raises(DataError, match="^0: .*gradient.* holds NaN or infinity"):
+        prune(model, method, sparsity=0.5, data=[digits(60)], loss=lambda m, b: (0 * m(b[0])).square().sum().sqrt())

@@ -8,6 +8,7 @@ from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.protocols import Score
 from rarefy.core.site import Site, find_sites
+from rarefy.pruning import prune
 from rarefy.scores.input_norm import InputNorm
 from rarefy.scores.regional import RegionalGradient
 
@@ -77,6 +78,18 @@ def test_how_the_data_are_cut_into_batches_hardly_matters() -> None:
     model, x = blocks()[0], torch.randn(1, 8)
     one, many = (scores(RegionalGradient(), model, data)["1.up"] for data in ([x.repeat(64, 1)], [x] * 64))
     torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-6)
+
+
+def test_one_threshold_for_all_layers_sees_the_gradients_of_every_block() -> None:
+    """The unit that block 1 ignores goes from `up` at any threshold that keeps something of it."""
+    model, batches = blocks()
+    with torch.no_grad():
+        model[1].down.weight[:, 2] = 0.0
+        model[1].up.weight[2] *= 3.0
+    report = prune(model, "wanda-plus-plus", sparsity=0.5, allocation="global", data=batches)
+    assert report.sparsity == pytest.approx(0.5, abs=0.03)  # whole counts in rows of 8
+    rows = (model[1].up.weight != 0).sum(1)
+    assert rows[2] < rows.float().mean() / 2
 
 
 def test_a_negative_strength_is_refused() -> None:

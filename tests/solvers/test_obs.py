@@ -8,8 +8,9 @@ from contracts.examples import evidence_of
 from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import SolverError, SparsityError
 from rarefy.core.evidence import Evidence, Need
-from rarefy.core.protocols import Solver
+from rarefy.core.protocols import Pattern, Solver
 from rarefy.patterns.block import Block
+from rarefy.patterns.fanin import FanIn
 from rarefy.patterns.grouped_nm import GroupedNM
 from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Layerwise, Rowwise
@@ -138,3 +139,19 @@ def test_a_pattern_that_it_does_not_know_is_an_error() -> None:
 def test_impossible_fields() -> None:
     with pytest.raises(SparsityError, match="damping >= 0"):
         OBS(-1.0)
+
+
+@pytest.mark.parametrize(
+    "pattern", [Rowwise(), Layerwise(), FanIn(), NM(2, 4), Block(1, 2), Block(2, 4)], ids=lambda pattern: str(pattern)
+)
+def test_inputs_that_never_fire_go_first(pattern: Pattern) -> None:
+    """Whatever the damping makes of them: half of the inputs are dead, and half of the weights go."""
+    weight, x = correlated(out=8, n=24)
+    dead = torch.zeros(24, dtype=torch.bool)
+    dead.view(-1, 4)[:, 2:] = True
+    if pattern == Block(2, 4):
+        dead = torch.arange(24) // 4 % 2 == 1
+    x[..., dead] = 0.0
+    found = OBS()(weight.double() * (1 + 1e3 * dead), pattern, 0.5, evidence_of(weight, x))
+    assert torch.equal(found.mask, ~dead.expand(8, -1))
+    torch.testing.assert_close(found.weight[:, ~dead], weight.double()[:, ~dead])

@@ -8,9 +8,9 @@ inline constexpr int unrolled = width > 4 ? 32 : 1;
 class Ahead {
  public:
   Ahead(const neurons::Rows& w, const std::int32_t* list, int count, int i) {
-    const std::size_t rows = ahead / w.stride, rest = ahead % w.stride;
+    const std::size_t stride = w.stride == 0 ? 64 : w.stride, rows = ahead / stride, rest = ahead % stride;  // 0: no inputs
     const auto row = [&](std::size_t number) { return w.bytes + list[number < std::size_t(count) ? number : count - 1] * w.stride; };
-    turn_ = w.stride - rest;
+    turn_ = stride - rest;
     before_ = row(i + rows) + rest;
     behind_ = row(i + rows + 1) - turn_;
   }

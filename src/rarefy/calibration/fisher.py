@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration.batches import Batch
-from rarefy.calibration.gradients import Loss
+from rarefy.calibration.gradients import Loss, require_finite
 from rarefy.calibration.samples import sample_count, sample_gradients
-from rarefy.core.errors import DataError
 from rarefy.core.site import Site
 
 
@@ -25,7 +24,7 @@ def per_sample_gradients(
     done = 0
     for grads in sample_gradients(model, sites, batches, loss):
         for site, part in zip(sites, grads, strict=True):
-            _require_finite(site, part)
+            require_finite(site, part, "the gradient of a single sample")
             found[site.name][:, :, done : done + len(part)] = part.permute(1, 2, 0)
         done += len(grads[0])
     return found
@@ -37,14 +36,10 @@ def fisher_diagonal(model: nn.Module, sites: Sequence[Site], batches: Sequence[B
     done = 0
     for grads in sample_gradients(model, sites, batches, loss):
         for site, part in zip(sites, grads, strict=True):
-            _require_finite(site, part)
+            require_finite(site, part, "the gradient of a single sample")
             sums[site.name] += part.square().sum(0)
         done += len(grads[0])
-    return {name: (total / max(1, done)).float() for name, total in sums.items()}
-
-
-def _require_finite(site: Site, grads: Tensor) -> None:
-    if not grads.isfinite().all():
-        raise DataError(
-            f"{site.name}: the gradient of a single sample holds NaN or infinity; check the data and the loss"
-        )
+    found = {name: (total / max(1, done)).float() for name, total in sums.items()}
+    for site in sites:
+        require_finite(site, found[site.name], "the mean square of its gradients")
+    return found

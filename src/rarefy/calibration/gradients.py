@@ -63,7 +63,15 @@ def _gradients(
     if value.requires_grad:
         grads = torch.autograd.grad(value, [site.parameter for site in sites], allow_unused=True)
     for site, grad in zip(sites, grads, strict=True):
-        yield site, site.as_matrix(of_the_loss(site, grad, index)).float()
+        matrix = site.as_matrix(of_the_loss(site, grad, index)).float()
+        require_finite(site, matrix, f"the gradient of data[{index}]")
+        yield site, matrix
+
+
+def require_finite(site: Site, grads: Tensor, what: str) -> None:
+    """DataError that names the layer."""
+    if not grads.isfinite().all():
+        raise DataError(f"{site.name}: {what} holds NaN or infinity; scale the loss down, or check it and the data")
 
 
 def collect_gradients(
@@ -89,4 +97,7 @@ def collect_gradients(
                     sums[site.name][Need.GRADIENT] += matrix / len(batches)
                 if Need.SQUARED_GRADIENT in wanted:
                     sums[site.name][Need.SQUARED_GRADIENT] += matrix.square() / len(batches)
+    for site in sites:
+        for total in sums[site.name].values():
+            require_finite(site, total, "the square of its gradients")
     return sums

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from rarefy.calibration.batches import Batch
 from rarefy.calibration.fisher import fisher_diagonal, per_sample_gradients
 from rarefy.calibration.flow import synaptic_flow
-from rarefy.calibration.gradients import Loss, collect_gradients, require_loss
+from rarefy.calibration.gradients import Loss, collect_gradients, require_finite, require_loss
 from rarefy.calibration.hessian_diagonal import hessian_diagonal
 from rarefy.calibration.hessian_gradient import hessian_gradient
 from rarefy.calibration.zeroth_order import zeroth_order
 from rarefy.core.evidence import Need
 from rarefy.core.site import Site
+
+_UNCHECKED = frozenset({Need.HESSIAN_GRADIENT, Need.HESSIAN_DIAGONAL})  # by what collects them
 
 
 def collect_whole(
@@ -40,6 +42,8 @@ def collect_whole(
     if Need.SYNAPTIC_FLOW in needs:
         parts[Need.SYNAPTIC_FLOW] = synaptic_flow(model, sites, batches[0])
     for need, by_site in parts.items():
-        for name, value in by_site.items():
-            found[name][need] = value
+        for site in sites:
+            if need in _UNCHECKED:
+                require_finite(site, by_site[site.name], f"the gradient behind {need.name}")
+            found[site.name][need] = by_site[site.name]
     return found

@@ -61,12 +61,26 @@ class Work:
             return allocation.search(sizes, density, trial.loss_of, job.seed)
         evidence = {site.name: Evidence(site.name, seed=job.seed) for site in job.sites}
         if any(need.of_the_inputs for need in allocation.needs):
-            evidence = collect(job.model, job.sites, self.batches, allocation.needs, job.seed, runner(job.loss))
+            evidence = self._seen(allocation.needs)
         evidence = {name: self._joined(e, self._whole[name]) for name, e in evidence.items()}
         chosen = allocation(job.sites, density, evidence)
         for site in job.sites:  # a density out of range fails here, before anything is written
             exact_count(site.shape[0] * site.shape[1], chosen[site.name])
         return chosen
+
+    def _seen(self, needs: frozenset[Need]) -> dict[str, Evidence]:
+        """Evidence of all sites from the model as it is; block by block where the gradients of blocks are wanted."""
+        job = self.job
+        if Need.REGIONAL_GRADIENT not in needs:
+            return collect(job.model, job.sites, self.batches, needs, job.seed, runner(job.loss))
+        found: dict[str, Evidence] = {}
+        walked = frozenset(need for need in needs if not need.of_the_model)
+
+        def keep(site: Site, evidence: Evidence) -> None:
+            found[site.name] = evidence
+
+        walk(job.model, job.sites, self.batches, walked, keep, job.seed, runner(job.loss))
+        return found
 
     def run(self, densities: Mapping[str, float]) -> None:
         """Solves every site in the order of computation; `densities` has looked at the model before."""

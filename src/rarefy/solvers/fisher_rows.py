@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rarefy.core.errors import SolverError
+from rarefy.core.errors import DataError, SolverError
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.joint import Supports
 
 _CHUNK = 4096  # weights whose gradients are handled at once
+_LARGEST = 1e15  # gradient: products of two and sums of millions of them stay far from the end of float32
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,18 @@ class FisherRows:
 
 
 def fisher_rows(supports: Supports, evidence: Sequence[Evidence]) -> FisherRows:
-    """The collected gradients as rows; copied only where weights are zero from the start."""
+    """The collected gradients as rows; copied only where weights are zero from the start.
+
+    DataError where they are so large that their products would leave float32.
+    """
     parts = []
     for site, known in zip(supports.sites, evidence, strict=True):
         rows = known[Need.PER_SAMPLE_GRADIENT].reshape(site.size, -1)
+        if rows.numel() and not max(-float(rows.min()), float(rows.max())) <= _LARGEST:
+            raise DataError(
+                f"{site.name}: the gradient of a sample is beyond {_LARGEST:g}, too large for products of gradients; "
+                "scale the loss down, or check it and the data"
+            )
         alive = site.alive.reshape(-1, 1)
         parts.append(rows if bool(alive.all()) else rows * alive)
     return FisherRows(tuple(parts))
@@ -81,6 +90,8 @@ def fisher_rows(supports: Supports, evidence: Sequence[Evidence]) -> FisherRows:
 
 def damped_cholesky(gram: Tensor, ridge: float) -> tuple[Tensor, float]:
     """(L, used) with L L^T = gram + used I, lower; used is `ridge`, raised tenfold while the factorisation fails."""
+    if not bool(gram.isfinite().all()):  # or no ridge would be too large below
+        raise SolverError(f"the products of the gradients of {len(gram)} samples are not finite; scale the loss down")
     eye = torch.eye(len(gram), dtype=gram.dtype)
     used = max(ridge, 1e-300)
     limit = max(used, float(gram.diagonal().mean()))

@@ -55,12 +55,12 @@ class OBS:
         rows, n = weight.shape
         bands = weight.reshape(rows // r, r, n)
         if isinstance(pattern, Layerwise | Block):
-            counts = _cheapest(bands, inverse, c, pattern.count(rows, n, density) // (r * c))
+            counts = _cheapest(bands, inverse, found.dead, c, pattern.count(rows, n, density) // (r * c))
             spared = None
         else:
             counts = torch.full((rows,), pattern.count(1, n, density))
             spared = (pattern.m, pattern.n) if isinstance(pattern, NM) else None
-        parts = [_prune(some, inverse, c, kept, spared) for some, kept in _chunks(bands, counts)]
+        parts = [_prune(some, inverse, found.dead, c, kept, spared) for some, kept in _chunks(bands, counts)]
         v = torch.cat([w for w, _ in parts]).reshape(rows, n)
         left = torch.cat([m for _, m in parts])  # (bands, n / c)
         mask = left[:, None, :, None].expand(-1, r, -1, c).reshape(rows, n) & (weight != 0)
@@ -72,20 +72,20 @@ def _chunks(bands: Tensor, counts: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(bands.split(width), counts.split(width), strict=True))
 
 
-def _start(bands: Tensor, inverse: Tensor, c: int) -> Bands:
+def _start(bands: Tensor, inverse: Tensor, dead: Tensor, c: int) -> Bands:
     count, r, n = bands.shape
     gone = (bands == 0).reshape(count, r, n // c, c).all(3).all(1)
-    return Bands(bands, inverse, c, gone)
+    return Bands(bands, inverse, c, gone, dead)
 
 
 def _prune(
-    bands: Tensor, inverse: Tensor, c: int, counts: Tensor, spared: tuple[int, int] | None
+    bands: Tensor, inverse: Tensor, dead: Tensor, c: int, counts: Tensor, spared: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor]:
     """Weights (bands, r, n) and tiles left (bands, n / c) with `counts` tiles kept in each band, all zero ones gone.
 
     spared: (m, n), n of every m tiles are to stay.
     """
-    state = _start(bands, inverse, c)
+    state = _start(bands, inverse, dead, c)
     tiles = state.gone.shape[1]
     goal = torch.maximum(tiles - counts, state.gone.sum(1))
     if spared is not None:  # a group that has lost more than it may already leaves the others what they may lose
@@ -107,20 +107,20 @@ def _full(state: Bands, m: int, n: int) -> Tensor:
     return full.reshape(state.left.shape) & ~state.gone
 
 
-def _cheapest(bands: Tensor, inverse: Tensor, c: int, kept: int) -> Tensor:
+def _cheapest(bands: Tensor, inverse: Tensor, dead: Tensor, c: int, kept: int) -> Tensor:
     """How many tiles each band keeps if the cheapest removals of all traces are taken, `kept` tiles staying.
 
     A removal cannot come before the ones that its loss was computed after, so it costs at least as much as any of
     them: that is the order in which a heap of next removals would give them out (OBC, algorithm 2).
     """
-    traces = torch.cat([_trace(some, inverse, c) for some, _ in _chunks(bands, torch.zeros(len(bands)))])
+    traces = torch.cat([_trace(some, inverse, dead, c) for some, _ in _chunks(bands, torch.zeros(len(bands)))])
     scores = traces.cummax(1).values.flip(1)  # ties leave the later removal in
     return keep_top(scores.reshape(1, -1), kept).reshape(scores.shape).sum(1)
 
 
-def _trace(bands: Tensor, inverse: Tensor, c: int) -> Tensor:
+def _trace(bands: Tensor, inverse: Tensor, dead: Tensor, c: int) -> Tensor:
     """Loss of each removal in order, down to the last tile: (bands, n / c); minus infinity for tiles that were zero."""
-    state = _start(bands, inverse, c)
+    state = _start(bands, inverse, dead, c)
     everywhere = torch.ones(len(bands), dtype=torch.bool)
     losses = []
     for _ in range(state.gone.shape[1]):

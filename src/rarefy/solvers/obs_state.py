@@ -7,18 +7,21 @@ from torch import Tensor
 class Bands:
     """Bands of r rows that lose the same tiles of c columns: weights (bands, r, n), inverses (bands, n, n)."""
 
-    def __init__(self, weight: Tensor, inverse: Tensor, c: int, gone: Tensor) -> None:
-        """weight: (bands, r, n); inverse: of the damped Gram, (n, n); gone: (bands, n / c) tiles that are zero."""
+    def __init__(self, weight: Tensor, inverse: Tensor, c: int, gone: Tensor, dead: Tensor) -> None:
+        """weight: (bands, r, n); inverse: of the damped Gram, (n, n); gone: (bands, n / c) tiles that are zero; dead: (n,)
+        inputs that never fire."""
         self.weight = weight.double().clone()
         self.inverse = inverse.double().expand(len(weight), -1, -1).clone()
         self.c = c
         self.gone = gone
+        self.dead = dead.reshape(-1, c).all(1)
         self.left = torch.ones_like(gone)
 
     def saliency(self) -> Tensor:
         """1/2 w_P ([H^-1]_PP)^-1 w_P over the rows of a band, for each tile P: (bands, n / c); inf where removed.
 
-        Source: Frantar and Alistarh 2022 (OBC), arXiv:2208.11580, eqs. 3 and 5. Tiles that were zero come first.
+        Source: Frantar and Alistarh 2022 (OBC), arXiv:2208.11580, eqs. 3 and 5. Tiles that were zero come first, then
+        those whose inputs never fire: they cost nothing, whatever the damping makes of them.
         """
         bands, r, n = self.weight.shape
         tiles = self.weight.reshape(bands, r, n // self.c, self.c)
@@ -31,6 +34,7 @@ class Bands:
             safe = torch.where(self.left[..., None, None], blocks, eye)
             solved = torch.linalg.solve(safe, tiles.permute(0, 2, 3, 1))
             cost = 0.5 * (tiles.permute(0, 2, 3, 1) * solved).sum((2, 3))
+        cost = cost.masked_fill(self.dead, 0.0)
         return cost.masked_fill(self.gone, -torch.inf).masked_fill(~self.left, torch.inf)
 
     def remove(self, tile: Tensor, active: Tensor) -> None:
