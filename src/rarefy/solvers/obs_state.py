@@ -8,8 +8,8 @@ class Bands:
     """Bands of r rows that lose the same tiles of c columns: weights (bands, r, n), inverses (bands, n, n)."""
 
     def __init__(self, weight: Tensor, inverse: Tensor, c: int, gone: Tensor, dead: Tensor) -> None:
-        """weight: (bands, r, n); inverse: of the damped Gram, (n, n); gone: (bands, n / c) tiles that are zero; dead: (n,)
-        inputs that never fire."""
+        """weight: (bands, r, n); inverse: of the damped Gram, (n, n); gone: (bands, n / c) tiles that are zero;
+        dead: (n,) inputs that never fire."""
         self.weight = weight.double().clone()
         self.inverse = inverse.double().expand(len(weight), -1, -1).clone()
         self.c = c
