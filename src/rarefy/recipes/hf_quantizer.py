@@ -9,10 +9,10 @@ from torch import Tensor
 
 from rarefy.core.errors import FileError
 from rarefy.formats import bitmask, bitmask24, codes
+from rarefy.formats.header import METADATA, read_header
 from rarefy.formats.held import Held
 from rarefy.formats.names import join, names_a_parameter
 from rarefy.formats.safe import check_header
-from rarefy.formats.shards import read_header
 
 METHOD = "rarefy"
 _OLD_KEY = "compression_config"
@@ -125,7 +125,7 @@ def _names(file: Path) -> list[str]:
     if file.suffix != ".safetensors":
         raise FileError(f"{file}: is no safetensors file; rarefy.load reads it")
     check_header(file)
-    return [name for name in read_header(file)[1] if name != "__metadata__"]
+    return [name for name in read_header(file)[1] if name != METADATA]
 
 
 def conversions(names: list[str]) -> list[tuple[tuple[list[str], str], Callable[[Mapping[str, Tensor], str], Held]]]:
