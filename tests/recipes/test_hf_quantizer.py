@@ -7,11 +7,14 @@ from subprocess import run
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rarefy
 from rarefy.core.errors import FileError
 from rarefy.core.grid import QuantizeSpec
+from rarefy.formats import bitmask
+from rarefy.formats.packed import Packed
 from rarefy.recipes.convert import convert
 from rarefy.recipes.hf_quantizer import conversions, is_ours
 from rarefy.recipes.store import save
@@ -67,12 +70,66 @@ def test_rounded_layers_load_too(folder) -> None:
     assert same(transformers.AutoModelForMaskedLM.from_pretrained(path / "codes"), model)
 
 
+def test_the_older_key_counts_as_the_newer_one(folder) -> None:
+    path, model = folder
+    convert(path / "own", path / "old", "bitmask")
+    config = path / "old" / "config.json"
+    said = json.loads(config.read_text())
+    said["compression_config"] = said.pop("quantization_config")
+    config.write_text(json.dumps(said))
+    given = transformers.AutoConfig.from_pretrained(path / "old")
+    rarefy.enable_transformers()
+    rarefy.enable_transformers()
+    found, info = transformers.AutoModelForMaskedLM.from_pretrained(path / "old", output_loading_info=True)
+    assert same(found, model)
+    assert same(found, rarefy.load(path / "old"))
+    assert not any(info.values()), info
+    assert same(transformers.AutoModelForMaskedLM.from_pretrained(path / "old", config=given), model)
+    assert hasattr(given, "compression_config"), "a config that was given stays as it was"
+    found.save_pretrained(path / "again")
+    written = json.loads((path / "again" / "config.json").read_text())
+    assert not {"compression_config", "quantization_config"} & written.keys()
+    assert same(transformers.AutoModelForMaskedLM.from_pretrained(path / "again"), model)
+
+
+def test_a_folder_of_an_early_compressor_loads_with_either_key(folder) -> None:
+    """Weights and biases alike are stored sparse, under their whole names, cut behind the last axis."""
+    path, model = folder
+    model.save_pretrained(path / "early")
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(path / "early" / "model.safetensors").items():
+        parts = bitmask.pack(Packed.from_dense(tensor, by_row=False))
+        if tensor.dim() == 1:
+            parts["row_offsets"] = torch.tensor(0)
+        stored |= {f"{name}.{part}": value.clone() for part, value in parts.items()}
+    save_file(stored, path / "early" / "model.safetensors", {"format": "pt"})
+    config = path / "early" / "config.json"
+    plain = json.loads(config.read_text())
+    said = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-bitmask", "ignore": []}}
+    rarefy.enable_transformers()
+    for key in ("compression_config", "quantization_config"):
+        config.write_text(json.dumps(plain | {key: said}))
+        found = transformers.AutoModelForMaskedLM.from_pretrained(path / "early")
+        assert same(found, model), key
+        assert same(found, rarefy.load(path / "early")), key
+
+
+def test_an_older_key_that_is_not_ours_changes_nothing() -> None:
+    from transformers import modeling_utils
+
+    rarefy.enable_transformers()
+    sparse = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-bitmask"}}
+    for said in (sparse | {"config_groups": {"group_0": {}}}, {"format": "pack-quantized"}, "sparse-bitmask", None):
+        config = transformers.BertConfig(compression_config=said)
+        assert modeling_utils.get_hf_quantizer(config, None, None, True, {})[0] is None
+        assert config.compression_config == said
+        assert not hasattr(config, "quantization_config")
+
+
 def test_damage_is_refused(folder) -> None:
     path, _ = folder
     rarefy.enable_transformers()
     file = path / "own" / "model.safetensors"
-    from safetensors.torch import load_file, save_file
-
     held = load_file(file)
     name = next(name for name in held if name.endswith(".bitmask"))
     held[name] = held[name] ^ 1

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from rarefy.core.errors import FileError
-from rarefy.formats import container
+from rarefy.formats import safe_write
 from rarefy.recipes.store import load, save
 
 PROGRAM = """
@@ -86,7 +86,7 @@ def test_a_full_disk_keeps_the_old_model(tmp_path, monkeypatch) -> None:
             file.write(safetensors.torch.save(parts, metadata)[:1000])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(container, "save_file", full)
+    monkeypatch.setattr(safe_write, "save_file", full)
     with pytest.raises(FileError, match=r"No space left on device.*old file is untouched; free space"):
         save(new, tmp_path)
     assert torch.equal(load(tmp_path, model=nn.Linear(40, 40)).weight, old.weight)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as serialized
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rarefy.core.errors import DTypeError, FileError
@@ -24,6 +23,7 @@ from rarefy.formats.manifest import Manifest
 from rarefy.formats.names import choose_prefix, join
 from rarefy.formats.packed import VALUE_TYPES, Packed, as_integers
 from rarefy.formats.safe import read_stored
+from rarefy.formats.safe_write import write_stored
 
 _DENSE_TYPES = VALUE_TYPES | {
     *(torch.bool, torch.complex64, torch.uint16, torch.uint32, torch.uint64),
@@ -125,7 +125,7 @@ def file_bytes(prepared: Prepared) -> int:
 
 def write(path: Path, prepared: Prepared) -> None:
     """Writes the file: whole, or not at all."""
-    replace_file(path, partial(save_file, dict(prepared.parts), metadata=dict(prepared.metadata)))
+    replace_file(path, partial(write_stored, tensors=prepared.parts, metadata=prepared.metadata))
 
 
 def read_file(path: Path, *, mapped: bool = False) -> Contents:

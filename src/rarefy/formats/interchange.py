@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rarefy.core.errors import FileError
@@ -16,6 +15,7 @@ from rarefy.formats.atomic import replace_file, write_text
 from rarefy.formats.folder import INDEX, WEIGHTS
 from rarefy.formats.names import join
 from rarefy.formats.packed import VALUE_TYPES, Packed
+from rarefy.formats.safe_write import write_stored
 
 LAYOUTS = ("dense", "sparse-bitmask", "sparse-24-bitmask")
 SHARD_BYTES = 5 * 10**9
@@ -98,7 +98,7 @@ def _write(folder: Path, shards: Sequence[dict[str, Tensor]]) -> tuple[str, ...]
     count = len(shards)
     names = [WEIGHTS] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     for name, shard in zip(names, shards, strict=True):
-        replace_file(folder / name, partial(save_file, shard, metadata={"format": "pt"}))
+        replace_file(folder / name, partial(write_stored, tensors=shard, metadata={"format": "pt"}))
     if count > 1:
         where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         size = sum(tensor.nbytes for shard in shards for tensor in shard.values())

@@ -1,13 +1,11 @@
 """A folder of safetensors files read and rewritten one tensor at a time: no more in memory than the tensor."""
 
-import json
 import math
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from rarefy.core.errors import DTypeError, FileError
 from rarefy.formats.folder import INDEX, WEIGHTS, read_json
+from rarefy.formats.header import METADATA, read_header, write_header
 from rarefy.formats.safe import check_header
 
 _TYPES = {
@@ -141,7 +140,7 @@ def places_of(path: Path) -> dict[str, Place]:
     length, header = read_header(path)
     places = {}
     for name, said in header.items():
-        if name != "__metadata__":
+        if name != METADATA:
             begin, end = said["data_offsets"]
             places[name] = Place(path.name, said["dtype"], tuple(said["shape"]), 8 + length + begin, end - begin)
     for name, place in places.items():
@@ -150,24 +149,14 @@ def places_of(path: Path) -> dict[str, Place]:
     return places
 
 
-def read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """(bytes of the header, its JSON) of a file that was checked."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return length, json.loads(file.read(length))
-
-
 def drop_metadata(path: Path, prefix: str) -> None:
     """Takes entries out of a file's metadata whose key begins so, the header keeping its length."""
     length, header = read_header(path)
-    said = header.get("__metadata__", {})
+    said = header.get(METADATA, {})
     if not any(key.startswith(prefix) for key in said):
         return
-    header["__metadata__"] = {key: value for key, value in said.items() if not key.startswith(prefix)}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
-    with path.open("r+b") as file:
-        file.seek(8)
-        file.write(text)
+    header[METADATA] = {key: value for key, value in said.items() if not key.startswith(prefix)}
+    write_header(path, length, header)
 
 
 def _read_into(file: IO[bytes], view: memoryview) -> None:

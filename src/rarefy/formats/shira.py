@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rarefy.core.errors import FileError
@@ -14,6 +13,7 @@ from rarefy.core.shapes import Float
 from rarefy.core.topk import keep_top
 from rarefy.formats.atomic import replace_file, write_text
 from rarefy.formats.held import Held, dense
+from rarefy.formats.safe_write import write_stored
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -47,7 +47,7 @@ def write_shira(folder: Path, changes: Mapping[str, Tensor | Held], *, base_mode
         "modules_to_save": None,
         "task_type": None,
     }
-    replace_file(folder / WEIGHTS, partial(save_file, stored, metadata={"format": "pt"}))
+    replace_file(folder / WEIGHTS, partial(write_stored, tensors=stored, metadata={"format": "pt"}))
     write_text(folder / CONFIG, json.dumps(said, indent=2, sort_keys=True) + "\n")
     return rank
 

@@ -4,12 +4,14 @@ import datetime
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rarefy.engine.cpu import cpu_name, int8_units
 from rarefy.ops import features, why_not
+from rarefy.recipes.cpu_quota import cpu_quota
 
 _PACKAGES = ("rarefy", "torch", "transformers", "onnxruntime", "openvino", "nncf")
 
@@ -37,8 +39,10 @@ def version(package: str) -> str | None:
         return None
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on, which in a container are fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may keep busy: those it may run on, or the time it may take, whichever is less.
+
+    In a container both can be fewer than the machine's. root: see `cpu_quota`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, cpu_quota(root) or cores)

@@ -16,6 +16,7 @@ from rarefy.recipes.denormals import flushes
 from rarefy.recipes.environment import usable_cores, version
 
 _SHOWN = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_vbmi2", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
+_OPENMP = re.compile(r"/lib(?:gomp|iomp5|omp)[^/]*\.so[^/]*$")
 _FLUSH = "torch's own threads do not flush denormals: dense layers of pruned models can be many times slower; "
 
 
@@ -55,13 +56,22 @@ def _matrix_library() -> str:
     return f"{mkl}, {'oneDNN' if torch.backends.mkldnn.is_available() else 'no oneDNN'}"
 
 
-def openmp_runtimes() -> list[str]:
-    """The OpenMP libraries that are loaded into this process."""
+def openmp_runtimes(maps: Path = Path("/proc/self/maps")) -> list[str] | None:
+    """Paths of the OpenMP libraries that this process runs, one a file; None where the system does not tell.
+
+    Copies of one library under one name are several runtimes; a file with several names (links) is one.
+    """
     try:
-        maps = Path("/proc/self/maps").read_text()
+        lines = maps.read_bytes().decode(errors="replace").split("\n")
     except OSError:
-        return []
-    return sorted({Path(p).name for p in re.findall(r"\S*/lib(?:gomp|iomp5|omp)[\w.-]*\.so[\w.]*", maps)})
+        return None
+    found: dict[tuple[str, ...], str] = {}
+    for line in lines:
+        entry = line.split(maxsplit=5)  # addresses, permissions, offset, device, inode, path
+        if len(entry) == 6 and "x" in entry[1] and _OPENMP.search(entry[5]):
+            file = (entry[3], entry[4]) if entry[4] != "0" else (entry[5],)
+            found.setdefault(file, entry[5])
+    return sorted(found.values())
 
 
 def _missing(level: str, cap: str | None) -> str | None:
@@ -83,10 +93,12 @@ def slow(found: dict[str, Any], native: str | None) -> list[str]:
         said.append(f"{threads} threads on {cores} usable cores: they wait for each other; set OMP_NUM_THREADS={cores}")
     elif threads < cores:
         said.append(f"{threads} of {cores} usable cores are used; unset OMP_NUM_THREADS or call torch.set_num_threads")
-    if len(found["openmp runtimes"]) > 1:
-        listed = ", ".join(found["openmp runtimes"])
+    runtimes = found["openmp runtimes"] or []
+    if len(runtimes) > 1:
+        listed = ", ".join(runtimes)
         said.append(
-            f"two OpenMP runtimes are loaded ({listed}): their threads fight; install torch and its peers alike"
+            f"{len(runtimes)} OpenMP runtimes are loaded ({listed}): their threads fight; install torch and its peers "
+            "alike"
         )
     if found["denormals flushed"]["torch's worker threads"] is False:
         ours = "rarefy's kernels do flush; " if native is None else ""

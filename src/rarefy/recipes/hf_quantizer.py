@@ -1,6 +1,7 @@
 """`AutoModel.from_pretrained(folder)` of transformers gives the sparse model, where transformers alone would refuse."""
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ from torch import Tensor
 
 from rarefy.core.errors import FileError
 from rarefy.formats import bitmask, bitmask24, codes
+from rarefy.formats.header import METADATA, read_header
 from rarefy.formats.held import Held
 from rarefy.formats.names import join, names_a_parameter
 from rarefy.formats.safe import check_header
-from rarefy.formats.shards import read_header
 
 METHOD = "rarefy"
+_OLD_KEY = "compression_config"
 _FORMATS = ("sparse-bitmask", "sparse-24-bitmask", "rarefy-codes")
 """What `sparsity_config.format` may say for us to take the folder; anything else stays with compressed-tensors."""
 
@@ -29,15 +31,18 @@ def enable_transformers() -> None:
 
     The model comes out as an ordinary one, its zeros in place; `rarefy.compile` makes it fast. transformers' table of
     configurations is asked for `compressed-tensors` as before, but folders in `sparse-bitmask`, `sparse-24-bitmask` or
-    rarefy's own layout are taken from it, which transformers no longer reads. Weights that are quantised as well stay
+    rarefy's own layout are taken from it, which transformers no longer reads; in them `compression_config`, as
+    compressed-tensors up to 0.8 called it, counts as `quantization_config`. Weights that are quantised as well stay
     with it. Calling it again changes nothing. Raises FileError if transformers is missing or too old.
     """
     try:
-        from transformers import core_model_loading  # noqa: F401
+        from transformers import core_model_loading, modeling_utils  # noqa: F401
+        from transformers.modeling_utils import get_hf_quantizer
         from transformers.quantizers import auto
     except ImportError as error:
         raise FileError("enable_transformers: needs transformers 5 or later; pip install -U transformers") from error
     if METHOD not in auto.AUTO_QUANTIZER_MAPPING:
+        modeling_utils.get_hf_quantizer = _with_old_key(get_hf_quantizer)
         config, quantizer = _classes()
         auto.register_quantization_config(METHOD)(config)
         auto.register_quantizer(METHOD)(quantizer)
@@ -61,6 +66,21 @@ def _chooser(ours: Any, theirs: Any) -> Any:
             return (ours if is_ours(config_dict) else theirs).from_dict(config_dict, **kwargs)
 
     return Chooser
+
+
+def _with_old_key(choose: Callable[..., Any]) -> Callable[..., Any]:
+    """transformers' choice of a quantizer, made before any weight is, for which the older key counts as the newer."""
+
+    @wraps(choose)
+    def choose_for_both(config: Any, *args: Any, **kwargs: Any) -> Any:
+        for held in (config, config.get_text_config(decoder=True)):
+            said = getattr(held, _OLD_KEY, None)
+            if isinstance(said, dict) and is_ours(said) and getattr(config, "quantization_config", None) is None:
+                config.quantization_config = said | {"quant_method": METHOD}
+                delattr(held, _OLD_KEY)  # what save_pretrained writes is dense
+        return choose(config, *args, **kwargs)
+
+    return choose_for_both
 
 
 def _classes() -> tuple[Any, Any]:
@@ -105,7 +125,7 @@ def _names(file: Path) -> list[str]:
     if file.suffix != ".safetensors":
         raise FileError(f"{file}: is no safetensors file; rarefy.load reads it")
     check_header(file)
-    return [name for name in read_header(file)[1] if name != "__metadata__"]
+    return [name for name in read_header(file)[1] if name != METADATA]
 
 
 def conversions(names: list[str]) -> list[tuple[tuple[list[str], str], Callable[[Mapping[str, Tensor], str], Held]]]:

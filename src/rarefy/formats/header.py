@@ -1,0 +1,28 @@
+"""The header of a safetensors file that was checked, read and rewritten where it stands."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from rarefy.core.errors import FileError
+
+METADATA = "__metadata__"
+"""The one key of a header that names no tensor."""
+
+
+def read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """(bytes of the header, its JSON)."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return length, json.loads(file.read(length))
+
+
+def write_header(path: Path, length: int, header: dict[str, Any]) -> None:
+    """Puts a header in the old one's place, filled up to its length with spaces, so that no tensor moves."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+    if len(text) > length:
+        raise FileError(f"{path}: a header of {len(text)} bytes does not fit into {length}; save the file anew")
+    with path.open("r+b") as file:
+        file.seek(8)
+        file.write(text)
