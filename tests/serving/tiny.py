@@ -1,4 +1,4 @@
-"""A folder with a language model so small that serving it costs next to nothing."""
+"""Folders with an encoder and a language model so small that serving them costs next to nothing."""
 
 from pathlib import Path
 
@@ -39,6 +39,32 @@ def write_writer(carried: Path, folder: Path) -> Path:
         pad_token_id=2,
     )
     model = transformers.LlamaForCausalLM(config).eval()
+    rarefy.prune(model, "magnitude", sparsity=0.5, measure=False)
+    rarefy.save(model, folder, carry=carried)
+    return folder
+
+
+def write_encoder(carried: Path, folder: Path) -> Path:
+    """A BERT of one block with random weights and half of them zeros, with a word for each letter."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"
+    ).save_pretrained(carried)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+    )
+    model = transformers.BertModel(config).eval()
     rarefy.prune(model, "magnitude", sparsity=0.5, measure=False)
     rarefy.save(model, folder, carry=carried)
     return folder

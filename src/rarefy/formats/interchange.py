@@ -23,7 +23,7 @@ SHARD_BYTES = 5 * 10**9
 
 @dataclass(frozen=True)
 class Written:
-    """sparse: {weight: fraction of zeros} of those stored in the layout; files: of weights; tensor_bytes: of all."""
+    """sparse: {weight: fraction of stored zeros} of those in the layout; files: of weights; tensor_bytes: of all."""
 
     layout: str
     sparse: Mapping[str, float]

@@ -48,6 +48,13 @@ class Scaled:
             wide = wide - self._spread(self.zero.to(self.scale.dtype))
         return wide.mul_(self._spread(self.scale)) + 0.0
 
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """The stored numbers, dense, and what lies beside them, by the names from which `fold` makes the same again."""
+        module = name.removesuffix("weight")
+        beside = (self.scale, self.zero, self.group_of, self.input_scale, self.input_zero)
+        named = {module + part: value for part, value in zip(_BESIDE, beside, strict=True) if value is not None}
+        return {name: dense(self.stored)} | named
+
     def _spread(self, value: Tensor) -> Tensor:
         """`value` for each entry, or in a shape that broadcasts."""
         if value.numel() == 1:

@@ -12,13 +12,15 @@ from torch import Tensor
 from rarefy.core.errors import FileError, unknown_name
 from rarefy.formats.adapters import Delta, merge
 from rarefy.formats.atomic import write_text
+from rarefy.formats.container import Contents
 from rarefy.formats.folder import read, read_contents, read_json
-from rarefy.formats.held import Held, dense
+from rarefy.formats.held import Held
 from rarefy.formats.interchange import SHARD_BYTES, write_tensors
+from rarefy.recipes.convert_scaled import LaidOut, block, lay_out
 from rarefy.recipes.store_activations import forget_activations, weights_alone
 from rarefy.recipes.store_carry import carry_companions
 from rarefy.recipes.store_engine import forget_engine
-from rarefy.recipes.store_hf import NEVER, compression_block, without
+from rarefy.recipes.store_hf import NEVER, without
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def convert(source: Path, target: Path, to: str, options: Options | None = None)
     """Reads `source`, a file or a folder in any layout that `formats.read` knows, and writes the folder `target`.
 
     to: `hf` (dense, for every loader), `bitmask` and `bitmask-24` (compressed-tensors 0.9 to 0.14), `onnx`, `openvino`,
-    `gguf-dense`. Weights come out equal to the last bit, zeros among them, unless a note says otherwise.
+    `gguf-dense`. Weights come out equal to the last bit, zeros among them, unless a note says otherwise. The bitmasks
+    keep integers and 8-bit floats with the scales beside them; everything else gets the dense weights they stand for.
     Raises FileError, ModelError, or UnknownNameError for another `to`.
     """
     if to not in TARGETS:
@@ -65,11 +68,10 @@ def convert(source: Path, target: Path, to: str, options: Options | None = None)
     return TARGETS[to](source, target, options)
 
 
-def weights_of(source: Path, options: Options) -> dict[str, Tensor | Held]:
+def weights_of(contents: Contents, options: Options) -> Mapping[str, Tensor | Held]:
     """The stored tensors of a model, each once, an adapter's changes in them."""
-    contents = read_contents(source, mapped=True)
     if options.adapter is None:
-        return dict(contents.tensors)
+        return contents.tensors
     changes = read(options.adapter)
     if not any(isinstance(entry, Delta) for entry in changes.values()):
         raise FileError(f"convert: {options.adapter} holds no SHiRA or Super-Tuning changes; give the adapter's folder")
@@ -79,13 +81,16 @@ def weights_of(source: Path, options: Options) -> dict[str, Tensor | Held]:
 
 def _folder(source: Path, target: Path, options: Options, *, to: str, layout: str) -> Conversion:
     notes = weights_alone(source)
-    tensors = {name: dense(entry) for name, entry in weights_of(source, options).items()}
-    written = write_tensors(target, tensors, layout=layout, shard_bytes=options.shard_bytes)
+    contents = read_contents(source, mapped=True)
+    laid = lay_out(contents.tensors, weights_of(contents, options), scales=layout != "dense")
+    written = write_tensors(target, laid.tensors, layout=layout, shard_bytes=options.shard_bytes)
+    notes += laid.notes
     files = list(written.files)
     if source.is_dir():
         files += carry_companions(source, target)
         if (source / "config.json").exists():
-            files += _write_config(source, target, layout, written.sparse)
+            files.append("config.json")
+            notes += _write_config(source, target, layout, written.sparse, laid)
     forget_engine(target)
     forget_activations(target)
     if layout != "dense" and not written.sparse:
@@ -93,13 +98,17 @@ def _folder(source: Path, target: Path, options: Options, *, to: str, layout: st
     return conversion(to, target, files, written.sparse, notes)
 
 
-def _write_config(source: Path, target: Path, layout: str, sparse: Mapping[str, float]) -> list[str]:
-    plain: dict[str, Any] = without(read_json(source / "config.json"), NEVER)
-    if sparse:
-        modules = [name.removesuffix(".weight") for name in sparse]
-        plain["quantization_config"] = compression_block(layout, modules, sum(sparse.values()) / len(sparse))
+def _write_config(
+    source: Path, target: Path, layout: str, sparse: Mapping[str, float], laid: LaidOut
+) -> tuple[str, ...]:
+    """Notes on what the config can say of the weights."""
+    config = read_json(source / "config.json")
+    plain: dict[str, Any] = without(config, NEVER)
+    said, notes = block(config, layout, sparse, laid)
+    if said is not None:
+        plain["quantization_config"] = said
     write_text(target / "config.json", json.dumps(plain, indent=2, sort_keys=True) + "\n")
-    return ["config.json"]
+    return notes
 
 
 def conversion(

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from rarefy.core.errors import FileError, ModelError
 from rarefy.formats.atomic import replace_file
-from rarefy.formats.folder import read_json
-from rarefy.formats.held import dense
+from rarefy.formats.folder import read_contents, read_json
 from rarefy.recipes.convert import Conversion, Options, conversion, weights_of
+from rarefy.recipes.convert_scaled import lay_out
 from rarefy.recipes.store_activations import weights_alone
 
 _VOCABULARY = 2**22  # values of a tokenizer.json: a word is one, a pair that is merged three
@@ -38,14 +38,15 @@ def to_gguf(source: Path, target: Path, options: Options) -> Conversion:
         raise FileError("convert: gguf is not installed; pip install gguf") from error
     config = read_json(source / "config.json")
     kind = _checked_kind(config, source)
-    notes = [*weights_alone(source), *_windows(config)]
-    tensors = {name: dense(entry) for name, entry in weights_of(source, options).items()}
+    contents = read_contents(source, mapped=True)
+    laid = lay_out(contents.tensors, weights_of(contents, options), scales=False)
+    notes = [*weights_alone(source), *_windows(config), *laid.notes]
 
     def write(aside: Path) -> None:
         writer = gguf.GGUFWriter(str(aside), kind)
         _describe(writer, config)
         notes.extend(_tokens(writer, source, config))
-        for name, tensor in _renamed(tensors, config, kind):
+        for name, tensor in _renamed(laid.tensors, config, kind):
             writer.add_tensor(name, tensor.numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

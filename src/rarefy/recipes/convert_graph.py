@@ -13,6 +13,7 @@ from rarefy.engine.rivals.onnx_file import quiet, session
 from rarefy.engine.rivals.outputs import Positional, first_tensor, relative_error, tensors_of
 from rarefy.formats.atomic import replace_file
 from rarefy.formats.container import Contents
+from rarefy.formats.folder import read_contents
 from rarefy.formats.onnx_sparse import make_sparse
 from rarefy.recipes.convert import Conversion, Options, conversion, weights_of
 from rarefy.recipes.store import load
@@ -93,7 +94,7 @@ def text_model(source: Path, options: Options) -> tuple[nn.Module, dict[str, Ten
     """The dense model of a Hugging Face folder of text, and an example of its input."""
     model = load(source, compiled=False)
     if options.adapter is not None:
-        fill(model, Contents(weights_of(source, options), {}, own=False), source)
+        fill(model, Contents(weights_of(read_contents(source, mapped=True), options), {}, own=False), source)
     size = getattr(getattr(model, "config", None), "vocab_size", None)
     if not isinstance(size, int):
         raise ModelError(
