@@ -65,9 +65,17 @@ def convert(source: Path, target: Path, to: str, options: Options | None = None)
     return TARGETS[to](source, target, options)
 
 
-def weights_of(source: Path, options: Options) -> dict[str, Tensor | Held]:
-    """The stored tensors of a model, each once, an adapter's changes in them."""
+def weights_of(source: Path, options: Options, *, config_alone: bool = False) -> dict[str, Tensor | Held]:
+    """The stored tensors of a model, each once, an adapter's changes in them.
+
+    config_alone: the reader knows no widths but those of config.json; a FileError if the model has others.
+    """
     contents = read_contents(source, mapped=True)
+    if config_alone and (odd := sorted({*contents.widths.resized, *contents.widths.counts})):
+        raise FileError(
+            f"convert: {source}: {odd[0]!r} and {len(odd) - 1} more have widths that config.json does not say, so "
+            "other programs cannot build the model; use rarefy.load, or --to onnx or openvino, which need no config"
+        )
     if options.adapter is None:
         return dict(contents.tensors)
     changes = read(options.adapter)
@@ -79,7 +87,7 @@ def weights_of(source: Path, options: Options) -> dict[str, Tensor | Held]:
 
 def _folder(source: Path, target: Path, options: Options, *, to: str, layout: str) -> Conversion:
     notes = weights_alone(source)
-    tensors = {name: dense(entry) for name, entry in weights_of(source, options).items()}
+    tensors = {name: dense(entry) for name, entry in weights_of(source, options, config_alone=source.is_dir()).items()}
     written = write_tensors(target, tensors, layout=layout, shard_bytes=options.shard_bytes)
     files = list(written.files)
     if source.is_dir():

@@ -39,7 +39,7 @@ def to_gguf(source: Path, target: Path, options: Options) -> Conversion:
     config = read_json(source / "config.json")
     kind = _checked_kind(config, source)
     notes = [*weights_alone(source), *_windows(config)]
-    tensors = {name: dense(entry) for name, entry in weights_of(source, options).items()}
+    tensors = {name: dense(entry) for name, entry in weights_of(source, options, config_alone=True).items()}
 
     def write(aside: Path) -> None:
         writer = gguf.GGUFWriter(str(aside), kind)
