@@ -17,7 +17,7 @@ from rarefy.core.quantized import quantize_weight
 from rarefy.formats import bitmask
 from rarefy.formats.bitmask24 import Bitmask24
 from rarefy.formats.codes import Codes
-from rarefy.formats.container import Prepared, prepare
+from rarefy.formats.container import Prepared, Widths, prepare
 from rarefy.formats.packed import Packed
 from rarefy.selectors import Threshold, TopK, select_hidden, select_inputs
 
@@ -38,14 +38,24 @@ def two_of_four(rows: int = 8, groups: int = 5) -> Tensor:
 
 @cache
 def own() -> Prepared:
-    """What `rarefy.save` writes: dense, sparse, tied, whole numbers of four and eight bits."""
+    """What `rarefy.save` writes: dense, sparse, tied, whole numbers of four and eight bits, other widths."""
     found, codes = tensors(), {}
     for bits, groups in ((4, 2), (8, 1)):
         name, weight = f"codes{bits}.weight", two_of_four(16, 8)
         codes[name] = Codes(tuple(weight.shape), quantize_weight(weight, bits, 32 // groups))
         found[name] = codes[name].to_dense()
     found["conv.weight"] = torch.zeros(40, 3, 3, 3).index_fill_(0, torch.tensor([1, 7]), 1.5)
-    return prepare(found, {"tied.bias": "layer.bias"}, codes)
+    widths = Widths({"layer.weight": [40, 37], "tied.bias": [40], "codes4.weight": [16, 32]}, {"layer": {"dim": 37}})
+    return prepare(found, {"tied.bias": "layer.bias"}, codes, widths)
+
+
+@cache
+def narrower() -> Prepared:
+    """What `rarefy.save` writes of `network()` after three of its neurons were cut."""
+    held = dict(network().state_dict())
+    cut = {"0.weight": held["0.weight"][:45], "0.bias": held["0.bias"][:45], "2.weight": held["2.weight"][:, :45]}
+    widths = Widths({name: list(t.shape) for name, t in cut.items()}, {"0": {"out_features": 45}})
+    return prepare({**held, **cut}, {}, None, widths)
 
 
 @cache

@@ -5,6 +5,7 @@ checks behind them stand. Each is refused with an error of ours or read, at the 
 read is used: a claim that passes the reader may not break what comes after it.
 """
 
+import hashlib
 import json
 import math
 import pickletools
@@ -26,6 +27,7 @@ from rarefy.formats.adapters import Delta, merge
 from rarefy.formats.folder import read_contents
 from rarefy.formats.manifest import Manifest, digest
 from rarefy.formats.shards import open_shards
+from rarefy.recipes.store_resize import resize
 from rarefy.recipes.store_state import fill
 
 _FOLDER = corpus.folder()
@@ -38,7 +40,7 @@ _NAMES = {
 
 
 def case(rng: random.Random) -> None:
-    rng.choices((_bytes, _header, _forged, _archive, _program, _shards), (4, 4, 4, 3, 2, 2))[0](rng)
+    rng.choices((_bytes, _header, _forged, _widths, _archive, _program, _shards), (4, 4, 4, 2, 3, 2, 2))[0](rng)
 
 
 def put(name: str, data: bytes) -> Path:
@@ -204,6 +206,23 @@ def _signed(metadata: dict[str, str], parts: dict[str, Tensor], rng: random.Rand
         return Manifest(**said).to_metadata()
     except (TypeError, ValueError, AttributeError):  # no such manifest can be written
         return metadata
+
+
+def _widths(rng: random.Random) -> None:
+    """A manifest that lies of the shapes and counts of a model's modules; a model is resized by what passes."""
+    prepared = corpus.narrower()
+    said = json.loads(prepared.metadata["rarefy.manifest"])
+    said |= lied({key: said[key] for key in ("resized", "counts")}, rng)
+    signed = json.dumps(said)
+    metadata = {"rarefy.layout": "1", "rarefy.manifest": signed}
+    metadata["rarefy.digest"] = hashlib.sha256(signed.encode()).hexdigest()
+    data = written(dict(prepared.parts), metadata)
+    path, model = put("widths.safetensors", data), corpus.network()
+    if bounded(lambda: resize(model, read_contents(path, mapped=True), path) or True, len(data)) is None:
+        return
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    held = {name: tuple(tensor.shape) for name, tensor in prepared.parts.items()}
+    assert shapes.keys() == held.keys() and all(shapes[name] == held[name] for name in said["resized"])
 
 
 def _archive(rng: random.Random) -> None:

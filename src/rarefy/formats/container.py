@@ -1,7 +1,7 @@
 """One safetensors file of dense and sparse tensors: written whole or not at all, read only if it is right."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,25 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Widths:
+    """Where a model is not as its config says: {tensor: shape} and {module: {attribute: integer}}."""
+
+    resized: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Contents:
     """What a file holds. aliases: {tied name: name that holds the tensor}; own: whether rarefy wrote it.
 
-    fingerprint: of all that it holds, None where the file does not say it.
+    fingerprint: of all that it holds, None where the file does not say it; widths: see there.
     """
 
     tensors: Mapping[str, Tensor | Held]
     aliases: Mapping[str, str]
     own: bool
     fingerprint: str | None = None
+    widths: Widths = field(default_factory=Widths)
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,15 @@ class Prepared:
 
 
 def prepare(
-    tensors: Mapping[str, Tensor], aliases: Mapping[str, str] | None = None, codes: Mapping[str, Codes] | None = None
+    tensors: Mapping[str, Tensor],
+    aliases: Mapping[str, str] | None = None,
+    codes: Mapping[str, Codes] | None = None,
+    widths: Widths | None = None,
 ) -> Prepared:
     """Lays tensors out for a file, each sparse where that is smaller and dense otherwise.
 
-    codes: the integers of tensors that lie on a grid, which are stored in their place. A tensor stored sparse or so
-    comes back equal, its -0.0 as +0.0; one stored dense comes back bit for bit.
+    codes: the integers of tensors that lie on a grid, which are stored in their place. widths: where the model is not
+    as its config says. A tensor stored sparse or so comes back equal, its -0.0 as +0.0; one stored dense bit for bit.
     Raises DTypeError for a type that the file format does not have.
     """
     parts: dict[str, Tensor] = {}
@@ -98,8 +110,9 @@ def prepare(
         parts |= stored
         records.append(_record(name, dense, stored, encoding, prefix))
     digests = {name: manifest.digest(name, tensor) for name, tensor in parts.items()}
-    metadata = Manifest(sparse, dict(aliases or {}), digests, integers).to_metadata()
-    return Prepared(parts, metadata, tuple(records))
+    said = widths or Widths()
+    made = Manifest(sparse, dict(aliases or {}), digests, integers, said.resized, said.counts)
+    return Prepared(parts, made.to_metadata(), tuple(records))
 
 
 def _laid_out(
@@ -140,7 +153,9 @@ def read_file(path: Path, *, mapped: bool = False) -> Contents:
     manifest.check(said, stored, path)
     try:
         tensors = _unpack(stored, said.sparse, said.codes)
-        return Contents(tensors, said.aliases, own=True, fingerprint=manifest.fingerprint(metadata))
+        manifest.check_shapes(said, tensors)
+        widths = Widths(said.resized, said.counts)
+        return Contents(tensors, said.aliases, True, manifest.fingerprint(metadata), widths)
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
 

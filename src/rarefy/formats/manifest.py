@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from rarefy.formats.codes import PARTS as CODE_PARTS
 from rarefy.formats.names import join
 
 LAYOUT = "1"
+_LATER = ("codes", "resized", "counts")  # left out where empty, so that files without them are as they were
 _KEYS = ("rarefy.layout", "rarefy.manifest", "rarefy.digest")
 
 
@@ -23,13 +25,17 @@ class Manifest:
 
     sparse: {parameter: prefix of its four stored tensors}; codes: the same of those stored as integers;
     aliases: {tied name: parameter that holds it};
-    digests: {stored tensor: sha256 of its name, type, shape and bytes}.
+    digests: {stored tensor: sha256 of its name, type, shape and bytes};
+    resized: {tensor: shape} of those that are not as the model's config has them; counts: {module: {attribute:
+    integer}}, what such a module counts otherwise than the config.
     """
 
     sparse: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, str] = field(default_factory=dict)
+    resized: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[str]:
@@ -38,7 +44,7 @@ class Manifest:
         return found + [join(prefix, part) for prefix in self.codes.values() for part in CODE_PARTS]
 
     def to_metadata(self) -> dict[str, str]:
-        said = {key: value for key, value in asdict(self).items() if value or key != "codes"}
+        said = {key: value for key, value in asdict(self).items() if value or key not in _LATER}
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         values = (LAYOUT, text, hashlib.sha256(text.encode()).hexdigest())
         return {"format": "pt", **dict(zip(_KEYS, values, strict=True))}
@@ -83,11 +89,26 @@ def _parse(text: str, path: object) -> Manifest:
         raw = json.loads(text)
         manifest = Manifest(**raw)
         maps = (manifest.sparse, manifest.aliases, manifest.digests, manifest.codes)
-        if all(isinstance(m, dict) and all(isinstance(v, str) for v in m.values()) for m in maps):
+        texts = all(isinstance(m, dict) and all(isinstance(v, str) for v in m.values()) for m in maps)
+        if texts and _are_widths(manifest.resized, manifest.counts):
             return manifest
     except (ValueError, TypeError, RecursionError):
         pass
     raise FileError(f"{path}: its manifest cannot be read; the file was not written by rarefy or is damaged")
+
+
+def _are_widths(resized: object, counts: object) -> bool:
+    """Whether both hold names and integers that sizes can be; what they say is compared with the tensors later."""
+    return (
+        isinstance(resized, dict)
+        and isinstance(counts, dict)
+        and all(isinstance(shape, list) and all(map(_is_size, shape)) for shape in resized.values())
+        and all(isinstance(said, dict) and all(map(_is_size, said.values())) for said in counts.values())
+    )
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def check(manifest: Manifest, stored: Mapping[str, Tensor], path: object) -> None:
@@ -102,6 +123,17 @@ def check(manifest: Manifest, stored: Mapping[str, Tensor], path: object) -> Non
         if digest(name, tensor) != manifest.digests[name]:
             raise FileError(f"{path}: tensor {name!r} was altered (its sha256 differs); get the file again")
     _check_names(manifest, stored, path)
+
+
+def check_shapes(manifest: Manifest, tensors: Mapping[str, Any]) -> None:
+    """Refuses shapes that are not those of the tensors. tensors: by their names, whatever they are stored as."""
+    for name, shape in manifest.resized.items():
+        held = tensors.get(manifest.aliases.get(name, name))
+        if held is None or tuple(held.shape) != tuple(shape):
+            found = "not there" if held is None else f"{tuple(held.shape)}"
+            raise FileError(
+                f"the manifest contradicts the tensors: {name!r} is {found}, not {tuple(shape)}; get the file again"
+            )
 
 
 def _check_names(manifest: Manifest, stored: Mapping[str, Tensor], path: object) -> None:

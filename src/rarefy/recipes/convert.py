@@ -68,6 +68,15 @@ def convert(source: Path, target: Path, to: str, options: Options | None = None)
     return TARGETS[to](source, target, options)
 
 
+def require_widths_of_config(contents: Contents, source: Path) -> None:
+    """FileError if the model has widths that only rarefy's manifest says: readers of the target know config.json alone."""
+    if odd := sorted({*contents.widths.resized, *contents.widths.counts}):
+        raise FileError(
+            f"convert: {source}: {odd[0]!r} and {len(odd) - 1} more have widths that config.json does not say, so "
+            "other programs cannot build the model; use rarefy.load, or --to onnx or openvino, which need no config"
+        )
+
+
 def weights_of(contents: Contents, options: Options) -> Mapping[str, Tensor | Held]:
     """The stored tensors of a model, each once, an adapter's changes in them."""
     if options.adapter is None:
@@ -82,6 +91,8 @@ def weights_of(contents: Contents, options: Options) -> Mapping[str, Tensor | He
 def _folder(source: Path, target: Path, options: Options, *, to: str, layout: str) -> Conversion:
     notes = weights_alone(source)
     contents = read_contents(source, mapped=True)
+    if source.is_dir():
+        require_widths_of_config(contents, source)
     laid = lay_out(contents.tensors, weights_of(contents, options), scales=layout != "dense")
     written = write_tensors(target, laid.tensors, layout=layout, shard_bytes=options.shard_bytes)
     notes += laid.notes

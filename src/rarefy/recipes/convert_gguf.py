@@ -10,7 +10,7 @@ from torch import Tensor
 from rarefy.core.errors import FileError, ModelError
 from rarefy.formats.atomic import replace_file
 from rarefy.formats.folder import read_contents, read_json
-from rarefy.recipes.convert import Conversion, Options, conversion, weights_of
+from rarefy.recipes.convert import Conversion, Options, conversion, require_widths_of_config, weights_of
 from rarefy.recipes.convert_scaled import lay_out
 from rarefy.recipes.store_activations import weights_alone
 
@@ -39,6 +39,7 @@ def to_gguf(source: Path, target: Path, options: Options) -> Conversion:
     config = read_json(source / "config.json")
     kind = _checked_kind(config, source)
     contents = read_contents(source, mapped=True)
+    require_widths_of_config(contents, source)
     laid = lay_out(contents.tensors, weights_of(contents, options), scales=False)
     notes = [*weights_alone(source), *_windows(config), *laid.notes]
 

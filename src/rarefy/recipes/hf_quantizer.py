@@ -9,14 +9,17 @@ from torch import Tensor
 
 from rarefy.core.errors import FileError
 from rarefy.formats import bitmask, bitmask24, codes
+from rarefy.formats.container import read_file
 from rarefy.formats.header import METADATA, read_header
 from rarefy.formats.held import Held
+from rarefy.formats.manifest import from_metadata
 from rarefy.formats.names import join, names_a_parameter
 from rarefy.formats.safe import check_header
+from rarefy.recipes.store_resize import resize
 
 METHOD = "rarefy"
 _OLD_KEY = "compression_config"
-_FORMATS = ("sparse-bitmask", "sparse-24-bitmask", "rarefy-codes")
+_FORMATS = ("sparse-bitmask", "sparse-24-bitmask", "rarefy-codes", "rarefy-widths")
 """What `sparsity_config.format` may say for us to take the folder; anything else stays with compressed-tensors."""
 
 _LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Tensor], str], Held]], ...] = (
@@ -105,6 +108,8 @@ def _classes() -> tuple[Any, Any]:
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
             self.files = [Path(file) for file in kwargs.get("checkpoint_files") or ()]
+            for file in self.files:
+                _resize(model, file)
 
         def get_weight_conversions(self) -> list[Any]:
             names = [name for file in self.files for name in _names(file)]
@@ -126,6 +131,27 @@ def _names(file: Path) -> list[str]:
         raise FileError(f"{file}: is no safetensors file; rarefy.load reads it")
     check_header(file)
     return [name for name in read_header(file)[1] if name != METADATA]
+
+
+def _resize(model: Any, file: Path) -> None:
+    """Gives the model the widths that the file says, after the whole file was checked as `rarefy.load` does."""
+    check_header(file)
+    header = read_header(file)[1]
+    said = from_metadata(header.get(METADATA), file, len(header))
+    if said is None or not (said.resized or said.counts):
+        return
+    base = getattr(model, "base_model_prefix", "")
+    known = {name for name, _ in model.named_modules()} | model.state_dict().keys()
+    same = type(model).__name__ in (getattr(model.config, "architectures", None) or ())
+
+    def find(name: str) -> str | None:
+        """A model with a head may be read as its base, and a base into a model with a head."""
+        if same or not name:
+            return name if same else None
+        spelled = (name, f"{name}.".removeprefix(f"{base}.").rstrip("."), f"{base}.{name}")
+        return next((n for n in spelled if n in known), None)
+
+    resize(model, read_file(file, mapped=True), file.parent, find)
 
 
 def conversions(names: list[str]) -> list[tuple[tuple[list[str], str], Callable[[Mapping[str, Tensor], str], Held]]]:

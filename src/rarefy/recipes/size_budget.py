@@ -25,7 +25,9 @@ from rarefy.pruning.resolve import fixed_density, resolve_method, resolve_patter
 from rarefy.pruning.rounding import with_rounding
 from rarefy.pruning.sensitivity import layer_errors
 from rarefy.recipes.store_codes import codes_by_name
+from rarefy.recipes.store_hf import is_hugging_face
 from rarefy.recipes.store_state import collect
+from rarefy.recipes.store_widths import widths_of
 from rarefy.recipes.target_losses import Losses
 from rarefy.solvers.assorted import Assorted
 
@@ -106,7 +108,8 @@ def prune_to_size(
 def saved_bytes(model: nn.Module) -> int:
     """Bytes of the weights file that `save` would write now."""
     tensors, aliases = collect(model)
-    return file_bytes(prepare(tensors, aliases, codes_by_name(model, tensors)))
+    widths = widths_of(model) if is_hugging_face(model) else None
+    return file_bytes(prepare(tensors, aliases, codes_by_name(model, tensors), widths))
 
 
 def layer_choices(

@@ -48,7 +48,7 @@ def skeleton(folder: Path, shards: Shards, dtype: torch.dtype) -> Skeleton:
     raw = without(raw, NEVER)
     config = config_of(raw, folder)
     cls = class_of(raw, config, folder)
-    with _parameters_on_meta():
+    with parameters_on_meta():
         try:
             model = cls._from_config(config, **{type_key(): dtype})
         except Exception as error:  # transformers raises whatever a strange config leads it to
@@ -74,7 +74,7 @@ def _refuse_quantised(folder: Path, raw: Mapping[str, Any], shards: Shards) -> N
 
 
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def parameters_on_meta() -> Iterator[None]:
     """Every parameter that this thread registers goes to the meta device at once: one is in memory at a time."""
     owner = threading.get_ident()
 

@@ -10,7 +10,7 @@ from rarefy.engine import Compiled, CompiledDecoder
 from rarefy.engine.compile import compile_again
 from rarefy.engine.decoder.restore import restored_decoder
 from rarefy.engine.restore import restored
-from rarefy.formats.container import Contents, prepare, write
+from rarefy.formats.container import Contents, Widths, prepare, write
 from rarefy.formats.folder import read_contents, weights_path
 from rarefy.recipes.store_activations import (
     extra_names,
@@ -25,6 +25,7 @@ from rarefy.recipes.store_hf import build, is_hugging_face, write_config
 from rarefy.recipes.store_packed import packed_only, stored_layers, stored_weights, without
 from rarefy.recipes.store_report import SaveReport
 from rarefy.recipes.store_state import collect, fill
+from rarefy.recipes.store_widths import widths_of
 
 
 def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None) -> SaveReport:
@@ -32,9 +33,10 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
 
     Tensors are stored sparse where that is smaller, weights that were rounded while they were pruned as their integers
     and scales. Of a Hugging Face model the config is written too, and the small companion files (tokenizer, pooling,
-    ...) of the folder `carry` are copied. Of a compiled model the model that was compiled is saved. The selectors of
-    `sparsify_activations` go into a folder with it, not into a single file. Every file is replaced as a whole, the
-    weights last: if the disk is full or the process is killed, the old weights are still there.
+    ...) of the folder `carry` are copied; layers that were cut to widths which no config says come back with them. Of a
+    compiled model the model that was compiled is saved. The selectors of `sparsify_activations` go into a folder with
+    it, not into a single file. Every file is replaced as a whole, the weights last: if the disk is full or the process
+    is killed, the old weights are still there.
 
     Raises ModelError (something that cannot be stored without pickling) or FileError (it could not be written).
     """
@@ -42,16 +44,18 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
     tensors, aliases = collect(source)
     weights = weights_path(path)
     beside = {name: tensors.pop(name) for name in extra_names(source)} if weights.parent == path else {}
-    prepared = prepare(tensors, aliases, codes_by_name(source, tensors))
+    known = is_hugging_face(source) and weights.parent == path
+    widths = widths_of(source) if known else Widths()
+    prepared = prepare(tensors, aliases, codes_by_name(source, tensors), widths)
     extra: list[str] = []
     if weights.parent == path:
         forget_engine(path)
         extra += write_activations(source, path, beside, prepared)
         if carry is not None:
             extra += carry_companions(Path(carry), path)
-        if is_hugging_face(source):
-            turned = any(turned_modules(source))
-            extra += write_config(source, path, prepared.stored, whole="rarefy-turned" if turned else None)
+        if known:
+            whole = "rarefy-turned" if any(turned_modules(source)) else "rarefy-widths" if widths.resized else None
+            extra += write_config(source, path, prepared.stored, whole=whole)
     write(weights, prepared)
     if weights.parent == path:
         forget_activations(path, kept=extra)

@@ -17,6 +17,7 @@ from rarefy.formats.atomic import write_text
 from rarefy.formats.container import Contents, Stored
 from rarefy.formats.folder import read_json
 from rarefy.formats.packed import as_integers
+from rarefy.recipes.store_resize import resize
 from rarefy.recipes.store_state import dense, shapes
 
 NEVER = frozenset(
@@ -110,7 +111,7 @@ def build(folder: Path, contents: Contents) -> nn.Module:
         with _bounded(contents, folder):
             config = config_of(raw, folder)
             cls = class_of(raw, config, folder)
-            model, info = cls.from_pretrained(
+            model, info = _resizing(cls, contents, folder).from_pretrained(
                 None, config=config, state_dict=state, output_loading_info=True, **_as_type(state)
             )
     except FileError:
@@ -120,9 +121,23 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     finally:
         if shown:
             quiet.enable_progress_bar()
+    model.__class__ = cls
     _require_all_placed(model, state, info, folder)
     _finish(model, folder, raw)
     return model
+
+
+def _resizing(cls: Any, contents: Contents, folder: Path) -> Any:
+    """A class that transformers can load in the place of `cls`: its models have the widths that the file says."""
+    if not contents.widths.resized and not contents.widths.counts:
+        return cls
+
+    def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, config, *args, **kwargs)
+        resize(self, contents, folder)
+
+    same = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (cls,), {**same, "__init__": init})
 
 
 def config_of(raw: dict[str, Any], folder: Path) -> Any:
