@@ -69,7 +69,7 @@ def convert(source: Path, target: Path, to: str, options: Options | None = None)
 
 
 def require_widths_of_config(contents: Contents, source: Path) -> None:
-    """FileError if the model has widths that only rarefy's manifest says: readers of the target know config.json alone."""
+    """FileError if the model has widths that only the manifest says: readers of the target know config.json alone."""
     if odd := sorted({*contents.widths.resized, *contents.widths.counts}):
         raise FileError(
             f"convert: {source}: {odd[0]!r} and {len(odd) - 1} more have widths that config.json does not say, so "
