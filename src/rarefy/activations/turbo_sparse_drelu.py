@@ -10,7 +10,7 @@ from rarefy.core.errors import ModelError
 from rarefy.core.registry import method
 from rarefy.selectors import feed_forwards, select_hidden, select_inputs
 from rarefy.selectors.positive import Positive
-from rarefy.selectors.threshold import NONZERO
+from rarefy.selectors.threshold import Threshold
 
 
 def drelu(gate: Tensor, up: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class DReLU:
         swap_activations(model, lambda layer: nn.ReLU(), "relu")
         for activation in {id(layer.activation): layer.activation for layer in feed_forwards(model)}.values():
             assert isinstance(activation, nn.Module)  # swap_activations has put one there
-            select_hidden(activation, NONZERO)
+            select_hidden(activation, Threshold(torch.zeros(())))  # one each: they are stored with the model
         for layer in layers:
             select_inputs(layer.down, Positive())
         return [layer.name for layer in layers]
