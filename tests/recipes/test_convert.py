@@ -16,6 +16,7 @@ from rarefy.formats.packed import Packed
 from rarefy.formats.shira import write_shira
 from rarefy.recipes.convert import Options, convert
 from rarefy.recipes.store import load, save
+from transformers_tiny import tiny
 
 transformers = pytest.importorskip("transformers")
 
@@ -37,11 +38,7 @@ def prune_(model: nn.Module) -> nn.Module:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50
-    )
-    save(prune_(transformers.BertModel(config)), folder)
+    save(prune_(tiny("Bert", num_hidden_layers=1)), folder)
     (folder / "vocab.txt").write_text("a\nb\n")
     return folder
 

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import torch
-
 import rarefy
+from transformers_tiny import tiny
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}assistant:"
 
@@ -23,25 +22,9 @@ def write_writer(carried: Path, folder: Path) -> Path:
     words = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=TEMPLATE
     )
-    words.save_pretrained(carried)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    rarefy.prune(model, "magnitude", sparsity=0.5, measure=False)
-    rarefy.save(model, folder, carry=carried)
-    return folder
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512, "initializer_range": 0.3}
+    tokens = {"vocab_size": len(vocabulary), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    return _write(tiny("Llama", **sizes, **tokens), words, carried, folder)
 
 
 def write_encoder(carried: Path, folder: Path) -> Path:
@@ -49,22 +32,16 @@ def write_encoder(carried: Path, folder: Path) -> Path:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = ["[PAD]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    letters = ["[PAD]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(letters)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"
-    ).save_pretrained(carried)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        pad_token_id=0,
-    )
-    model = transformers.BertModel(config).eval()
+    words = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]")
+    model = tiny("Bert", num_hidden_layers=1, vocab_size=len(letters), pad_token_id=0)
+    return _write(model, words, carried, folder)
+
+
+def _write(model, words, carried: Path, folder: Path) -> Path:
+    words.save_pretrained(carried)
     rarefy.prune(model, "magnitude", sparsity=0.5, measure=False)
     rarefy.save(model, folder, carry=carried)
     return folder
