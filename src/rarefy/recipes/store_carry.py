@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from rarefy.core.errors import FileError
 from rarefy.formats.atomic import replace_file
 
@@ -21,6 +23,12 @@ LARGEST = 64 * 2**20
 """Bytes. Above this a companion is not small, and left out would be worse than refused."""
 
 
+def origin_of(model: nn.Module) -> Path | None:
+    """The local folder that a Hugging Face model was loaded from, if it is one and is still there."""
+    said = getattr(getattr(model, "config", None), "_name_or_path", None)
+    return Path(said) if isinstance(said, str) and said and (Path(said) / "config.json").is_file() else None
+
+
 def carry_companions(source: Path, target: Path) -> list[str]:
     """Copies the companion files of a model folder, each replaced as a whole; gives their names."""
     if not source.is_dir():
@@ -31,7 +39,10 @@ def carry_companions(source: Path, target: Path) -> list[str]:
     for name in names:
         size = (source / name).stat().st_size
         if size > LARGEST:
-            raise FileError(f"save: companion {source / name} has {size} bytes, more than {LARGEST}; move it away")
+            raise FileError(
+                f"save: companion {source / name} has {size} bytes, more than {LARGEST}; move it away, or give "
+                "carry=False"
+            )
         replace_file(target / name, partial(shutil.copyfile, source / name))
     return names
 
