@@ -73,3 +73,13 @@ def test_views_are_written_alone(tmp_path) -> None:
     found = read(tmp_path)
     assert torch.equal(found["a"], whole[2:4]) and torch.equal(found["b"], whole[:, 1])
     assert torch.equal(found["c"], whole.t())
+
+
+@pytest.mark.parametrize("most", [10**9, 100])
+def test_a_tensor_with_two_names_is_written_under_both(tmp_path, most) -> None:
+    """The state dict of a model with tied weights: safetensors itself refuses it."""
+    table = torch.arange(12.0).reshape(4, 3)
+    made = {"embed.weight": table, "head.weight": table, "part": table.view(3, 4)}
+    write_tensors(tmp_path, made, layout="dense", shard_bytes=most)
+    found = read(tmp_path)
+    assert found.keys() == made.keys() and all(torch.equal(found[name], t) for name, t in made.items())

@@ -41,11 +41,26 @@ def test_eight_bit_floats_zero_points_and_columns_out_of_order() -> None:
     found = fold({"l.weight": stored, "l.weight_scale": torch.tensor([[0.5]], dtype=torch.bfloat16)})
     assert found["l.weight"].to_dense().dtype == torch.bfloat16
     assert found["l.weight"].to_dense().tolist() == [[0.0, 224.0]]
+    wide = torch.tensor([[-0.0, 57344.0]]).to(torch.float8_e5m2)
+    assert fold({"l.weight": wide, "l.weight_scale": torch.tensor([0.5])})["l.weight"].to_dense().tolist() == [
+        [0, 28672]
+    ]
     entries = {"l.weight": STORED, "l.weight_scale": SCALES["group"][0]}
     order = {"l.weight_g_idx": torch.tensor([1, 0, 0, 1])}
     assert fold(entries | order)["l.weight"].to_dense().tolist() == [[0, 2, -1.5, 0], [508, 0, 0, -512]]
     zero = {"l.weight_zero_point": torch.tensor([[1, 0], [0, -1]], dtype=torch.int8)}
     assert fold(entries | zero)["l.weight"].to_dense().tolist() == [[-0.5, 1.5, -3, 0], [254, 0, 4, -508]]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float8_e4m3fnuz, torch.bool])
+def test_numbers_that_are_no_known_layout_never_pass_for_weights(dtype) -> None:
+    entries = {"l.weight": torch.ones(2, 4).to(dtype), "l.weight_scale": torch.ones(2, 1)}
+    with pytest.raises(FileError, match=rf"'l\.weight': {dtype} with scales beside it .* dequantize it there"):
+        fold(entries)
+    assert (
+        fold({"l.weight": torch.ones(2, 4, dtype=torch.float64), "l.weight_scale": torch.ones(1)}).keys()
+        == entries.keys()
+    )
 
 
 WRONG: dict[str, dict[str, Tensor]] = {

@@ -44,18 +44,21 @@ def write_tensors(
     Only matrices whose names end in `.weight` are stored sparse, under the short names that compressed-tensors uses
     from 0.9 on. targets: which of them; None means each that becomes smaller (for `sparse-24-bitmask`: and is 2:4).
     Nothing is ever pruned to fit: a target that is not 2:4 raises FileError. A single tensor may be larger than a
-    shard.
+    shard. Tensors that share memory are written once for each name.
     """
     if layout not in LAYOUTS:
         raise FileError(f"write_tensors: there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     stored: dict[str, Tensor] = {}
     sparse: dict[str, float] = {}
+    held: set[int] = set()
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         wanted = layout != "dense" and (name in targets if targets is not None else True)
         parts = _parts(name, plain, layout, must=targets is not None) if wanted else None
         if parts is None:
-            stored[name] = plain.clone() if plain.untyped_storage().nbytes() != plain.nbytes else plain
+            memory = plain.untyped_storage()
+            stored[name] = plain.clone() if memory.nbytes() != plain.nbytes or memory.data_ptr() in held else plain
+            held.add(memory.data_ptr())
             continue
         sparse[name] = float(plain.eq(0).sum()) / plain.numel()
         named = {join(name.removesuffix("weight").removesuffix("."), part): value for part, value in parts.items()}

@@ -9,8 +9,9 @@ from torch import Tensor
 from rarefy.core.errors import FileError
 from rarefy.formats.held import Held, dense, plain
 
-_TYPES = frozenset({torch.int8, torch.float8_e4m3fn})
+_TYPES = frozenset({torch.int8, torch.float8_e4m3fn, torch.float8_e5m2})
 _FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16})
+_WIDE = _FLOATS | {torch.float64}
 _ZEROS = _FLOATS | _TYPES | {torch.int32, torch.int64, torch.uint8}
 _BESIDE = ("weight_scale", "weight_zero_point", "weight_g_idx", "input_scale", "input_zero_point")
 
@@ -19,9 +20,10 @@ _BESIDE = ("weight_scale", "weight_zero_point", "weight_g_idx", "input_scale", "
 class Scaled:
     """A weight `(out, in)` that is `(stored - zero) * scale`, in the type of the scale.
 
-    stored: int8 or float8_e4m3fn, dense or `Packed`; scale: of the tensor (1), of a row `(out, 1)`, of a group of
-    columns `(out, groups)` or of a block `(out / b, in / b)`; zero: like scale, or None; group_of: `(in,)`, the group
-    of each column where they are not in order; input_scale, input_zero: of the activations, as the file has them.
+    stored: int8, float8_e4m3fn or float8_e5m2, dense or `Packed`; scale: of the tensor (1), of a row `(out, 1)`, of a
+    group of columns `(out, groups)` or of a block `(out / b, in / b)`; zero: like scale, or None; group_of: `(in,)`,
+    the group of each column where they are not in order; input_scale, input_zero: of the activations, as the file has
+    them.
 
     Source: compressed-tensors 0.14.0.1, `quantization/lifecycle/forward.py`.
     """
@@ -72,8 +74,13 @@ def fold(entries: Mapping[str, Tensor | Held]) -> dict[str, Tensor | Held]:
     for name, stored in entries.items():
         module = name.removesuffix("weight")
         scale = entries.get(f"{module}weight_scale")
-        if not name.endswith("weight") or scale is None or stored.dtype not in _TYPES:
+        if not name.endswith("weight") or scale is None or stored.dtype in _WIDE:
             continue
+        if stored.dtype not in _TYPES:
+            raise FileError(
+                f"tensor {name!r}: {stored.dtype} with scales beside it is no layout that rarefy reads (int8, "
+                "float8_e4m3fn and float8_e5m2 are); load it with the program that made it, dequantize it there, and save that"
+            )
         beside = [entries.get(module + part) for part in _BESIDE]
         found[name] = _checked(name, stored, beside)
         for part in _BESIDE:
