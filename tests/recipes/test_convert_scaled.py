@@ -17,6 +17,7 @@ from rarefy.formats.shira import write_shira
 from rarefy.recipes.convert import Conversion, Options, convert
 from rarefy.recipes.measure import prune
 from rarefy.recipes.store import load, save
+from transformers_tiny import tiny
 
 transformers = pytest.importorskip("transformers")
 KINDS = ("int8 channel", "int8 tensor", "int8 zero point", "int8 group", "fp8 channel", "fp8 tensor")
@@ -54,11 +55,7 @@ def quantised(weight: Tensor, kind: str) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50
-    )
-    save(transformers.BertModel(config).eval(), folder)
+    save(tiny("Bert", num_hidden_layers=1), folder)
     return folder
 
 
@@ -198,3 +195,16 @@ def test_the_parts_of_a_scaled_weight_fold_to_the_same() -> None:
     parts |= {"in_proj_input_scale": torch.ones(1), "in_proj_input_zero_point": torch.zeros(1)}
     (entry,) = fold(parts).values()
     assert isinstance(entry, Scaled) and same(entry.parts("in_proj_weight"), parts)
+
+
+def test_a_graph_says_what_it_holds_wider_than_the_folder(bert, tmp_path) -> None:
+    pytest.importorskip("onnxscript")
+    source = source_of(bert, tmp_path / "source", "int8 channel", sparse=False)
+    notes = convert(source, tmp_path / "onnx", "onnx").notes
+    assert len(notes) == 2 and notes[1].endswith(
+        "and 5 more: quantised in the source, float32 here, because this target is dense"
+    )
+    save(tiny("Bert", num_hidden_layers=1).bfloat16(), tmp_path / "half")
+    notes = convert(tmp_path / "half", tmp_path / "half-onnx", "onnx").notes
+    assert notes[1:] == ("bfloat16 in the source, float32 here: this target is written so",)
+    assert len(convert(bert, tmp_path / "plain", "onnx").notes) == 1

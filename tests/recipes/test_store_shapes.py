@@ -309,6 +309,31 @@ def test_gguf_is_refused_too(tmp_path) -> None:
         convert(tmp_path / "own", tmp_path / "out", "gguf-dense")
 
 
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+@pytest.mark.parametrize("made", [bert, llama], ids=["encoder", "decoder"])
+def test_graphs_need_no_config_and_compute_the_same(tmp_path, made, to) -> None:
+    for package in ("onnxscript", "onnxruntime") if to == "onnx" else ("openvino",):
+        pytest.importorskip(package)
+    model = made()
+    save(model, tmp_path / "own")
+    found = convert(tmp_path / "own", tmp_path / "out", to)
+    ids = torch.randint(0, 50, (3, 11))
+    inputs = {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids).numpy()}
+    if to == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+        output = session.run(None, inputs)[0]
+    else:
+        import openvino
+
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        output = openvino.Core().compile_model(str(tmp_path / "out" / "openvino_model.xml"), "CPU", exact)(inputs)[0]
+    with torch.inference_mode():
+        expected = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+    assert torch.allclose(torch.from_numpy(output), expected, atol=1e-4), found.notes
+
+
 # --- hostile files ------------------------------------------------------------------------------------------------
 
 

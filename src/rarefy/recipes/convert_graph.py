@@ -16,6 +16,7 @@ from rarefy.formats.container import Contents
 from rarefy.formats.folder import read_contents
 from rarefy.formats.onnx_sparse import make_sparse
 from rarefy.recipes.convert import Conversion, Options, conversion, weights_of
+from rarefy.recipes.convert_scaled import widened
 from rarefy.recipes.store import load
 from rarefy.recipes.store_carry import carry_companions
 from rarefy.recipes.store_state import fill
@@ -39,7 +40,8 @@ def to_onnx(source: Path, target: Path, options: Options) -> Conversion:
     sparse = make_sparse(path) if options.sparse_initializers else {}
     worst = check(session(path)(batch), model, batch, "ONNX Runtime")
     files = [file.name for file in target.glob("model.onnx*")] + carry_companions(source, target)
-    return conversion("onnx", target, files, sparse, (f"ONNX Runtime gives torch's output to {worst:.1e}",))
+    notes = (f"ONNX Runtime gives torch's output to {worst:.1e}", *_widened(source))
+    return conversion("onnx", target, files, sparse, notes)
 
 
 def to_openvino(source: Path, target: Path, options: Options) -> Conversion:
@@ -58,7 +60,8 @@ def to_openvino(source: Path, target: Path, options: Options) -> Conversion:
         output = torch.from_numpy(run([t.numpy() for t in tensors_of(batch).values()])[0])
     worst = check(output, model, batch, "OpenVINO")
     files = ["openvino_model.xml", "openvino_model.bin", *carry_companions(source, target)]
-    return conversion("openvino", target, files, notes=(f"OpenVINO gives torch's output to {worst:.1e}",))
+    notes = (f"OpenVINO gives torch's output to {worst:.1e}", *_widened(source))
+    return conversion("openvino", target, files, notes=notes)
 
 
 def export_onnx(model: nn.Module, batch: Any, path: Path) -> None:
@@ -105,6 +108,10 @@ def text_model(source: Path, options: Options) -> tuple[nn.Module, dict[str, Ten
         model.config.use_cache = False
     ids = torch.randint(0, size, (_ROWS, _TOKENS), generator=torch.Generator().manual_seed(0))
     return model.eval().float(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _widened(source: Path) -> tuple[str, ...]:
+    return widened(read_contents(source, mapped=True).tensors, torch.float32)
 
 
 def _needs(*packages: str) -> None:

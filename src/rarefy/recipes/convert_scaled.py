@@ -1,9 +1,10 @@
 """Quantised weights on their way into a bitmask layout: the stored numbers stay, and their groups in the config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rarefy.formats.codes import Codes
@@ -39,13 +40,28 @@ def lay_out(source: Mapping[str, Tensor | Held], entries: Mapping[str, Tensor | 
     kept = tuple(name for name, entry in entries.items() if scales and isinstance(entry, Scaled))
     for name, entry in entries.items():
         tensors |= entry.parts(name) if scales and isinstance(entry, Scaled) else {name: dense(entry)}
-    notes = [f"{len(kept)} quantised weights keep their stored numbers and scales"] if kept else []
+    notes = (f"{len(kept)} quantised weights keep their stored numbers and scales",) if kept else ()
     whys = {name: why for name, entry in source.items() if (why := _why_wider(entry, entries[name], scales=scales))}
+    return LaidOut(tensors, kept, tuple(whys), notes + _said(whys, lambda name: tensors[name].dtype))
+
+
+def widened(source: Mapping[str, Tensor | Held], dtype: torch.dtype) -> tuple[str, ...]:
+    """Notes on what a target that holds dense weights of one type stores wider than the source does."""
+    whys = {name: why for name, entry in source.items() if (why := _why_wider(entry, entry, scales=False))}
+    floats = {entry.dtype for entry in source.values() if isinstance(entry, Tensor) and entry.dtype.is_floating_point}
+    narrow = sorted(_name(other) for other in floats if other.itemsize < dtype.itemsize)
+    plain = (f"{' and '.join(narrow)} in the source, {_name(dtype)} here: this target is written so",) if narrow else ()
+    return plain + _said(whys, lambda name: dtype)
+
+
+def _said(whys: Mapping[str, str], type_of: Callable[[str], torch.dtype]) -> tuple[str, ...]:
+    """A note for each reason. whys: {weight: why it is wider}."""
+    notes = []
     for why in dict.fromkeys(whys.values()):
         first, *more = (name for name in whys if whys[name] == why)
         others = f" and {len(more)} more" if more else ""
-        notes.append(f"{first!r}{others}: quantised in the source, {_type_of(tensors[first])} here, because {why}")
-    return LaidOut(tensors, kept, tuple(whys), tuple(notes))
+        notes.append(f"{first!r}{others}: quantised in the source, {_name(type_of(first))} here, because {why}")
+    return tuple(notes)
 
 
 def _why_wider(before: Tensor | Held, now: Tensor | Held, *, scales: bool) -> str | None:
@@ -57,8 +73,8 @@ def _why_wider(before: Tensor | Held, now: Tensor | Held, *, scales: bool) -> st
     return "the adapter's changes lie on no grid" if scales else "this target is dense"
 
 
-def _type_of(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def block(
