@@ -6,6 +6,7 @@ is missing, `--native no` where it is there.
 
 import argparse
 import platform
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -30,6 +31,9 @@ def require(holds: bool, what: str) -> None:
 
 def use(folder: Path) -> str:
     """Every step, with what it must give; returns which kernels computed."""
+    require(
+        "_rarefy_transformers" in sys.modules, "transformers is not watched for: rarefy_transformers.pth is missing"
+    )
     model, x = net(), torch.randn(32, 128)
     report = rarefy.prune(model, "wanda", sparsity=0.9, data=[x])
     zeros = [float((layer.weight == 0).float().mean()) for layer in (model[0], model[2])]

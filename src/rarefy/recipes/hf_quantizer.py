@@ -29,8 +29,20 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Tensor], str], Hel
 )
 
 
+def is_recent() -> bool:
+    """Whether transformers is a release that can be taught (5 or later)."""
+    try:
+        from transformers import core_model_loading  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def enable_transformers() -> None:
     """From now on in this process, transformers (5 or later) loads folders that `save` or `convert` wrote sparse.
+
+    An installed rarefy calls this by itself when transformers is imported (`RAREFY_TRANSFORMERS=0` in the environment
+    stops that); a source tree that is only on the path does not.
 
     The model comes out as an ordinary one, its zeros in place; `rarefy.compile` makes it fast. transformers' table of
     configurations is asked for `compressed-tensors` as before, but folders in `sparse-bitmask`, `sparse-24-bitmask` or
