@@ -79,7 +79,8 @@ def fold(entries: Mapping[str, Tensor | Held]) -> dict[str, Tensor | Held]:
         if stored.dtype not in _TYPES:
             raise FileError(
                 f"tensor {name!r}: {stored.dtype} with scales beside it is no layout that rarefy reads (int8, "
-                "float8_e4m3fn and float8_e5m2 are); load it with the program that made it, dequantize it there, and save that"
+                "float8_e4m3fn and float8_e5m2 are); load it with the program that made it, dequantize it there, and "
+                "save that"
             )
         beside = [entries.get(module + part) for part in _BESIDE]
         found[name] = _checked(name, stored, beside)
