@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from formats.golden_cases import LAYOUTS, PEER, PROGRAM, TYPES, given, scaled, weights
 from formats.peers import needs, run
 from rarefy.formats import bitmask, read
 from rarefy.formats.container import prepare, write
@@ -13,35 +14,7 @@ from rarefy.formats.held import dense
 from rarefy.formats.interchange import write_tensors
 from rarefy.formats.packed import Packed, as_integers
 
-PEER = "compressed-tensors"
-PROGRAM = Path(__file__).with_name("peer_program.py")
-TYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.float8_e4m3fn]
-LAYOUTS = ["sparse-bitmask", "sparse-24-bitmask"]
-
 pytestmark = needs(PEER)
-
-
-def weights(dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"m.a.weight": (64, 61), "m.b.weight": (33, 128), "m.c.weight": (5, 1), "m.d.bias": (7,)}
-    if dtype != torch.float8_e4m3fn:
-        shapes["m.conv.weight"] = (4, 3, 3, 3)
-    made = {}
-    for name, shape in shapes.items():
-        value = torch.randint(1, 60, shape, generator=generator).float()
-        made[name] = (value * (torch.rand(shape, generator=generator) < 0.4)).to(dtype)
-    return made
-
-
-def two_of_four(dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Positive values: the peer ranks float8 by its bytes as signed integers, and -128 as the least integer."""
-    generator = torch.Generator().manual_seed(1)
-    made = {}
-    for name, (rows, columns) in {"m.a.weight": (64, 60), "m.b.weight": (33, 128)}.items():
-        order = torch.rand(rows, columns // 4, 4, generator=generator).argsort(-1)
-        value = torch.randint(1, 60, (rows, columns), generator=generator)
-        made[name] = (value * (order < 2).reshape(rows, columns)).to(dtype)
-    return made
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -64,7 +37,7 @@ def cases(folder: Path):
         for layout in LAYOUTS:
             own = folder / f"{str(dtype).removeprefix('torch.')}-{layout}"
             own.mkdir(exist_ok=True)
-            yield dtype, layout, weights(dtype) if layout == "sparse-bitmask" else two_of_four(dtype), own
+            yield dtype, layout, given(layout, dtype), own
 
 
 def test_we_read_what_the_peer_writes_and_write_the_same_bytes(tmp_path) -> None:
@@ -111,26 +84,14 @@ def test_the_peer_reads_what_we_write_in_one_file_or_in_shards(tmp_path) -> None
 
 
 def test_scales_mean_what_they_mean_to_the_peer(tmp_path) -> None:
-    generator = torch.Generator().manual_seed(2)
-    jobs = []
-    for dtype in (torch.int8, torch.float8_e4m3fn):
-        for scale_type in (torch.float32, torch.bfloat16):
-            stored = {}
-            for name, shape in {"tensor": (1,), "row": (33, 1), "group": (33, 8), "block": (11, 4)}.items():
-                stored[f"{name}.weight"] = weights(dtype)["m.b.weight"]
-                stored[f"{name}.weight_scale"] = torch.rand(shape, generator=generator).add(0.01).to(scale_type)
-            if dtype == torch.int8:
-                stored["group.weight_zero_point"] = torch.randint(-5, 5, (33, 8), generator=generator).to(torch.int8)
-            path = tmp_path / f"{len(jobs)}.safetensors"
-            save_file(stored, path)
-            jobs.append(("dequantize", path, path.with_suffix(".back")))
-    peer(tmp_path, jobs)
-    for _, path, back in jobs:
-        expected, found = load_file(back), read(path)
-        assert found.keys() == expected.keys() == {f"{kind}.weight" for kind in ("tensor", "row", "group", "block")}
-        for name, tensor in expected.items():
-            ours = dense(found[name])
-            assert ours.dtype == tensor.dtype and torch.equal(ours, tensor), (path.name, name)
+    path, back = tmp_path / "stored.safetensors", tmp_path / "back.safetensors"
+    save_file(scaled(), path)
+    run(PEER, PROGRAM, "dequantize", path, back)
+    expected, found = load_file(back), read(path)
+    assert found.keys() == expected.keys() and len(found) == 16
+    for name, tensor in expected.items():
+        ours = dense(found[name])
+        assert ours.dtype == tensor.dtype and torch.equal(ours, tensor), name
 
 
 def test_the_peer_reads_a_whole_folder(tmp_path) -> None:

@@ -21,6 +21,7 @@ from rarefy.recipes.store_activations import forget_activations, weights_alone
 from rarefy.recipes.store_carry import carry_companions
 from rarefy.recipes.store_engine import forget_engine
 from rarefy.recipes.store_hf import NEVER, without
+from rarefy.recipes.store_split import split_modules
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,13 @@ def convert(source: Path, target: Path, to: str, options: Options | None = None)
 
 
 def require_widths_of_config(contents: Contents, source: Path) -> None:
-    """FileError if the model has widths that only the manifest says: readers of the target know config.json alone."""
+    """FileError if the model has widths that only the manifest says, or split layers: readers of the target know
+    config.json alone."""
+    if layers := sorted(split_modules(contents.tensors)):
+        raise FileError(
+            f"convert: {source}: {layers[0]!r} and {len(layers) - 1} more are split feed-forward layers, which other "
+            "programs cannot build; use rarefy.load, or --to onnx or openvino, which need no config"
+        )
     if odd := sorted({*contents.widths.resized, *contents.widths.counts}):
         raise FileError(
             f"convert: {source}: {odd[0]!r} and {len(odd) - 1} more have widths that config.json does not say, so "

@@ -16,10 +16,13 @@ from rarefy.formats.manifest import from_metadata
 from rarefy.formats.names import join, names_a_parameter
 from rarefy.formats.safe import check_header
 from rarefy.recipes.store_resize import resize
+from rarefy.recipes.store_split import FORMAT as split_layers
+from rarefy.recipes.store_split import split
+from rarefy.recipes.store_state import shapes
 
 METHOD = "rarefy"
 _OLD_KEY = "compression_config"
-_FORMATS = ("sparse-bitmask", "sparse-24-bitmask", "rarefy-codes", "rarefy-widths")
+_FORMATS = ("sparse-bitmask", "sparse-24-bitmask", "rarefy-codes", "rarefy-widths", split_layers)
 """What `sparsity_config.format` may say for us to take the folder; anything else stays with compressed-tensors."""
 
 _LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Tensor], str], Held]], ...] = (
@@ -146,12 +149,13 @@ def _names(file: Path) -> list[str]:
 
 
 def _resize(model: Any, file: Path) -> None:
-    """Gives the model the widths that the file says, after the whole file was checked as `rarefy.load` does."""
+    """Gives the model the widths and split layers that the file says, after the file was checked as `load` does."""
     check_header(file)
     header = read_header(file)[1]
     said = from_metadata(header.get(METADATA), file, len(header))
-    if said is None or not (said.resized or said.counts):
+    if said is None or not (said.resized or said.counts or any(".heavy.up." in name for name in header)):
         return
+    contents = read_file(file, mapped=True)
     base = getattr(model, "base_model_prefix", "")
     known = {name for name, _ in model.named_modules()} | model.state_dict().keys()
     same = type(model).__name__ in (getattr(model.config, "architectures", None) or ())
@@ -163,7 +167,8 @@ def _resize(model: Any, file: Path) -> None:
         spelled = (name, f"{name}.".removeprefix(f"{base}.").rstrip("."), f"{base}.{name}")
         return next((n for n in spelled if n in known), None)
 
-    resize(model, read_file(file, mapped=True), file.parent, find)
+    split(model, shapes(contents), file.parent, find)
+    resize(model, contents, file.parent, find)
 
 
 def conversions(names: list[str]) -> list[tuple[tuple[list[str], str], Callable[[Mapping[str, Tensor], str], Held]]]:

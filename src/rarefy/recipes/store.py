@@ -1,5 +1,6 @@
 """`rarefy.save` and `rarefy.load`: a model as a folder of safetensors, smaller because of its zeros."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
@@ -24,6 +25,8 @@ from rarefy.recipes.store_engine import forget_engine, read_engine, write_engine
 from rarefy.recipes.store_hf import build, is_hugging_face, write_config
 from rarefy.recipes.store_packed import packed_only, stored_layers, stored_weights, without
 from rarefy.recipes.store_report import SaveReport
+from rarefy.recipes.store_split import FORMAT as split_layers
+from rarefy.recipes.store_split import split_modules
 from rarefy.recipes.store_state import collect, fill
 from rarefy.recipes.store_widths import widths_of
 
@@ -57,8 +60,7 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | bool | None 
         if carry:
             extra += carry_companions(Path(carry), path)
         if known:
-            whole = "rarefy-turned" if any(turned_modules(source)) else "rarefy-widths" if widths.resized else None
-            extra += write_config(source, path, prepared.stored, whole=whole)
+            extra += write_config(source, path, prepared.stored, whole=_only_ours(source, tensors, widths))
     write(weights, prepared)
     if weights.parent == path:
         forget_activations(path, kept=extra)
@@ -134,6 +136,13 @@ def _source(model: object) -> nn.Module:
     compiled_here = type(model).__module__.startswith("rarefy.engine")
     inner = getattr(model, "source" if compiled_here else "_orig_mod", None)  # _orig_mod: torch.compile
     return _source(inner) if isinstance(inner, nn.Module) else model
+
+
+def _only_ours(model: nn.Module, names: Iterable[str], widths: Widths) -> str | None:
+    """The format to name where config.json and the weights are not enough to build the model, None where they are."""
+    if any(turned_modules(model)):
+        return "rarefy-turned"
+    return split_layers if split_modules(names) else "rarefy-widths" if widths.resized else None
 
 
 def _uncompiled(model: Compiled) -> nn.Module:

@@ -18,6 +18,7 @@ from rarefy.formats.container import Contents, Stored
 from rarefy.formats.folder import read_json
 from rarefy.formats.packed import as_integers
 from rarefy.recipes.store_resize import resize
+from rarefy.recipes.store_split import split, split_modules
 from rarefy.recipes.store_state import dense, shapes
 
 NEVER = frozenset(
@@ -128,12 +129,15 @@ def build(folder: Path, contents: Contents) -> nn.Module:
 
 
 def _resizing(cls: Any, contents: Contents, folder: Path) -> Any:
-    """A class that transformers can load in the place of `cls`: its models have the widths that the file says."""
-    if not contents.widths.resized and not contents.widths.counts:
+    """A class that transformers can load in the place of `cls`: its models have the widths and the split layers that
+    the file says."""
+    held = shapes(contents)
+    if not (contents.widths.resized or contents.widths.counts or split_modules(held)):
         return cls
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         cls.__init__(self, config, *args, **kwargs)
+        split(self, held, folder)
         resize(self, contents, folder)
 
     same = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}

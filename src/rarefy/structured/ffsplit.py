@@ -1,7 +1,8 @@
 """FFSplit: the few heavy neurons of a feed-forward layer stay as they are, the many light ones are compressed hard."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,6 +49,9 @@ class SplitFeedForward(nn.Module):
             hidden = self.activation(part["up"](x))
         y: Tensor = part["down"](hidden)
         return y
+
+
+HALVES = ("heavy", "rest")
 
 
 @method("ffsplit", source="Liu et al. 2024, arXiv:2401.04044, sections 3 and 4", protocols=("score",))
@@ -142,6 +146,52 @@ def _half(parts: dict[str, nn.Module], kept: Tensor, rank: int | None, shared: b
         else:
             made[name] = _linear(weight[kept], None if bias is None else bias[kept], rank)
     return nn.ModuleDict(made)
+
+
+def empty_split(layer: FeedForward, shapes: Mapping[str, tuple[int, ...]]) -> SplitFeedForward:
+    """What `split` puts in a layer's place, its weights not filled in; they lie where the layer's do.
+
+    shapes: {tensor: shape}, as `heavy.up.weight` (out, in), `rest.down.0.weight`, `rest.up.1.bias`. Raises ModelError
+    where they are not those of a split of this layer.
+    """
+    names = ("up", "down") if layer.gate is None else ("up", "down", "gate")
+    hidden, like = weight_rows(layer.up).shape[1], weight_rows(layer.up)
+    halves = []
+    for half in HALVES:
+        steps = {name: _steps(shapes, f"{half}.{name}") for name in names}
+        ends = {name: (found[0][1], found[-1][0]) for name, found in steps.items()}
+        neurons = ends["up"][1]
+        wanted = dict.fromkeys(names, (hidden, neurons)) | {"down": (neurons, hidden)}
+        if ends != wanted:
+            raise ModelError(f"ffsplit: the {half} half leads {ends}; a layer of width {hidden} needs {wanted}")
+        halves.append(nn.ModuleDict({name: _blank(steps[name], shapes, f"{half}.{name}", like) for name in names}))
+    if not isinstance(layer.activation, nn.Module):
+        raise ModelError("ffsplit: the layer's activation is a function, no module")
+    made = SplitFeedForward(halves[0], halves[1], layer.activation)
+    found = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items() if name.startswith(HALVES)}
+    if odd := sorted(set(found.items()) ^ set(shapes.items())):
+        raise ModelError(f"ffsplit: {odd[0][0]!r} of shape {odd[0][1]} has no place in the split layer")
+    return made
+
+
+def _steps(shapes: Mapping[str, tuple[int, ...]], part: str) -> list[tuple[int, ...]]:
+    """(out, in) of a part's layer, or of the two thin ones in its place."""
+    whole = shapes.get(f"{part}.weight")
+    found = [shapes.get(f"{part}.{i}.weight") for i in (0, 1)] if whole is None else [whole]
+    fits = [shape for shape in found if shape is not None and len(shape) == 2]
+    if len(fits) < len(found) or any(a[0] != b[1] for a, b in pairwise(fits)):
+        raise ModelError(f"ffsplit: {part!r} is neither one matrix nor two that follow each other")
+    return fits
+
+
+def _blank(steps: list[tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], part: str, like: Tensor) -> nn.Module:
+    if len(steps) == 1:
+        return _shaped(steps[0], f"{part}.bias" in shapes, like)
+    return nn.Sequential(_shaped(steps[0], False, like), _shaped(steps[1], f"{part}.1.bias" in shapes, like))
+
+
+def _shaped(shape: tuple[int, ...], bias: bool, like: Tensor) -> nn.Linear:
+    return _filled(like.new_empty(shape), like.new_empty(shape[:1]) if bias else None)
 
 
 def _linear(weight: Tensor, bias: Tensor | None, rank: int | None) -> nn.Module:
