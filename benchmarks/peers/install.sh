@@ -6,7 +6,7 @@
 # for example to leave out instructions that the machine to compare with does not have. NICE=1 leaves the cores to others.
 set -euo pipefail
 
-peer=${1:?"which peer? deepsparse or llama"}
+peer=${1:?"which peer?"}
 folder=${2:-${RAREFY_PEERS:-.venv-peers}}
 python=${PYTHON:-python3.11}
 gently() { if [[ -n ${NICE:-} ]]; then nice -n 19 "$@"; else "$@"; fi; }
@@ -23,7 +23,7 @@ case $peer in
     source="https://github.com/IST-DASLab/sparseprop/archive/df97d8e15b372b59103dceb0df71e1013bbf12a7.tar.gz"
     PATH="$(cd "$folder/$peer/bin" && pwd):$PATH" gently "${pip[@]}" --no-build-isolation --no-deps "$source" ;;
   compressed-tensors)
-    gently "${pip[@]}" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0 transformers==4.57.6 compressed-tensors==0.14.0.1 ;;
+    gently "${pip[@]}" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0 transformers==4.57.6 compressed-tensors==0.14.0.1 psutil ;;  # which it imports and does not ask for
   peft) gently "${pip[@]}" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0 transformers==4.57.6 peft==0.21.2 ;;
   *) echo "install.sh: no peer is called '$peer'; there are deepsparse, llama, sparseprop, compressed-tensors and peft" >&2; exit 2 ;;
 esac

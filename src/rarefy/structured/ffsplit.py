@@ -178,7 +178,7 @@ def _steps(shapes: Mapping[str, tuple[int, ...]], part: str) -> list[tuple[int, 
     """(out, in) of a part's layer, or of the two thin ones in its place."""
     whole = shapes.get(f"{part}.weight")
     found = [shapes.get(f"{part}.{i}.weight") for i in (0, 1)] if whole is None else [whole]
-    fits = [shape for shape in found if shape is not None and len(shape) == 2]
+    fits: list[tuple[int, ...]] = [shape for shape in found if shape is not None and len(shape) == 2]
     if len(fits) < len(found) or any(a[0] != b[1] for a, b in pairwise(fits)):
         raise ModelError(f"ffsplit: {part!r} is neither one matrix nor two that follow each other")
     return fits
