@@ -33,6 +33,20 @@ def test_times_are_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rounds.times == {"nap": (250.0,) * 3, "nothing": (0.0,) * 3}
 
 
+def test_what_is_done_before_a_call_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen = [0.0], []
+    monkeypatch.setattr("rarefy.core.timing.time.perf_counter", lambda: clock[0])
+
+    def wait(name: str, seconds: float) -> None:
+        seen.append(name)
+        clock[0] += seconds
+
+    calls = {name: lambda name=name: wait(name, 0.25) for name in "ab"}
+    rounds = interleaved(calls, rounds=2, warmup=1, before=lambda: wait("-", 8.0))
+    assert "".join(seen) == "ab" + "-a-b" + "-b-a"
+    assert rounds.times == {"a": (250.0,) * 2, "b": (250.0,) * 2}
+
+
 def test_it_stops_when_the_seconds_are_over_but_not_before_three_rounds() -> None:
     assert len(interleaved({"a": lambda: None}, rounds=9, warmup=0, seconds=0.0).times["a"]) == 3
     assert len(interleaved({"a": lambda: None}, rounds=9, warmup=0, seconds=600.0).times["a"]) == 9

@@ -27,9 +27,16 @@ class Rounds:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], Any]], rounds: int = 7, warmup: int = 2, seconds: float | None = None
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int = 7,
+    warmup: int = 2,
+    seconds: float | None = None,
+    before: Callable[[], Any] | None = None,
 ) -> Rounds:
-    """Times each call once a round, in turn; stops early after `seconds` once three rounds are in."""
+    """Times each call once a round, in turn; stops early after `seconds` once three rounds are in.
+
+    before: done ahead of each call, not timed.
+    """
     for _ in range(warmup):
         for call in calls.values():
             call()
@@ -43,6 +50,8 @@ def interleaved(
                 break
             order: Sequence[str] = list(calls) if done % 2 == 0 else list(calls)[::-1]
             for name in order:
+                if before is not None:
+                    before()
                 begin = time.perf_counter()
                 calls[name]()
                 times[name].append((time.perf_counter() - begin) * 1e3)

@@ -185,14 +185,15 @@ def _is_time(ms: float) -> bool:
 
 def _cell(raw: Mapping[str, Any]) -> Cell:
     out, width = map(int, raw["shape"])
-    types = Types(str(raw["types"]["weights"]), str(raw["types"]["activations"]), bool(raw["types"]["static"]))
+    said = raw["types"]
+    types = Types(str(said["weights"]), str(said["activations"]), bool(said["static"]), bool(said.get("cold", False)))
     support, behind = tuple(map(int, raw["support"])), str(raw["activation"])
     return Cell((out, width), int(raw["nnz"]), support, int(raw["tokens"]), types, behind, bool(raw["bias"]))
 
 
 def known_layers(cache: TimingCache) -> Iterator[tuple[Cell, str, float]]:
-    """(cell, name, milliseconds) of every time of a layer on this machine."""
+    """(cell, name, milliseconds) of every time of a layer on this machine whose weights were in a cache if they fit."""
     for record in cache.layers():
         for name, ms in record.ms.items():
-            if record.cell is not None:
+            if record.cell is not None and not record.cell.types.cold:
                 yield record.cell, name, ms

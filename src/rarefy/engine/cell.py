@@ -11,14 +11,18 @@ _TILES = ((1, 1), (4, 1), (1, 4), (16, 1))
 
 @dataclass(frozen=True)
 class Types:
-    """The stored and the computed type of a layer; static: 8-bit inputs have one scale that is known in advance."""
+    """The stored and the computed type of a layer.
+
+    static: 8-bit inputs have one scale that is known in advance; cold: the weights come from memory, not from a cache.
+    """
 
     weights: str = "fp32"
     activations: str = "fp32"
     static: bool = False
+    cold: bool = False
 
     def __str__(self) -> str:
-        return f"{self.weights}/{self.activations}{'/static' if self.static else ''}"
+        return f"{self.weights}/{self.activations}{'/static' if self.static else ''}{'/cold' if self.cold else ''}"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rarefy.core.quantized import InputScale
 from rarefy.core.site import Site
 from rarefy.engine.cache import TimingCache
 from rarefy.engine.cell import Types
+from rarefy.engine.cold import evictor
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.precision import Precision
 from rarefy.engine.times import Times, TimeTable
@@ -166,11 +167,12 @@ def time_layer(
     precision: Precision = Precision(),
     static: bool = False,
     packs: dict[str, PackedWeight] | None = None,
+    before: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
     """Median milliseconds of the dense float32 layer and of each kernel (all candidates if None), interleaved.
 
     static: 8-bit inputs have one scale that is known in advance; packs: what this weight was packed for already,
-    by name; what is packed now is added.
+    by name; what is packed now is added; before: done ahead of each call, not timed.
     """
     packs = {} if packs is None else packs
     x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
@@ -185,22 +187,29 @@ def time_layer(
     with torch.inference_mode():
         round_ms = sum(t[0] for t in interleaved(calls, rounds=1).times.values())
         count = int(min(_MOST_ROUNDS, max(_ROUNDS, _SHORT_MS / round_ms)))
-        rounds = interleaved(calls, rounds=count, warmup=0, seconds=0.5)
+        rounds = interleaved(calls, rounds=count, warmup=0, seconds=0.5, before=before)
     return {name: rounds.median(name) for name in calls}
 
 
 class LayerTimer:
-    """`time_layer` for a weight at several token counts in turn: what it was packed for is not packed anew."""
+    """`time_layer` for a weight at several token counts in turn: what it was packed for is not packed anew.
 
-    def __init__(self, precision: Precision, static: bool) -> None:
-        self.precision, self.static = precision, static
+    cold: up to this many tokens the weights are timed as they come from memory.
+    """
+
+    def __init__(self, precision: Precision, static: bool, cold: int = 0) -> None:
+        self.precision, self.static, self.cold = precision, static, cold
+        self._evict = evictor() if cold else None
         self._weight: Tensor | None = None
         self._packs: dict[str, PackedWeight] = {}
 
     def __call__(self, weight: Tensor, bias: Tensor | None, tokens: int, names: Sequence[str]) -> dict[str, float]:
         if weight is not self._weight:
             self._weight, self._packs = weight, {}
-        return time_layer(weight, bias, tokens, names, precision=self.precision, static=self.static, packs=self._packs)
+        before = self._evict if tokens <= self.cold else None
+        return time_layer(
+            weight, bias, tokens, names, precision=self.precision, static=self.static, packs=self._packs, before=before
+        )
 
     def forget(self) -> None:
         """Lets go of the last weight."""

@@ -1,7 +1,7 @@
 """Which layouts each merged layer gets: one for a token or a few, and another for many only where it wins clearly."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -64,7 +64,8 @@ class Chosen:
 class Chooser:
     """Chooses for layers at token counts; those of one cell (`engine.cell`) are timed once a machine.
 
-    scales: of 8-bit inputs by layer, where they are known in advance; measure: False chooses by the cost model alone.
+    scales: of 8-bit inputs by layer, where they are known in advance; measure: False chooses by the cost model alone;
+    cold: the model is so large that a step reads it from memory, and is timed so.
     """
 
     def __init__(
@@ -74,14 +75,16 @@ class Chooser:
         scales: Mapping[str, InputScale] | None = None,
         *,
         measure: bool = True,
+        cold: bool = False,
     ) -> None:
         self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
+        self.cold = cold and measure
         self.rows: list[LayerRow] = []
         self.measure = measure
-        self._timer = LayerTimer(precision, bool(scales))
+        self._timer = LayerTimer(precision, bool(scales), _FEW if self.cold else 0)
         self._types = Types(precision.weights, precision.activations, static=bool(scales))
         self._table = TimeTable(self._timer if measure else None)
-        self._selecting = Selecting(precision, measure)
+        self._selecting = Selecting(precision, measure, self.cold)
         self._full: dict[tuple[int, int, int], list[str]] = {}
 
     def choose(self, merged: Merged, seen: Seen | None = None) -> Chosen:
@@ -110,13 +113,14 @@ class Chooser:
         """For what all of a block goes through: integers would round the residual stream anew at every block."""
         if not self.precision.quantized:
             return self
-        found = Chooser(Precision("bf16"), self.counts, measure=self.measure)
+        found = Chooser(Precision("bf16"), self.counts, measure=self.measure, cold=self.cold)
         found.rows = self.rows
         return found
 
     def _names(self, merged: Merged, weight: Tensor, zeros: Zeros) -> dict[int, str]:
         """The choice at each count: the fastest layout at the least, and at most one more, for the longest prompt."""
-        found = {count: self._table.times(weight, None, count, self._types, zeros=zeros) for count in self.counts}
+        types = {count: replace(self._types, cold=self.cold and count <= _FEW) for count in self.counts}
+        found = {count: self._table.times(weight, None, count, types[count], zeros=zeros) for count in self.counts}
         at = {count: self._options(weight, count, times, zeros) for count, times in found.items()}
         if not at[self.counts[0]]:
             raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rarefy.core.quantized import QuantizedWeight
 from rarefy.engine.cell import Zeros, bucket
+from rarefy.engine.cold import evictor
 from rarefy.engine.decoder.selecting import rows_like
 from rarefy.engine.decoder.structure import Merged
 from rarefy.engine.explain import LayerRow
@@ -38,10 +39,14 @@ class Seen:
 
 @dataclass
 class Selecting:
-    """Chooses for layers with selected inputs or rows; those alike are timed once a model."""
+    """Chooses for layers with selected inputs or rows; those alike are timed once a model.
+
+    cold: the weights are timed as they come from memory.
+    """
 
     precision: Precision
     measure: bool
+    cold: bool = False
     _known: dict[tuple[Any, ...], dict[str, float]] = field(default_factory=dict)
 
     def choose(
@@ -85,7 +90,8 @@ class Selecting:
         if key not in self._known:
             packs |= {name: pack(source, name) for name in names if name not in packs}
             with torch.inference_mode():
-                rounds = interleaved(_calls(packs, names, x, rows), rounds=30, warmup=1, seconds=_SECONDS)
+                calls, before = _calls(packs, names, x, rows), evictor() if self.cold else None
+                rounds = interleaved(calls, rounds=30, warmup=1, seconds=_SECONDS, before=before)
             self._known[key] = {name: rounds.median(name) for name in names}
         return self._known[key]
 

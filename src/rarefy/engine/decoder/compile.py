@@ -11,6 +11,7 @@ from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example
 from rarefy.engine.choices import DECODER, Choices
+from rarefy.engine.cold import streams
 from rarefy.engine.decoder.choose import Chooser
 from rarefy.engine.decoder.generate import positions_of
 from rarefy.engine.decoder.layer_plan import Plan, plan_of
@@ -58,7 +59,8 @@ def try_decoder(
         scales = dict(known or {})
         if data is not None:
             scales = input_scales(model, find_sites(model)[0], data, precision.stored)
-        chooser = Chooser(precision, _counts([rows for rows in ids if rows is not None]), scales, measure=measure)
+        counts = _counts([rows for rows in ids if rows is not None])
+        chooser = Chooser(precision, counts, scales, measure=measure, cold=streams(model, precision.weights))
         return _compile(model, structure, [rows for rows in ids if rows is not None], chooser, count, measure, why)
     except NotKnownError as error:
         return str(error)
