@@ -1,5 +1,6 @@
 """Planted features are recovered by every ranker, and the exact solver is that of brute force."""
 
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -11,7 +12,7 @@ from rarefy.coding.best_subset import best_subset, subset_loss
 from rarefy.coding.logistic import fit_logistic
 from rarefy.coding.probe_rankers import RANKERS
 from rarefy.coding.sparse_probing import choose, quality, sparse_probing
-from rarefy.core.errors import DataError, UnknownNameError
+from rarefy.core.errors import DataError, SolverError, UnknownNameError
 
 EIGHT = tuple(range(20, 28))
 
@@ -81,6 +82,15 @@ def test_the_exact_solver_is_brute_force(k: int) -> None:
 def test_the_proof_is_open_after_too_few_cuts() -> None:
     x, _, eight = planted(300, 40)
     assert best_subset(x, eight, 3, cuts=1).gap > 0
+
+
+def test_a_choice_that_was_not_proved_is_no_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, one, eight = planted(300, 40)
+    assert choose(x[:, :12], one, 1, "exact") == (5,)
+    found = partial(best_subset, cuts=1)
+    monkeypatch.setattr("rarefy.coding.sparse_probing.best_subset", found)
+    with pytest.raises(SolverError, match=r"best 3 of 40 neurons after 1 cuts .* open"):
+        choose(x, eight, 3, "exact")
 
 
 def test_the_fit_is_at_the_minimum() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from rarefy.coding.best_subset import best_subset
 from rarefy.coding.logistic import fit_logistic
 from rarefy.coding.probe_rankers import RANKERS, adaptive
-from rarefy.core.errors import DataError, unknown_name
+from rarefy.core.errors import DataError, SolverError, unknown_name
 from rarefy.core.registry import method
 from rarefy.core.shapes import Bool, Float
 from rarefy.core.topk import keep_top
@@ -49,7 +49,8 @@ def sparse_probing(
 ) -> list[Probe]:
     """One probe for each k: the best k neurons by `ranker`, refitted on them, measured on data that neither saw.
 
-    ranker: "mean-difference", "f-score", "mutual-information", "l1", "adaptive", or "exact" (proved; for small k).
+    ranker: "mean-difference", "f-score", "mutual-information", "l1", "adaptive", or "exact" (proved, for small k and
+    tens of neurons; SolverError where the proof stays open).
     ks above the width are left out. A feature of one neuron is flat from k = 1 on, one in superposition rises with k.
     """
     if ranker not in (*RANKERS, "exact"):
@@ -68,9 +69,19 @@ def sparse_probing(
 def choose(x: Tensor, label: Tensor, k: int, ranker: str) -> tuple[int, ...]:
     """The k neurons of a ranker, rising."""
     if ranker == "exact":
-        return best_subset(x, label, k).neurons
+        return _proved(x, label, k)
     score = adaptive(x, label, k=k) if ranker == "adaptive" else RANKERS[ranker](x, label)
     return tuple(keep_top(score[None].double(), k)[0].nonzero().flatten().tolist())
+
+
+def _proved(x: Tensor, label: Tensor, k: int) -> tuple[int, ...]:
+    found = best_subset(x, label, k)
+    if found.gap > 0:
+        raise SolverError(
+            f'sparse_probing: ranker="exact" has not proved the best {k} of {x.shape[1]} neurons after {found.cuts} '
+            f"cuts ({found.gap:.0%} are open); give fewer neurons or a smaller k, or call best_subset with more cuts"
+        )
+    return found.neurons
 
 
 def _split(label: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
