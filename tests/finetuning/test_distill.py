@@ -1,6 +1,7 @@
 """Recovery brings a pruned model closer to its teacher and never brings a zero back."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import rarefy
 from contracts.models import perceptron
 from rarefy.core.errors import DataError, SparsityError
+from rarefy.finetuning.distill_state import DistillState
 
 transformers = pytest.importorskip("transformers")
 
@@ -132,3 +134,60 @@ def test_what_cannot_be_done_says_why(change, error, said) -> None:
     with pytest.raises(error, match=said):
         rarefy.distill(case.model, teacher, arguments.pop("data"), **arguments)
     assert all(p.requires_grad for p in case.model.parameters())
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_a_state_is_gone_on_with_to_the_same_weights_bit_for_bit(steps: int) -> None:
+    teacher = bert()
+    pruned = copy.deepcopy(teacher)
+    rarefy.prune(pruned, "magnitude", sparsity=0.6, measure=False)
+    asked: dict[str, Any] = {"data": text(6), "steps": 20, "lr": 2e-3, "seed": 3}
+    states: list[DistillState] = []
+    calm = copy.deepcopy(pruned)
+    whole = rarefy.distill(calm, teacher, **asked, keep=lambda state: states.append(copy.deepcopy(state())))
+    assert [state.steps for state in states] == list(range(1, 21))
+    again = copy.deepcopy(pruned)
+    report = rarefy.distill(again, teacher, **asked, state=states[steps - 1])
+    assert report.losses == whole.losses
+    for (name, a), b in zip(calm.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(_bits(a), _bits(b)), name
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.int32) if tensor.is_floating_point() else tensor
+
+
+def test_seconds_that_were_used_count() -> None:
+    case = perceptron()
+    states: list[DistillState] = []
+    teacher = copy.deepcopy(case.model)
+    first = copy.deepcopy(case.model)
+    rarefy.distill(first, teacher, case.batches, steps=3, keep=lambda state: states.append(copy.deepcopy(state())))
+    spent = dataclasses.replace(states[-1], seconds=50.0)
+    report = rarefy.distill(case.model, teacher, case.batches, steps=10**6, seconds=50.0, state=spent)
+    assert (report.steps, report.losses) == (3, spent.losses)
+    assert 50.0 <= report.seconds < 60.0
+
+
+def test_draws_of_the_model_go_on_where_they_were() -> None:
+    class Noise(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 0.1 * torch.randn_like(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), Noise(), nn.Linear(8, 8))
+    batches, states = [torch.randn(4, 8)], []
+    calm, again = copy.deepcopy(model), copy.deepcopy(model)
+    rarefy.distill(calm, model, batches, steps=9, keep=lambda state: states.append(copy.deepcopy(state())))
+    torch.manual_seed(5)
+    rarefy.distill(again, model, batches, steps=9, state=states[4])
+    assert all(torch.equal(a, b) for a, b in zip(calm.parameters(), again.parameters(), strict=True))
+
+
+def test_the_state_of_another_student_is_refused() -> None:
+    case = perceptron()
+    states: list[DistillState] = []
+    other = nn.Sequential(nn.Linear(16, 16))
+    rarefy.distill(other, copy.deepcopy(other), case.batches, steps=1, keep=lambda state: states.append(state()))
+    with pytest.raises(DataError, match="another student"):
+        rarefy.distill(case.model, copy.deepcopy(case.model), case.batches, steps=2, state=states[0])

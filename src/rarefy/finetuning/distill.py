@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from rarefy.calibration.batches import call_model, token_mask
 from rarefy.calibration.chain import hidden, probe
 from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.registry import method
-from rarefy.core.site import find_sites
+from rarefy.core.site import Site, find_sites
+from rarefy.finetuning.distill_state import DistillState, Keep, Training
 
 Embed = Callable[[Any, Any], Tensor]  # (output of the model, batch) -> (batch, width)
 
@@ -53,6 +55,8 @@ def distill(
     seconds: float | None = None,
     seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
+    state: DistillState | None = None,
+    keep: Keep | None = None,
 ) -> DistillReport:
     """Recovers a pruned model by matching its dense teacher, block by block, its zeros kept.
 
@@ -65,6 +69,10 @@ def distill(
     of blocks. data: batches as for `prune`, visited in a new order each epoch. seconds: stop early (the schedule
     still ends at 0: it follows the larger share of steps and time). progress: called with (step, steps, loss).
     Weights that are exactly zero at the start of the pruned layers stay exactly zero.
+
+    keep: called after each step with a function that gives a `DistillState`. state: such a state, to go on from; the
+    student has to be as it was before the first step. The result is then that of a call without interruption, and the
+    seconds that were used count.
     """
     if steps < 1 or lr <= 0:
         raise SparsityError(f"distill: steps={steps} and lr={lr} have to be positive")
@@ -79,13 +87,13 @@ def distill(
         trained = [p for block in ours for p in block.parameters()] if ours else list(student.parameters())
         for parameter in trained:
             parameter.requires_grad_(True)
-        masks = [(s.parameter, s.parameter.detach() != 0) for s in sites]
-        masks = [(p, m.to(p.dtype)) for p, m in masks if any(p is q for q in trained) and not bool(m.all())]
-        adam = torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.98))
-        losses: list[float] = []
-        for step, batch in enumerate(_endless(batches, seed)):
-            spent = 0.0 if seconds is None else (time.perf_counter() - started) / seconds
-            done = max(step / steps, spent)
+        masks = _masks(sites, trained)
+        training = Training(_named(student, trained), torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.98)), started, [])
+        if state is not None:
+            training.go_on(state)
+        adam, losses = training.adam, training.losses
+        for step, batch in islice(enumerate(_endless(batches, seed)), len(losses), None):
+            done = max(step / steps, 0.0 if seconds is None else training.seconds / seconds)
             if done >= 1.0:
                 break
             for group in adam.param_groups:
@@ -98,7 +106,23 @@ def distill(
             losses.append(float(loss.detach()))
             if progress is not None:
                 progress(step + 1, steps, losses[-1])
-    return DistillReport(len(losses), time.perf_counter() - started, tuple(losses), sum(p.numel() for p in trained))
+            if keep is not None:
+                keep(training.state)
+    return DistillReport(len(losses), training.seconds, tuple(losses), sum(p.numel() for p in trained))
+
+
+def _named(model: nn.Module, parameters: Sequence[nn.Parameter]) -> dict[str, nn.Parameter]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: parameter for parameter in parameters}
+
+
+def _masks(sites: Sequence[Site], trained: Sequence[nn.Parameter]) -> list[tuple[Tensor, Tensor]]:
+    """(weight, 1 where it may change) of each trained layer that has zeros; they become +0.0, which no step changes."""
+    among = {id(parameter) for parameter in trained}
+    masks = [(s.parameter, s.parameter.detach() != 0) for s in sites if id(s.parameter) in among]
+    masks = [(parameter, mask) for parameter, mask in masks if not bool(mask.all())]
+    with torch.no_grad():
+        return [(parameter.add_(0.0), mask.to(parameter.dtype)) for parameter, mask in masks]
 
 
 def _zero_dropped(grads: Sequence[Tensor | None], masks: Sequence[Tensor]) -> None:
