@@ -21,6 +21,7 @@ from rarefy.core.errors import FileError
 from rarefy.formats.atomic import replace_file, write_text
 from rarefy.formats.folder import INDEX, read_json
 from rarefy.formats.shards import Shards, drop_metadata
+from rarefy.recipes.alone import alone
 from rarefy.recipes.folder_job import changed
 from rarefy.recipes.report_file import plain
 from rarefy.recipes.store_carry import carry_companions
@@ -123,7 +124,7 @@ def open_target(folder: Path, source: Shards, job: Mapping[str, str]) -> Iterato
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"{folder}: cannot be written ({error}); choose another folder") from error
-    with _alone(work / "lock", folder):
+    with alone(work / "lock", folder, "pruning into"):
         target = Target(folder, source, _journal(work / "journal.json", folder, job))
         for left in work.rglob("*.partial"):
             shutil.rmtree(left, ignore_errors=True)
@@ -159,19 +160,3 @@ def _is_sane(found: Mapping[str, Any]) -> bool:
         and type(found.get("seconds", 0.0)) in (int, float)
         and type(found.get("peak_rss", 0)) is type(found.get("runs", 0)) is int
     )
-
-
-@contextmanager
-def _alone(path: Path, folder: Path) -> Iterator[None]:
-    """Holds a lock that ends with the process, however it ends; where the system has no such lock, nothing."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FileError(f"{folder}: another process is pruning into it; wait for it, or choose another") from None
-        yield
