@@ -57,4 +57,4 @@ class RichStages:
             progress.update(task, completed=total)
 
     def say(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

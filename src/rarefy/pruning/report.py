@@ -1,7 +1,7 @@
 """What every pruning call returns: what was done to each layer, what was left alone and why."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -73,6 +73,13 @@ class PruneReport:
         """Plain data for JSON, totals included."""
         totals = {"sparsity": self.sparsity, "dense_bytes": self.dense_bytes, "sparse_bytes": self.sparse_bytes}
         return asdict(self) | totals
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> "PruneReport":
+        """The report of what `to_dict` gave, after JSON too."""
+        sites = tuple(SiteReport(**{**site, "shape": tuple(site["shape"])}) for site in said["sites"])
+        own = {field.name: said[field.name] for field in fields(cls) if field.name in said}
+        return cls(**{**own, "sites": sites})
 
     def __str__(self) -> str:
         head = f"{'layer':<48} {'shape':>14} {'zeros':>7} {'error':>8}  solver"

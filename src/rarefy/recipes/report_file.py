@@ -48,10 +48,15 @@ def write_report(report: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     from rarefy.recipes.html import page
 
     data = plain({"schema": SCHEMA, **report})
-    paths = folder / NAME, folder / "report.html"
+    paths = report_paths(folder)
     write_aside(paths[0], json.dumps(data, indent=1) + "\n")
     write_aside(paths[1], page(data))
     return paths
+
+
+def report_paths(folder: Path) -> tuple[Path, Path]:
+    """Where report.json and report.html lie."""
+    return folder / NAME, folder / "report.html"
 
 
 def read_report(folder: Path) -> dict[str, Any]:

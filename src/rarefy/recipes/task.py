@@ -26,7 +26,8 @@ class Task:
     """calibration and recovery: batches; evaluation: how many unseen inputs `vectors(model, advance)` gives
     `(evaluation, width)` outputs for; examples: batches at the shapes to time; unseen: their texts, if texts they are;
     embed: a batch's vectors from the model's output; carry: the folder whose tokenizer and other small files belong
-    to the saved model; perplexity: of a language model, on the unseen inputs."""
+    to the saved model; perplexity: of a language model, on the unseen inputs; held: the unseen inputs, if they are no
+    texts."""
 
     model: nn.Module
     calibration: list[Any]
@@ -39,6 +40,7 @@ class Task:
     text: TextModel | None = None
     embed: Embed | None = None
     perplexity: Perplexity | None = None
+    held: Sequence[Any] = ()
 
     def perplexity_of(self, model: nn.Module) -> float | None:
         """None where it is no language model."""
@@ -103,7 +105,7 @@ def batch_task(model: nn.Module, batches: Sequence[Any], *, seed: int = 0) -> Ta
         return torch.cat(rows)
 
     count = sum(_rows(batch) for batch in unseen)
-    return Task(model, train, train, count, vectors, [unseen[0]])
+    return Task(model, train, train, count, vectors, [unseen[0]], held=unseen)
 
 
 def _rows(batch: Any) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,14 @@ def digest(thing: object) -> str:
     return sha.hexdigest()
 
 
-def code_digest() -> str:
-    """Of the source files that decide what a pruned model is, and of torch's version."""
+def code_digest(folders: Sequence[str] = _CODE) -> str:
+    """Of the source files that decide what a pruned model is, and of torch's version.
+
+    folders: of the package, "" for all of it.
+    """
     sha = hashlib.sha256(torch.__version__.encode())
     root = Path(errors.__file__).parents[1]  # `rarefy.__path__` may begin with a folder that holds the binary only
-    for folder in _CODE:
+    for folder in folders:
         for path in sorted((root / folder).rglob("*.py")):
             sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return sha.hexdigest()
