@@ -156,3 +156,34 @@ def test_a_plain_model_takes_arrays(run, plain, tmp_path, kind):
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     assert report["data"]["calibration"] + report["data"]["evaluation"] == 80
+
+
+def test_an_interrupted_command_goes_on_where_it_was(run, plain, tmp_path, monkeypatch):
+    from rarefy.recipes import compress
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out [1]"
+    asked = ("--method", "wanda", "--sparsity", 0.75, "--recover", 3, "--data", f"{plain}:batches", "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "timed", stop)
+        assert run("compress", f"{plain}:make", *asked).exit_code != 0
+    monkeypatch.setattr(compress, "prune", stop)
+    done = run("compress", f"{plain}:make", *asked)
+    assert done.exit_code == 0, done.output
+    assert "going on after saving" in done.output
+    assert json.loads((out / "report.json").read_text())["runs"] == 2
+    assert not list(out.glob(".rarefy*"))
+
+
+def test_an_interrupted_command_with_other_arguments_begins_anew(run, plain, tmp_path, monkeypatch):
+    from rarefy.recipes import compress
+
+    asked = ("--method", "wanda", "--data", f"{plain}:batches", "--out", tmp_path / "out [1]", "--sparsity")
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "timed", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run("compress", f"{plain}:make", *asked, 0.75).exit_code != 0
+    done = run("compress", f"{plain}:make", *asked, 0.5)
+    assert done.exit_code == 0, done.output
+    assert "is of another job: sparsity was 0.75, now 0.5; beginning anew" in done.output

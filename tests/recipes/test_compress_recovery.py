@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from rarefy.core.errors import FileError, SparsityError, UnknownNameError
-from rarefy.recipes import compress as main_job
-from rarefy.recipes.compress import Job, compress
+from rarefy.recipes import compress_save
+from rarefy.recipes.compress import compress
+from rarefy.recipes.compress_job import Job
 from rarefy.recipes.stages import Silent
 from rarefy.recipes.task import batch_task
 
@@ -69,7 +70,7 @@ def test_a_time_limit_ends_recovery(tmp_path):
 
 
 def test_a_file_that_gives_other_outputs_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(main_job, "load", lambda folder, model: model)  # fills nothing in
+    monkeypatch.setattr(compress_save, "load", lambda folder, model: model)  # fills nothing in
     with pytest.raises(FileError, match="outputs differ"):
         compress(_task(), Job("magnitude", 0.8), tmp_path, Silent(), "net")
 

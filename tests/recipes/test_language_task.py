@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from needs import needs_native
 from rarefy.cli.compress import task_of
 from rarefy.core.errors import DataError
-from rarefy.recipes.compress import Job, before, compress, make_sparse
+from rarefy.recipes.compress import before, compress, make_sparse
+from rarefy.recipes.compress_job import Job
 from rarefy.recipes.encoder import load_text_model
 from rarefy.recipes.html import page
 from rarefy.recipes.language_task import language_task

@@ -278,6 +278,7 @@ def test_errors_between_the_solved_densities_lie_between_theirs(density: float) 
 def test_the_command_line_s_job_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from rarefy.pruning import PruneReport
     from rarefy.recipes import compress
+    from rarefy.recipes.compress_job import Job
     from rarefy.recipes.stages import Silent
     from rarefy.recipes.task import batch_task
 
@@ -285,7 +286,7 @@ def test_the_command_line_s_job_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> 
     report = PruneReport("wanda", "rowwise", "latency", (), {}, 0.0)
     monkeypatch.setattr(compress, "prune", lambda model, method, **given: asked.update(given) or report)
     task = batch_task(network(), batches())
-    compress._prune(task, compress.Job(sparsity=None, target_speedup=2.5), Silent())
+    compress._prune(task, Job(sparsity=None, target_speedup=2.5), Silent())
     assert (asked["target_speedup"], asked["sparsity"]) == (2.5, None)
     assert asked["example_inputs"] is task.examples[0]
 

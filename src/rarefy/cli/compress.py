@@ -46,6 +46,9 @@ def compress(
 ) -> None:
     """Make a model sparse, save it smaller, and measure how close, how fast and how small it is.
 
+    Interrupted or killed, the same command goes on where it was, to the same model. With other arguments, another model
+    or other data it begins anew in the same OUT, and says so.
+
     Examples:
 
       rarefy compress my-bert --sparsity 0.7 --data texts.txt --out sparse-bert
@@ -61,9 +64,9 @@ def compress(
     from rarefy.cli.progress import RichStages
     from rarefy.cli.quiet import quiet_libraries
     from rarefy.cli.tables import print_report
-    from rarefy.recipes.compress import Job
     from rarefy.recipes.compress import compress as run
-    from rarefy.recipes.report_file import write_report
+    from rarefy.recipes.compress_job import Job
+    from rarefy.recipes.report_file import report_paths
 
     quiet_libraries()
     job = Job(
@@ -81,8 +84,7 @@ def compress(
     job.check()
     console = Console()
     found = run(task_of(model, data, seed), job, out, RichStages(console), name=model)
-    paths = write_report(found, out)
-    print_report(found, console, paths)
+    print_report(found, console, report_paths(out))
 
 
 def option_of(text: str) -> tuple[str, Any]:

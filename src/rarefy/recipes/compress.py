@@ -1,69 +1,29 @@
 """The main job on any model: prune, recover, save, reload, time, and say what came of it."""
 
 import copy
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rarefy.core.density import density_of
-from rarefy.core.errors import FileError, SparsityError
-from rarefy.core.registry import lookup
 from rarefy.core.site import find_sites
 from rarefy.engine import Compiled, CompiledDecoder, benchmark
 from rarefy.engine import compile as compile_model
-from rarefy.engine.rivals import find
-from rarefy.patterns.parse import parse_pattern
 from rarefy.pruning import PruneReport
-from rarefy.pruning.resolve import resolve_method
-from rarefy.recipes.environment import environment
+from rarefy.recipes.compress_job import Job, job_words
+from rarefy.recipes.compress_model import changes, put_back
+from rarefy.recipes.compress_report import heading, sections
+from rarefy.recipes.compress_resume import model_of, opened
+from rarefy.recipes.compress_save import stored_once
+from rarefy.recipes.compress_state import State
 from rarefy.recipes.measure import prune
 from rarefy.recipes.quality import Quality, compare
 from rarefy.recipes.recover import recover
-from rarefy.recipes.report_file import writable_folder
+from rarefy.recipes.report_file import writable_folder, write_report
 from rarefy.recipes.stages import Stages
-from rarefy.recipes.store import load, save
 from rarefy.recipes.task import Task
-
-_SAME = 1e-6  # largest difference between the outputs of the saved and of the reloaded model
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to do with a model. recover: distillation steps, at most `recover_seconds` of them; options: of the method;
-    against: rivals to time beside it; target_speedup: at the first example's shape, instead of a sparsity."""
-
-    method: str = "sparsegpt"
-    sparsity: float | None = 0.7
-    pattern: str | None = None
-    allocation: str | None = None
-    ignore: tuple[str, ...] = ()
-    recover: int = 0
-    recover_seconds: float | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    against: tuple[str, ...] = ("torch",)
-    rounds: int = 7
-    target_speedup: float | None = None
-
-    def check(self) -> None:
-        """Names and ranges, before anything slow happens."""
-        resolve_method(self.method, dict(self.options))
-        find(self.against)
-        if self.pattern is not None:
-            parse_pattern(self.pattern)
-        if self.allocation is not None:
-            lookup("allocation", self.allocation)
-        if self.sparsity is not None:
-            density_of(self.sparsity)
-        if self.target_speedup is not None and self.sparsity is not None:
-            raise SparsityError("--target-speedup and --sparsity exclude each other; give the one that matters")
-        if self.recover < 0:
-            raise SparsityError(f"--recover: {self.recover} steps; give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -84,34 +44,70 @@ class Dense:
     perplexity: float | None
 
 
-def before(task: Task, stages: Stages) -> Dense:
-    """A copy of the task's model, and what it does."""
-    model, title = copy.deepcopy(task.model), "outputs of the dense model"
+def before(task: Task, stages: Stages, state: State | None = None) -> Dense:
+    """A copy of the task's model, and what it does. Outputs that take more than the model's weights are not kept."""
+    state, model, title = state or State(), copy.deepcopy(task.model), "outputs of the dense model"
+    if "dense" in state.done:
+        return Dense(model, state.tensors["dense"].exact()["vectors"], state.done["dense"])
     with stages.stage(title, task.evaluation) as advance:
-        return Dense(model, task.vectors(model, advance), task.perplexity_of(model))
+        dense = Dense(model, task.vectors(model, advance), task.perplexity_of(model))
+    if dense.vectors.nbytes <= sum(parameter.nbytes for parameter in model.parameters()):
+        state.commit("dense", dense.perplexity, {"vectors": dense.vectors})
+    return dense
 
 
-def make_sparse(task: Task, job: Job, dense: Dense, stages: Stages) -> Pruned:
-    """Prunes `task.model` in place and recovers it, measuring on the unseen inputs after each."""
-    report = _prune(task, job, stages)
-    quality = {"pruned": measured(task, task.model, dense, stages, "quality after pruning")}
-    recovery = None
-    if job.recover:
-        title = f"recovering after {job.method}"
-        recovery = recover(
-            task.model,
-            dense.model,
-            task.recovery,
-            steps=job.recover,
-            seconds=job.recover_seconds,
-            embed=task.embed,
-            seed=job.seed,
-            stages=stages,
-            title=title,
-        )
-        task.model.eval()
-        quality["recovered"] = measured(task, task.model, dense, stages, "quality after recovery")
+def make_sparse(task: Task, job: Job, dense: Dense, stages: Stages, state: State | None = None) -> Pruned:
+    """Prunes `task.model` in place and recovers it, measuring on the unseen inputs after each.
+
+    state: of this job; what is done there is not done again.
+    """
+    state = state or State()
+    if (reached := model_of(state)) is not None:
+        put_back(task.model, reached)
+    if "pruned" in state.done:
+        report = PruneReport.from_dict(state.done["pruned"])
+    else:
+        report = _prune(task, job, stages)
+        state.commit("pruned", report.to_dict(), changes(task.model, dense.model))
+    quality = {"pruned": _quality("pruned", task, dense, stages, state, "quality after pruning")}
+    if not job.recover:
+        return Pruned(report, quality, None)
+    recovery = _recover(task, job, dense, stages, state)
+    quality["recovered"] = _quality("recovered", task, dense, stages, state, "quality after recovery")
     return Pruned(report, quality, recovery)
+
+
+def _quality(which: str, task: Task, dense: Dense, stages: Stages, state: State, title: str) -> Quality:
+    stage = f"{which} quality"
+    if stage not in state.done:
+        state.commit(stage, measured(task, task.model, dense, stages, title).to_dict())
+    return Quality(**state.done[stage])
+
+
+def _recover(task: Task, job: Job, dense: Dense, stages: Stages, state: State) -> dict[str, Any]:
+    """What the training reports. Its losses, one a step, lie beside the weights: a journal cannot take so many."""
+    if "recovered" in state.done:
+        task.model.eval()
+        known = state.tensors["recovered"].exact()["losses"]
+        return {**state.done["recovered"], "losses": tuple(known.tolist())}
+    recovery = recover(
+        task.model,
+        dense.model,
+        task.recovery,
+        steps=job.recover,
+        seconds=job.recover_seconds,
+        embed=task.embed,
+        seed=job.seed,
+        stages=stages,
+        title=f"recovering after {job.method}",
+        state=state.checkpoint,
+        keep=state.keep,
+    )
+    task.model.eval()
+    said = {name: value for name, value in recovery.items() if name != "losses"}
+    losses = torch.tensor(recovery["losses"], dtype=torch.float64)
+    state.commit("recovered", said, changes(task.model, dense.model) | {"losses": losses})
+    return recovery
 
 
 def _prune(task: Task, job: Job, stages: Stages) -> PruneReport:
@@ -142,40 +138,6 @@ def measured(task: Task, model: nn.Module, dense: Dense, stages: Stages, title: 
         return replace(found, overlap=None, perplexity=task.perplexity_of(model), dense_perplexity=dense.perplexity)
 
 
-def stored(task: Task, folder: Path, stages: Stages) -> tuple[nn.Module, dict[str, Any]]:
-    """Saves the model, reloads it, and checks that both give the same outputs; (reloaded, what was written)."""
-    with stages.stage("saving and reloading", 3) as advance:
-        said = save(task.model, folder, carry=task.carry)
-        advance(1)
-        blank = None if task.carry is not None else copy.deepcopy(task.model)
-        reloaded = load(folder) if blank is None else load(folder, model=_forget(blank))
-        advance(1)
-        reloaded.eval()
-        example = task.examples[0]
-        far = _difference(task.model, reloaded, example)
-        advance(1)
-    if not far <= _SAME:
-        raise FileError(f"{folder}: the reloaded model's outputs differ by {far:.1e}; the file was not kept as written")
-    return reloaded, {**said.to_dict(), "reload_difference": far}
-
-
-def _forget(model: nn.Module) -> nn.Module:
-    """The model with other weights, so that a reload which fills nothing in cannot pass for a good one."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(0.123)
-    return model
-
-
-def _difference(a: nn.Module, b: nn.Module, example: Any) -> float:
-    from rarefy.calibration.batches import call_model
-    from rarefy.engine.rivals.outputs import first_tensor
-
-    with torch.inference_mode():
-        outs = [first_tensor(call_model(m.eval(), example, 0)) for m in (a, b)]
-    return float((outs[0] - outs[1]).abs().max())
-
-
 def timed(
     model: nn.Module, dense: nn.Module | None, task: Task, job: Job, stages: Stages
 ) -> tuple[Compiled | CompiledDecoder, dict[str, Any]]:
@@ -197,53 +159,34 @@ def timed(
     return fast, {"compile": fast.explain().to_dict(), "bench": found.to_dict()}
 
 
-def compress(task: Task, job: Job, out: Path, stages: Stages, name: str) -> dict[str, Any]:
-    """The whole job; the model is saved in `out` before it is timed. Gives the report's sections."""
-    started = time.perf_counter()
+def _timed_once(model: nn.Module, dense: Dense, task: Task, job: Job, stages: Stages, state: State) -> dict[str, Any]:
+    """What `timed` says; what an earlier process has measured counts if it was against the same rivals."""
+    asked = [list(job.against), job.rounds]
+    if "times" not in state.done or state.done["times"]["asked"] != asked:
+        found = timed(model, dense.model, task, job, stages)[1]
+        state.commit("times", {"asked": asked, "found": found})
+    return dict(state.done["times"]["found"])
+
+
+def compress(
+    task: Task, job: Job, out: Path, stages: Stages, name: str, *, every: float | None = None
+) -> dict[str, Any]:
+    """The whole job; the model is saved in `out` before it is timed, and the report is written. Gives its sections.
+
+    Killed at any moment, the same call goes on from the last finished stage, within recovery from its last state, to
+    the same model bit for bit (same machine and number of threads). What that takes lies in `out/.rarefy-compress`
+    until the job ends: about the bytes of one model. State of another job there is given up, and `stages` told so.
+    every: seconds between two states of recovery; None: 20, or more where writing them would take over a fortieth of
+    the time. Raises FileError where another process compresses into `out`, and what pruning and saving raise.
+    """
     job.check()
     folder = writable_folder(out)
-    dense = before(task, stages)
-    pruned = make_sparse(task, job, dense, stages)
-    reloaded, file = stored(task, folder, stages)
-    _, times = timed(reloaded, dense.model, task, job, stages)
-    return {
-        **heading("compress", name, task, job),
-        **sections(pruned),
-        "file": file,
-        **times,
-        "seconds": time.perf_counter() - started,
-    }
-
-
-def heading(command: str, name: str, task: Task, job: Job) -> dict[str, Any]:
-    """What was asked, of what, where."""
-    parameters = sum(p.numel() for p in task.model.parameters())
-    return {
-        "command": command,
-        "environment": environment(),
-        "model": {"name": name, "parameters": parameters},
-        "job": asdict(job),
-        "data": sizes_of(task),
-    }
-
-
-def sizes_of(task: Task) -> dict[str, Any]:
-    """How many inputs serve for what."""
-
-    def rows(batches: Sequence[Any]) -> int:
-        from rarefy.engine.rivals.outputs import first_tensor
-
-        return sum(len(first_tensor(batch)) for batch in batches)
-
-    return {
-        "calibration": rows(task.calibration),
-        "recovery": rows(task.recovery),
-        "evaluation": task.evaluation,
-        "what": "inputs" if task.text is None else "passages",
-    }
-
-
-def sections(pruned: Pruned) -> dict[str, Any]:
-    """The report's sections on pruning, quality and recovery."""
-    quality = {name: found.to_dict() for name, found in pruned.quality.items()}
-    return {"prune": pruned.report.to_dict(), "quality": quality, "recovery": pruned.recovery}
+    with opened(folder, job_words(task, job), stages, every) as state:
+        head = heading("compress", name, task, job)
+        dense = before(task, stages, state)
+        pruned = make_sparse(task, job, dense, stages, state)
+        reloaded, file = stored_once(task, folder, stages, state)
+        times = _timed_once(reloaded, dense, task, job, stages, state)
+        report = {**head, **sections(pruned), "file": file, **times, "seconds": state.seconds, "runs": state.runs}
+        write_report(report, folder)
+    return report

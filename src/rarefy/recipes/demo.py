@@ -9,19 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError
-from rarefy.recipes.compress import (
-    Dense,
-    Job,
-    Pruned,
-    before,
-    heading,
-    make_sparse,
-    measured,
-    sections,
-    sizes_of,
-    stored,
-    timed,
-)
+from rarefy.recipes.compress import Dense, Pruned, before, make_sparse, measured, timed
+from rarefy.recipes.compress_job import Job
+from rarefy.recipes.compress_report import heading, sections, sizes_of
+from rarefy.recipes.compress_save import stored
 from rarefy.recipes.docstrings import docstring_passages
 from rarefy.recipes.encoder import TextModel, load_text_model
 from rarefy.recipes.memory import peak_memory
