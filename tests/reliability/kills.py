@@ -6,9 +6,12 @@ Children are forked, so that a kill costs milliseconds and a thousand can be had
 import os
 import random
 import signal
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,9 +20,9 @@ from torch import nn
 import rarefy
 from rarefy.formats.atomic import replace_file
 from rarefy.formats.folder import read_contents
-from rarefy.recipes.compress import Job as CompressJob
 from rarefy.recipes.compress import compress
-from rarefy.recipes.stages import Silent
+from rarefy.recipes.compress_job import Job as CompressJob
+from rarefy.recipes.stages import Silent, Stages
 from rarefy.recipes.task import batch_task
 
 STEPS, EVERY = 12, 2  # of the training, and between its checkpoints
@@ -97,11 +100,64 @@ def _whole(folder: Path) -> None:
 # --- the main job over an old model ------------------------------------------------------------------------------
 
 
-def _compress(folder: Path) -> None:
+def _compress(folder: Path, stages: Stages = Silent()) -> None:
     """The same two models as `_save`, each with a whole job; what is saved last is the second."""
     for seed in range(2):
-        task = batch_task(_network(seed).eval(), _batches())
-        compress(task, CompressJob("magnitude", 0.8, rounds=1), folder, Silent(), "net")
+        compress_one(seed, folder, stages)
+
+
+def compress_one(seed: int, folder: Path, stages: Stages = Silent()) -> None:
+    task = batch_task(_network(seed).eval(), _batches())
+    compress(task, CompressJob("magnitude", 0.8, recover=STEPS, rounds=1), folder, stages, "net", every=0.0)
+
+
+def _compressed_whole(folder: Path) -> None:
+    """The model, if there is one, is one of the two that calm jobs save."""
+    if (folder / "model.safetensors").exists():
+        assert weights(folder) in {_calm(seed) for seed in range(2)}
+
+
+@cache
+def _calm(seed: int) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="rarefy-calm-") as place:
+        compress_one(seed, Path(place))
+        return weights(Path(place))
+
+
+class Killer(Silent):
+    """Ends its process by kill -9 where the stage `at` has done `after` units; notes in a file what it was told."""
+
+    def __init__(self, notes: Path, at: str = "", after: int = 0) -> None:
+        self.notes, self.at, self.after = notes, at, after
+
+    @contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        self.say(title)
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            if title == self.at and done >= self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        advance(0)
+        yield advance
+
+    def say(self, text: str) -> None:
+        with self.notes.open("a") as file:
+            file.write(text + "\n")
+
+
+def killed_inside(folder: Path, notes: Path, at: str, after: int) -> bool:
+    """Compresses in a child that kills itself there; whether it did."""
+    child = os.fork()
+    if child == 0:
+        try:
+            compress_one(0, folder, Killer(notes, at, after))
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 # --- training with checkpoints ----------------------------------------------------------------------------------
@@ -178,13 +234,13 @@ def _outcomes(node: object) -> list[dict[str, object]]:
     return [found for value in node for found in _outcomes(value)] if isinstance(node, list) else []
 
 
-def _weights(folder: Path) -> bytes:
+def weights(folder: Path) -> bytes:
     return str(read_contents(folder).fingerprint).encode()
 
 
 JOBS = {
-    "save": Job(_save, _whole, _weights),
-    "compress": Job(_compress, _whole, _weights),
+    "save": Job(_save, _whole, weights),
+    "compress": Job(_compress, _compressed_whole, weights),
     "train": Job(
         _train,
         _checkpoint_is_whole,
