@@ -16,7 +16,7 @@ from rarefy.core.errors import FileError
 from rarefy.finetuning.distill_state import DistillState
 from rarefy.formats.folder import read_json
 from rarefy.recipes.alone import alone
-from rarefy.recipes.compress_file import read_kept
+from rarefy.recipes.compress_file import Kept, read_kept
 from rarefy.recipes.compress_state import JOURNAL, RECOVERY, SCHEMA, STAGES, State, checksum
 from rarefy.recipes.folder_job import changed
 from rarefy.recipes.stages import Stages
@@ -68,7 +68,10 @@ def _begun(state: State) -> State:
 
 
 def _read(state: State, path: Path) -> None:
-    said = read_json(path)
+    try:
+        said = read_json(path)
+    except FileError:
+        raise FileError(f"{path}: is damaged") from None
     if said.pop("sum", None) != checksum(said):
         raise FileError(f"{path}: is damaged")
     if said.get("schema") != SCHEMA:
@@ -110,7 +113,7 @@ def _read_tensors(state: State) -> None:
 def _readable(state: State, stage: str) -> bool:
     path = state.file(stage)
     try:
-        kept = read_kept(path)
+        kept = _kept(path)
         if kept.fingerprint != state.prints.get(stage):
             raise FileError(f"{path}: is not what was written")
     except FileError as error:
@@ -120,6 +123,13 @@ def _readable(state: State, stage: str) -> bool:
     return True
 
 
+def _kept(path: Path) -> Kept:
+    try:
+        return read_kept(path)
+    except FileError:
+        raise FileError(f"{path}: is damaged or lost") from None
+
+
 def _checkpoint(state: State) -> DistillState | None:
     """Where recovery was, if it had begun and its file is whole and of this pruned model."""
     assert state.work is not None
@@ -127,7 +137,7 @@ def _checkpoint(state: State) -> DistillState | None:
     if not path.exists():
         return None
     try:
-        kept = read_kept(path)
+        kept = _kept(path)
         said: Any = kept.said
         if said["start"] != state.prints["pruned"]:
             raise FileError(f"{path}: is of another model")

@@ -21,7 +21,6 @@ from rarefy.core.errors import FileError
 from rarefy.finetuning.distill_state import DistillState
 from rarefy.formats.atomic import replace_file
 from rarefy.recipes.compress_file import Kept, write_kept
-from rarefy.recipes.report_file import plain
 from rarefy.recipes.stages import Silent, Stages
 
 SCHEMA = "rarefy.compress/1"
@@ -109,7 +108,7 @@ class State:
         assert self.work is not None
         said = {"schema": SCHEMA, "job": self.job, "done": self.done, "prints": self.prints, "runs": self.runs}
         generator = torch.get_rng_state().numpy().tobytes().hex()
-        said = plain({**said, "seconds": self.seconds, "generator": generator})
+        said = json.loads(json.dumps({**said, "seconds": self.seconds, "generator": generator}, default=str))
         text = json.dumps(said | {"sum": checksum(said)}) + "\n"
         replace_file(self.work / JOURNAL, partial(_write, text), durable=False)
 
