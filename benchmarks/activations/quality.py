@@ -1,17 +1,19 @@
 """Perplexity of a trained Llama-shaped model of bytes against activation sparsity, every training-free method.
 
-    python benchmarks/activations/quality.py --data ../shared/data --out FOLDER [--collect]
+    python benchmarks/activations/quality.py --data ../shared/data --out FOLDER [--seeds 0 1 2] [--only NAME] [--write]
 
-Calibration: windows of 256 bytes drawn from the first 95 % of SciFact's titles and abstracts; measured on the first
-windows of the rest. "asked" is the share of zeros that a method is asked for: at all inputs of all projections, or
-(CATS, CHESS, lazy neurons) of the hidden neurons; "not read" is the share of all the projections' weights that a token
-then skips, low-rank parts and rotations counted as read. Cells are kept in FOLDER, so the same command goes on where it
-was stopped. One thread: OMP_NUM_THREADS=1.
+Calibration: windows of 256 bytes drawn by the seed from the first 95 % of SciFact's titles and abstracts; measured on
+the first windows of the rest, the same for every seed. "asked" is the share of zeros that a method is asked for: at all
+inputs of all projections, or (CATS, CHESS, lazy neurons) of the hidden neurons; "not read" is the share of all the
+projections' weights that a token then skips, low-rank parts and rotations counted as read. Cells are kept in FOLDER, so
+the same command goes on where it was stopped; take a fresh one when the library has changed. --write puts the tables
+into results.md, between its marks. One thread: OMP_NUM_THREADS=1.
 """
 
 import argparse
 import json
 import math
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -25,26 +27,46 @@ from language_model import text_of  # noqa: E402
 import rarefy  # noqa: E402
 from rarefy.recipes.evaluations.language import Perplexity, batches_of, windows  # noqa: E402
 
-SPARSITIES = (0.15, 0.25, 0.4, 0.5, 0.65)
-FIRST = (0.5, 0.65, 0.4, 0.25, 0.15)  # the order of the cells
+SPARSITIES = (0.25, 0.4, 0.5, 0.65)
+FIRST = (0.65, 0.5, 0.4, 0.25)  # the order of the cells
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "teal, uniform": ("teal", {"allocation": "uniform"}),
     "teal": ("teal", {}),
+    "teal, top-k": ("teal", {"form": "top-k"}),
     "teal, top-k, uniform": ("teal", {"allocation": "uniform", "form": "top-k"}),
+    "wina": ("wina", {}),
     "wina, top-k, uniform": ("wina", {"allocation": "uniform"}),
     "wina, threshold, uniform": ("wina", {"allocation": "uniform", "form": "threshold"}),
     "wina, threshold": ("wina", {"form": "threshold"}),
     "wina, rotated, top-k, uniform": ("wina", {"allocation": "uniform", "rotate": True}),
     "r-sparse": ("r-sparse", {}),
+    "r-sparse, greedy": ("r-sparse", {"allocation": "greedy"}),
     "larosa": ("larosa", {}),
     "cats": ("cats", {}),
     "chess": ("chess", {}),
     "lazy-neuron-topk": ("lazy-neuron-topk", {}),
 }
+BESIDE = (  # each with the plain method of the same form and the same way of sharing the budget
+    ("teal", "teal, uniform"),
+    ("wina", "teal, top-k"),
+    ("wina, threshold", "teal"),
+    ("wina, top-k, uniform", "teal, top-k, uniform"),
+    ("wina, threshold, uniform", "teal, uniform"),
+    ("r-sparse", "teal, uniform"),
+    ("r-sparse, greedy", "teal"),
+    ("wina", "teal"),
+    ("larosa", "teal, top-k, uniform"),
+)
+SHARES_OF = {"teal, top-k": "teal", "wina": "wina, threshold", "r-sparse, greedy": "teal"}
+"""Methods whose greedy search is another's, word for word: it is run once."""
+FIXED = ("teal, top-k, uniform", "wina, top-k, uniform", "wina, rotated, top-k, uniform", "lazy-neuron-topk")
+"""Methods that do not look at the calibration text."""
 ROWS, WINDOW, TRIAL = 4, 256, 512
+BEGIN, END = "<!-- tables: begin (quality.py --write) -->", "<!-- tables: end -->"
+Cells = dict[tuple[str, float], list[dict[str, Any]]]  # (method, share): one a seed
 
 
-def cell(asked: argparse.Namespace, label: str, sparsity: float) -> dict[str, Any]:
+def cell(asked: argparse.Namespace, label: str, sparsity: float, seed: int) -> dict[str, Any]:
     """Perplexity and shares of one method at one sparsity, on a model as it was loaded."""
     seen, unseen = text_of(asked.data)
     model = rarefy.load(asked.data / "weights" / "llama-4m-bytes")
@@ -52,14 +74,19 @@ def cell(asked: argparse.Namespace, label: str, sparsity: float) -> dict[str, An
     if label == "dense":
         return judge(model)
     name, options = METHODS[label]
+    if label in SHARES_OF:
+        options = options | {
+            "allocation": json.loads(file_of(asked, SHARES_OF[label], sparsity, seed).read_text())["asked"]
+        }
     began = time.process_time()
     report = rarefy.sparsify_activations(
         model,
         name,
         sparsity=sparsity,
-        data=batches_of(windows(seen, WINDOW, asked.calibration, 0), ROWS),
+        data=batches_of(windows(seen, WINDOW, asked.calibration, seed), ROWS),
         held_out=batches_of(unseen[-16 * WINDOW :].view(-1, WINDOW), ROWS),
         trial_tokens=TRIAL,
+        seed=seed,
         **options,
     )
     spent = time.process_time() - began
@@ -68,24 +95,35 @@ def cell(asked: argparse.Namespace, label: str, sparsity: float) -> dict[str, An
         "not_read": report.sparsity,
         "held_out": report.held_out,
         "worst_place": off,
-        "worst_block": max(report.block_errors.values()),
+        "asked": {site.name: site.asked for site in report.sites},
+        "block_errors": list(report.block_errors.values()),
         "seconds": spent,
     }
 
 
-def run(asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Every cell, from the folder where it is there."""
+def file_of(asked: argparse.Namespace, label: str, sparsity: float, seed: int) -> Path:
+    name: str = f"{label} {sparsity} {seed}.json".replace(" ", "_").replace(",", "")
+    return Path(asked.out) / name
+
+
+def run(asked: argparse.Namespace) -> tuple[float, Cells]:
+    """The dense perplexity and every cell, from the folder where it is there."""
     asked.out.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for label, sparsity in [("dense", 0.0)] + [(m, s) for s in FIRST for m in METHODS]:
-        key = f"{label} {sparsity}"
-        file = asked.out / f"{key.replace(' ', '_').replace(',', '')}.json"
+    cells = {}
+    order = sorted(METHODS, key=SHARES_OF.__contains__)
+    jobs = [(m, s, seed) for seed in asked.seeds for s in asked.shares for m in order if asked.only in (None, m)]
+    for label, sparsity, seed in [("dense", 0.0, 0), *jobs]:
+        file = file_of(asked, label, sparsity, 0 if label in FIXED else seed)
         if not file.exists() and not asked.collect:
-            file.write_text(json.dumps(cell(asked, label, sparsity)), "utf-8")
-            print(key, file.read_text("utf-8"), flush=True)
+            file.write_text(json.dumps(cell(asked, label, sparsity, seed)), "utf-8")
+            print(file.stem, file.read_text("utf-8"), flush=True)
         if file.exists():
-            found[key] = json.loads(file.read_text("utf-8"))
-    return found
+            cells[(label, sparsity, seed)] = json.loads(file.read_text("utf-8"))
+    found: Cells = {}
+    for (label, sparsity, seed), one in cells.items():
+        if asked.only or all((m, sparsity, seed) in cells for m in METHODS):  # draws with every method, like for like
+            found.setdefault((label, sparsity), []).append(one)
+    return cells[("dense", 0.0, 0)]["perplexity"], found
 
 
 def at_one_percent(dense: float, points: list[tuple[float, float]]) -> float:
@@ -99,23 +137,74 @@ def at_one_percent(dense: float, points: list[tuple[float, float]]) -> float:
     return before[0]
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
-    """Perplexity (share not read) by method and sparsity asked."""
-    dense = found["dense 0.0"]["perplexity"]
-    head = " | ".join(f"{s:.0%}" for s in SPARSITIES)
-    lines = [
-        f"Dense: {dense:.3f}.\n",
-        f"| method | {head} | PPL-1 % | worst place |",
-        "|---" * (len(SPARSITIES) + 3) + "|",
-    ]
+def mean(cells: list[dict[str, Any]], what: str) -> float:
+    return statistics.fmean(c[what] for c in cells)
+
+
+def header(first: str, columns: list[str]) -> list[str]:
+    return [f"| {first} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+
+
+def table(dense: float, found: Cells) -> list[str]:
+    """Mean perplexity (mean share not read) by method and sparsity asked."""
+    lines = header("method", [*(f"{s:.0%}" for s in SPARSITIES), "PPL-1 %", "worst place"])
     for label in METHODS:
-        cells = [found.get(f"{label} {s}") for s in SPARSITIES]
-        shown = [f"{c['perplexity']:.3f} ({c['not_read']:.0%})" if c else "" for c in cells]
-        points = [(c["not_read"], c["perplexity"]) for c in cells if c]
+        rows = [found.get((label, s), []) for s in SPARSITIES]
+        shown = [f"{mean(row, 'perplexity'):.3f} ({mean(row, 'not_read'):.0%})" if row else "" for row in rows]
+        points = [(mean(row, "not_read"), mean(row, "perplexity")) for row in rows if row]
         one = f"{at_one_percent(dense, points):.0%}" if points else ""
-        off = f"{max(c['worst_place'] for c in cells if c):.1%}" if points else ""
+        off = f"{max((c['worst_place'] for row in rows for c in row), default=0.0):.1%}"
         lines.append(f"| {label} | {' | '.join(shown)} | {one} | {off} |")
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def ranges(found: Cells) -> list[str]:
+    """Smallest and largest perplexity over the seeds of the calibration text; one number where it does not matter."""
+    lines = header("method", [f"{s:.0%} zeros" for s in SPARSITIES])
+    for label in METHODS:
+        ends = [[c["perplexity"] for c in found.get((label, s), [])] for s in SPARSITIES]
+        shown = [f"{min(e):.3f} - {max(e):.3f}" if e and max(e) - min(e) > 5e-4 else f"{e[0]:.3f}" for e in ends if e]
+        lines.append(f"| {label} | {' | '.join(shown)} |")
+    return lines
+
+
+def beside(found: Cells) -> list[str]:
+    """How much larger the perplexity is than another method's on the same calibration text."""
+    lines = header("perplexity over", [f"at {s:.0%}" for s in SPARSITIES])
+    for label, other in BESIDE:
+        shown = []
+        for s in SPARSITIES:
+            pairs = zip(found.get((label, s), []), found.get((other, s), []), strict=False)
+            more = [a["perplexity"] / b["perplexity"] - 1.0 for a, b in pairs]
+            ends = f" ({min(more):+.1%} to {max(more):+.1%})" if len(more) > 1 else ""
+            shown.append(f"{statistics.fmean(more):+.1%}{ends}" if more else "")
+        lines.append(f"| {label} over {other} | {' | '.join(shown)} |")
+    return lines
+
+
+def blocks(found: Cells) -> list[str]:
+    """Relative output errors of the blocks at the largest share, means over the seeds."""
+    lines = header("block error at 65%", [f"block {i}" for i in range(6)])
+    for label in METHODS:
+        errors = [c["block_errors"] for c in found.get((label, SPARSITIES[-1]), [])]
+        if errors:
+            lines.append(f"| {label} | {' | '.join(f'{statistics.fmean(e):.3f}' for e in zip(*errors, strict=True))} |")
+    return lines
+
+
+def page(dense: float, found: Cells) -> str:
+    draws = ", ".join(f"{len(found.get(('teal', s), []))} at {s:.0%}" for s in SPARSITIES)
+    parts = [
+        [f"Dense: {dense:.3f}. Means over draws of the calibration text: {draws}."],
+        table(dense, found),
+        ["Smallest to largest over the draws:"],
+        ranges(found),
+        ["Perplexity relative to another method on the same text, mean (smallest to largest):"],
+        beside(found),
+        ["||f - f_dense|| / ||f_dense|| of each block on its dense inputs:"],
+        blocks(found),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def main() -> None:
@@ -124,9 +213,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--calibration", type=int, default=16, help="windows")
     parser.add_argument("--unseen", type=int, default=20, help="windows to measure on")
-    parser.add_argument("--collect", action="store_true", help="the table from the cells that are there")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration text")
+    parser.add_argument("--shares", type=float, nargs="+", default=FIRST, choices=SPARSITIES, help="of zeros asked")
+    parser.add_argument("--only", choices=list(METHODS), help="one method")
+    parser.add_argument("--collect", action="store_true", help="the tables from the cells that are there")
+    parser.add_argument("--write", action="store_true", help="put the tables into results.md")
     asked = parser.parse_args()
-    print(table(run(asked)))
+    text = page(*run(asked))
+    print(text)
+    if asked.write:
+        file = HERE / "results.md"
+        before, _, rest = file.read_text("utf-8").partition(BEGIN)
+        file.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}", "utf-8")
 
 
 if __name__ == "__main__":

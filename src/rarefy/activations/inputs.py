@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from rarefy.activations.allocate import spread
+from rarefy.activations.allocate import Allocation, spread
 from rarefy.activations.job import Job, Placed
 from rarefy.activations.quantiles import Form, Maker, Weigh, makers, unweighted, watch
 from rarefy.calibration.magnitudes import Magnitudes
@@ -12,11 +12,12 @@ from rarefy.selectors.places import Projection
 
 
 def sparsify_inputs(
-    job: Job, *, form: Form, allocation: str, step: float, settle: int, weigh: Weigh = unweighted
+    job: Job, *, form: Form, allocation: Allocation, step: float, settle: int, weigh: Weigh = unweighted
 ) -> list[Placed]:
-    """A selector on the input of every place of the job."""
+    """A selector on the input of every place of the job. Greedy shares are found with thresholds, whatever the form."""
     made = makers(job, form, weigh)
-    return attach_inputs(job, made, spread(job, made, allocation, step), settle if form == "threshold" else 0)
+    tried = makers(job, "threshold", weigh) if allocation == "greedy" and form == "top-k" else made
+    return attach_inputs(job, made, spread(job, tried, allocation, step), settle if form == "threshold" else 0)
 
 
 def attach_inputs(

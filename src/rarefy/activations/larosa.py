@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from rarefy.activations.allocate import STEP, Allocation
 from rarefy.activations.bases import principal
 from rarefy.activations.inputs import sparsify_inputs
 from rarefy.activations.job import Job, Placed
@@ -20,8 +21,8 @@ class LaRosa:
     open whether o and down are turned.
     """
 
-    allocation: str = "uniform"
-    step: float = 0.025
+    allocation: Allocation = "uniform"
+    step: float = STEP
 
     def __call__(self, job: Job) -> list[Placed]:
         found = turnable(job.model)

@@ -45,6 +45,11 @@ class Maker:
         """The largest share of zeros that calibration can tell."""
         return 1.0 if self.seen is None else self.seen.most
 
+    @property
+    def least(self) -> float:
+        """The smallest share of zeros, above none, that calibration can tell."""
+        return 0.0 if self.seen is None else 1.0 - self.seen.most
+
     def __call__(self, sparsity: float) -> Masking:
         if self.seen is None:
             return TopK(exact_count(self.width, 1.0 - sparsity), self.weight)

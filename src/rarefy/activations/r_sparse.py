@@ -1,10 +1,12 @@
 """R-Sparse: large inputs meet the whole weight, small ones its low-rank part; how much of each is searched."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from rarefy.activations.allocate import STEP, Allocation, spread
 from rarefy.activations.distance import distance, outputs
 from rarefy.activations.evolve import Genes, evolve
 from rarefy.activations.inputs import placed
@@ -34,6 +36,8 @@ class RSparse:
     m keeps the largest |x_j| ||W_:,j||. rho: the columns' share of what is read, the rest is rank; the same for all
     places, or None: searched for each on the calibration text. 1 is thresholding alone, by |x_j|.
     generations, population: of the search. settle: as TEAL's.
+    allocation: "uniform", the same budget of every place (the recipe that the authors published), or "greedy": TEAL's
+    shares with its `step`, of which each place then spends its own on columns and rank.
     The layers become `RankAware` modules, which hold the factors as buffers.
     Differs: the search makes the divergence from the dense model's output small (the loss, where one is given),
     starting from equal shares; prefill is as sparse as decoding.
@@ -43,12 +47,15 @@ class RSparse:
     generations: int = 6
     population: int = 12
     settle: int = 1
+    allocation: Allocation = "uniform"
+    step: float = STEP
 
     def __call__(self, job: Job) -> list[Placed]:
         if self.rho is not None and not 0.0 <= self.rho <= 1.0:
             raise SparsityError(f"r-sparse: rho {self.rho} is outside [0, 1]; it is the columns' share of what is read")
         plain, weighted = _calibrated(job)
-        trial = _Trial(job, plain, weighted)
+        shares = spread(job, plain, self.allocation, self.step)
+        trial = _Trial(job, plain, weighted, {name: 1.0 - share for name, share in shares.items()})
         before = {place.name: place.module for place in job.places}
         try:
             trial.build()
@@ -88,16 +95,17 @@ def rank_of(place: Projection, density: float, rho: float) -> int:
 class _Trial:
     """The model with low-rank parts as large as any share could ask for, whose shares can be changed at will."""
 
-    def __init__(self, job: Job, plain: Mapping[str, Maker], weighted: Mapping[str, Maker]) -> None:
-        self.job, self.plain, self.weighted = job, plain, weighted
-        self.density = 1.0 - job.sparsity
+    def __init__(
+        self, job: Job, plain: Mapping[str, Maker], weighted: Mapping[str, Maker], density: Mapping[str, float]
+    ) -> None:
+        self.job, self.plain, self.weighted, self.density = job, plain, weighted, density
         self.layers: dict[str, RankAware] = {}
         self.whole: dict[str, tuple[Tensor, Tensor]] = {}
         self.dense = outputs(job)
 
     def build(self) -> None:
         for place in self.job.places:
-            most = rank_of(place, self.density, 0.0)
+            most = rank_of(place, self.density[place.name], 0.0)
             self.whole[place.name] = factors(weight_of(place.module), most)
             layer = RankAware.of(place.module, *self.whole[place.name])
             replace_module(self.job.model, place.name, layer)
@@ -106,15 +114,24 @@ class _Trial:
 
     def set(self, rhos: Genes) -> None:
         for place, rho in zip(self.job.places, rhos, strict=True):
-            layer, rank = self.layers[place.name], rank_of(place, self.density, rho)
+            layer, rank = self.layers[place.name], rank_of(place, self.density[place.name], rho)
             layer.left, layer.right = self.whole[place.name]
             layer.cut(rank)
-            reselect_inputs(layer, self._maker(place.name, rank)(1.0 - rho * self.density))
+            reselect_inputs(layer, self._maker(place.name, rank)(self._zeros(place, rho)))
+
+    def _zeros(self, place: Projection, rho: float) -> float:
+        """The share of inputs that do not meet the columns."""
+        return 1.0 - rho * self.density[place.name]
 
     def _maker(self, name: str, rank: int) -> Maker:
         return self.weighted[name] if rank else self.plain[name]
 
     def loss(self, rhos: Genes) -> float:
+        """The distance from the dense model's output; infinite where the text is too short for a threshold."""
+        for place, rho in zip(self.job.places, rhos, strict=True):
+            zeros, maker = self._zeros(place, rho), self.plain[place.name]
+            if 0.0 < zeros < maker.least or maker.most < zeros < 1.0:
+                return math.inf
         self.set(rhos)
         return distance(outputs(self.job), self.dense)
 
@@ -127,12 +144,12 @@ class _Trial:
             places = [replace(p, module=self.layers[p.name]) for p in self.job.places]
             watch(self.job, [(place, again[place.name]) for place in places])
             for place, rho in zip(places, rhos, strict=True):
-                reselect_inputs(place.module, again[place.name](1.0 - rho * self.density))
+                reselect_inputs(place.module, again[place.name](self._zeros(place, rho)))
 
     def placed(self, rhos: Genes) -> list[Placed]:
         found = []
         for place, rho in zip(self.job.places, rhos, strict=True):
             layer = self.layers[place.name]
             added = layer.left.numel() + layer.right.numel()
-            found.append(placed(replace(place, module=layer), 1.0 - rho * self.density, added))
+            found.append(placed(replace(place, module=layer), self._zeros(place, rho), added))
         return found

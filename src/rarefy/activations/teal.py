@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rarefy.activations.allocate import STEP, Allocation
 from rarefy.activations.inputs import sparsify_inputs
 from rarefy.activations.job import Job, Placed
 from rarefy.activations.quantiles import Form
@@ -15,15 +16,16 @@ from rarefy.core.registry import method
 class Teal:
     """Keeps inputs with |x_j| above a quantile of their place, the shares spread greedily within each block.
 
-    form: "threshold", or "top-k" for an exact count a token. allocation: "greedy" or "uniform". step: the share of a
-    block that one greedy step makes sparse. settle: how often the thresholds are set anew on the model that is sparse
-    already (0: the paper's, which then drops up to 5 points more than asked in late places).
+    form: "threshold", or "top-k" for an exact count a token. allocation: "greedy", "uniform", or the shares
+    {place: zeros} of an earlier report. step: the share of a block that one greedy step makes sparse. settle: how often
+    the thresholds are set anew on the model that is sparse already (0: the paper's, which then drops up to 5 points
+    more than asked in late places).
     Differs: see `allocate`; prefill is as sparse as decoding.
     """
 
     form: Form = "threshold"
-    allocation: str = "greedy"
-    step: float = 0.025
+    allocation: Allocation = "greedy"
+    step: float = STEP
     settle: int = 1
 
     def __call__(self, job: Job) -> list[Placed]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from rarefy.activations.allocate import STEP, Allocation
 from rarefy.activations.bases import reading_bases
 from rarefy.activations.inputs import sparsify_inputs
 from rarefy.activations.job import Job, Placed
@@ -18,13 +19,15 @@ class Wina:
     """Keeps inputs with the largest |x_j| * ||W_:,j||_2, the best choice where W has orthogonal columns.
 
     form: "top-k" (an exact count a token, the paper's) or "threshold" (its run-time form). allocation, step and
-    settle are as TEAL's. rotate: first turns the model's basis so that the columns of k_proj and gate_proj are
-    orthogonal; the dense function stays (see `rotation`; RMS-norm models only).
+    settle are as TEAL's; greedy shares, the paper's, are found with thresholds, as in the authors' code. rotate: first
+    turns the model's basis so that the columns of k_proj and gate_proj are orthogonal; the dense function stays (see
+    `rotation`; RMS-norm models only).
+    Differs: the authors' code weights only the inputs of k and gate by the norms and takes |x_j| elsewhere.
     """
 
     form: Form = "top-k"
-    allocation: str = "greedy"
-    step: float = 0.025
+    allocation: Allocation = "greedy"
+    step: float = STEP
     settle: int = 1
     rotate: bool = False
 
