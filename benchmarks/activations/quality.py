@@ -46,6 +46,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "chess": ("chess", {}),
     "lazy-neuron-topk": ("lazy-neuron-topk", {}),
 }
+COARSE: dict[str, tuple[str, dict[str, Any]]] = {  # greedy steps five times as large, at the largest share only
+    "teal, step 0.025": ("teal", {"step": 0.025}),
+    "wina, threshold, step 0.025": ("wina", {"form": "threshold", "step": 0.025}),
+}
 BESIDE = (  # each with the plain method of the same form and the same way of sharing the budget
     ("teal", "teal, uniform"),
     ("wina", "teal, top-k"),
@@ -73,7 +77,7 @@ def cell(asked: argparse.Namespace, label: str, sparsity: float, seed: int) -> d
     judge = Perplexity(unseen[: asked.unseen * WINDOW].view(-1, WINDOW))
     if label == "dense":
         return judge(model)
-    name, options = METHODS[label]
+    name, options = (METHODS | COARSE)[label]
     if label in SHARES_OF:
         options = options | {
             "allocation": json.loads(file_of(asked, SHARES_OF[label], sparsity, seed).read_text())["asked"]
@@ -112,6 +116,7 @@ def run(asked: argparse.Namespace) -> tuple[float, Cells]:
     cells = {}
     order = sorted(METHODS, key=SHARES_OF.__contains__)
     jobs = [(m, s, seed) for seed in asked.seeds for s in asked.shares for m in order if asked.only in (None, m)]
+    jobs += [(m, SPARSITIES[-1], seed) for seed in asked.seeds for m in COARSE if asked.only in (None, m)]
     for label, sparsity, seed in [("dense", 0.0, 0), *jobs]:
         file = file_of(asked, label, sparsity, 0 if label in FIXED else seed)
         if not file.exists() and not asked.collect:
@@ -121,7 +126,9 @@ def run(asked: argparse.Namespace) -> tuple[float, Cells]:
             cells[(label, sparsity, seed)] = json.loads(file.read_text("utf-8"))
     found: Cells = {}
     for (label, sparsity, seed), one in cells.items():
-        if asked.only or all((m, sparsity, seed) in cells for m in METHODS):  # draws with every method, like for like
+        if (
+            asked.only or label in COARSE or all((m, sparsity, seed) in cells for m in METHODS)
+        ):  # draws with every method, like for like
             found.setdefault((label, sparsity), []).append(one)
     return cells[("dense", 0.0, 0)]["perplexity"], found
 
@@ -192,6 +199,17 @@ def blocks(found: Cells) -> list[str]:
     return lines
 
 
+def steps(found: Cells) -> list[str]:
+    """Perplexity of every draw at the largest share, with greedy steps of 0.005 and of 0.025 of a block."""
+    at = SPARSITIES[-1]
+    count = len(found.get(("teal", at), []))
+    lines = header(f"greedy at {at:.0%}", [f"draw {i}" for i in range(count)])
+    for label in ("teal", "teal, step 0.025", "wina, threshold", "wina, threshold, step 0.025"):
+        shown = [f"{c['perplexity']:.3f}" for c in found.get((label, at), [])]
+        lines.append(f"| {label} | {' | '.join(shown)} |")
+    return lines
+
+
 def page(dense: float, found: Cells) -> str:
     draws = ", ".join(f"{len(found.get(('teal', s), []))} at {s:.0%}" for s in SPARSITIES)
     parts = [
@@ -201,6 +219,8 @@ def page(dense: float, found: Cells) -> str:
         ranges(found),
         ["Perplexity relative to another method on the same text, mean (smallest to largest):"],
         beside(found),
+        ["Steps of 0.005 of a block (the default) and of 0.025:"],
+        steps(found),
         ["||f - f_dense|| / ||f_dense|| of each block on its dense inputs:"],
         blocks(found),
     ]
@@ -215,7 +235,7 @@ def main() -> None:
     parser.add_argument("--unseen", type=int, default=20, help="windows to measure on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the calibration text")
     parser.add_argument("--shares", type=float, nargs="+", default=FIRST, choices=SPARSITIES, help="of zeros asked")
-    parser.add_argument("--only", choices=list(METHODS), help="one method")
+    parser.add_argument("--only", choices=[*METHODS, *COARSE], help="one method")
     parser.add_argument("--collect", action="store_true", help="the tables from the cells that are there")
     parser.add_argument("--write", action="store_true", help="put the tables into results.md")
     asked = parser.parse_args()
