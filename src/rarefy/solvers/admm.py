@@ -59,7 +59,8 @@ class ADMM:
     """Sparsity by the alternating direction method of multipliers, then a least-squares refit on its mask.
 
     iterations: of the splitting; damping: over the diagonal after scaling it to 1; penalties: rho at the first and
-    last iteration, in the same units; refits: conjugate-gradient steps, refit_damping: their ridge.
+    last iteration, in the same units; refits: conjugate-gradient steps, refit_damping: their ridge, raised where it is
+    too little. Both are reported.
     Differs: both papers raise rho by rules of their own; here it rises geometrically over a fixed number of steps.
     """
 
@@ -84,13 +85,14 @@ class ADMM:
         """From a sparse `start` towards `aim`, keeping `alive` entries only. Never worse than the refitted start."""
         gram = evidence[Need.INPUT_GRAM].to(aim.dtype)
         mask = split(aim, start, alive, gram, pattern, density, self.iterations, self.damping, self.penalties)
-        found, steps, residual = refit(aim, mask, gram, self.refit_damping, self.refits, 1e-3)
-        before, _, _ = refit(aim, start != 0, gram, self.refit_damping, self.refits, 1e-3)
-        better = _error(aim, found, gram) <= _error(aim, before, gram)
-        kept = mask if better else start != 0
-        changed = float((mask != (start != 0)).float().mean()) if better else 0.0
-        result = {"mask_changed": changed, "refit_iterations": steps, "refit_residual": residual}
-        return Solution((found if better else before) * kept, kept, result)
+        asked = (self.refit_damping, self.refits, 1e-3)
+        new, old = (refit(aim, kept, gram, *asked, evidence.site) for kept in (mask, start != 0))
+        better = _error(aim, new.weight, gram) <= _error(aim, old.weight, gram)
+        done, kept = (new, mask) if better else (old, start != 0)
+        changed = float((kept != (start != 0)).float().mean())
+        result = {"mask_changed": changed, "split_damping": self.damping, "refit_damping": done.damping}
+        result |= {"refit_iterations": done.steps, "refit_residual": done.residual}
+        return Solution(done.weight * kept, kept, result)
 
 
 def _error(aim: Weight, weight: Weight, gram: Float[Tensor, "n n"]) -> float:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rarefy.solvers.fisher_rows import FisherRows, damped_cholesky
+from rarefy.solvers.quadratic import Refitted
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,28 @@ class BlockQuadratic:
             total += float((direction[where].to(g.dtype) @ g).double().square().sum())
         return total
 
-    def best_on(self, mask: Tensor) -> Tensor:
-        """argmin of Q over the weights on `mask` (p,), block by block."""
+    def best_on(self, mask: Tensor) -> Refitted:
+        """argmin of Q over the weights on `mask` (p,), block by block, and the largest ridge of a block."""
+        most = self.ridge
         found = torch.where(mask, self.center, torch.zeros((), dtype=self.center.dtype))
         held = self.residual(found)
         for (where, g), r in zip(self.rows.chunks(self.block), held, strict=True):
             kept = mask[where]
             if kept.any():
-                found[where][kept] += _move(g[kept], r, self.ridge).to(found.dtype)
-        return found
+                move, used = _move(g[kept], r, self.ridge)
+                found[where][kept] += move.to(found.dtype)
+                most = max(most, used)
+        return Refitted(found, most)
 
 
-def _move(rows: Tensor, residual: Tensor, ridge: float) -> Tensor:
-    """-(G G^T + ridge I)^-1 G r for rows G (k, n), by the smaller of the k x k and the n x n system: (k,) float64."""
+def _move(rows: Tensor, residual: Tensor, ridge: float) -> tuple[Tensor, float]:
+    """-(G G^T + ridge I)^-1 G r for rows G (k, n), by the smaller of the k x k and the n x n system: (k,) float64.
+
+    And the ridge that it took.
+    """
     k, n = rows.shape
     if k <= n:
-        lower, _ = damped_cholesky((rows @ rows.t()).double(), ridge)
-        return -torch.cholesky_solve((rows.double() @ residual)[:, None], lower)[:, 0]
-    lower, _ = damped_cholesky((rows.t() @ rows).double(), ridge)
-    return -(rows.double() @ torch.cholesky_solve(residual[:, None], lower)[:, 0])
+        lower, used = damped_cholesky((rows @ rows.t()).double(), ridge)
+        return -torch.cholesky_solve((rows.double() @ residual)[:, None], lower)[:, 0], used
+    lower, used = damped_cholesky((rows.t() @ rows).double(), ridge)
+    return -(rows.double() @ torch.cholesky_solve(residual[:, None], lower)[:, 0]), used

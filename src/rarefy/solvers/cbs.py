@@ -24,9 +24,10 @@ from rarefy.solvers.swaps import Swaps, swaps_of
 class CBS:
     """Selects by magnitude, randomised, then swaps that lower w_P^T H w_P; updates to the joint optimum on the rest.
 
-    damping: lambda of H = lambda I + mean g g^T, absolute; draws and noise: masks by |w| times (1 + noise * normal)
-    of which the best joins the plain one as a start (RMP); rounds and least: of the swaps (LS), the least share of
-    the first loss that a swap has to win (the paper's epsilon); rungs: of one more start by elimination.
+    damping: lambda of H = lambda I + mean g g^T, absolute, that of the repair is reported; draws and noise: masks by
+    |w| times (1 + noise * normal) of which the best joins the plain one as a start (RMP); rounds and least: of swaps
+    (LS), the least share of the first loss that a swap has to win (the paper's epsilon); rungs: of one more start by
+    elimination.
     Differs: a round swaps the best pairs among 256 candidates a side with exact inner products, where the paper tries
     neighbours in two sorted lists; RMP perturbs magnitudes by factors instead of drawing from buckets of them; the
     start by elimination is ours. The mask of least w_P^T H w_P is taken, so it is never above that of any start.
@@ -57,8 +58,9 @@ class CBS:
             key=lambda known: known[0],
         )
         best = quadratic.best_on(mask)
-        result = {"selection_loss": loss, "objective": quadratic.value(best) / rows.samples}
-        return JointSolution(best, mask, result | {"swaps": sum(count for _, count in searched)})
+        result = {"damping": best.ridge / rows.samples, "selection_loss": loss}
+        result |= {"objective": quadratic.value(best.weight) / rows.samples}
+        return JointSolution(best.weight, mask, result | {"swaps": sum(count for _, count in searched)})
 
     def _randomised(self, weight: Tensor, supports: Supports, swaps: Swaps, seed: int) -> Tensor:
         """The best of some masks by magnitudes that are multiplied with random factors near 1."""

@@ -17,7 +17,7 @@ from rarefy.solvers.exchange import exchange
 from rarefy.solvers.fisher_rows import fisher_rows
 from rarefy.solvers.hard_thresholding import descend
 from rarefy.solvers.pairs import swap_pairs
-from rarefy.solvers.quadratic import Quadratic
+from rarefy.solvers.quadratic import Quadratic, Refitted
 
 
 @method("chita", role="solver", source="Benbaki et al. 2023 (CHITA), arXiv:2302.14623, problem 4 and algorithms 1-2")
@@ -28,8 +28,9 @@ class CHITA:
     By hard thresholding from the magnitude mask and from its least-squares weights, each end refitted on its support
     by one n x n system, then exchanges of many weights at once and of single ones. The lowest objective wins, so it is
     never above magnitude's with the same refit. No matrix of weights by weights is ever made.
-    damping: lambda, absolute; first: share of the first-order term, 1 as in the formula, 0 for a model at an optimum;
-    iterations, exchanges, swaps: most of each; tolerance: relative fall of the objective below which descent ends.
+    damping: lambda, absolute, that of the last refit is reported; first: share of the first-order term, 1 as in the
+    formula, 0 for a model at an optimum; iterations, exchanges, swaps: most of each; tolerance: relative fall of the
+    objective below which descent ends.
     block: the Fisher is cut down to diagonal blocks of so many consecutive weights of a layer, each with its own
     system: for networks with many more weights than samples. Exchanges and swaps need the whole and have to be 0.
     Differs: the paper restricts descent to a growing active set of columns; here every step looks at all of them. The
@@ -62,20 +63,20 @@ class CHITA:
         best, pairs = swap_pairs(quadratic, best, supports, self.swaps)
         return self._solution(quadratic, best, supports, rows.samples, swapped + pairs)
 
-    def _descended(self, quadratic: Quadratic | BlockQuadratic, weight: Tensor, supports: Supports) -> Tensor:
+    def _descended(self, quadratic: Quadratic | BlockQuadratic, weight: Tensor, supports: Supports) -> Refitted:
         """The best of the refits on the magnitude mask and on where descent from there ends."""
         plain = supports.nearest(weight)
         ends = [quadratic.best_on(plain)]
-        for start in (weight * plain, ends[0]) if self.iterations else ():
+        for start in (weight * plain, ends[0].weight) if self.iterations else ():
             end = descend(quadratic, start, supports, self.iterations, self.tolerance)
             ends.append(quadratic.best_on(supports.nearest(end)))
-        return min(ends, key=quadratic.value)
+        return min(ends, key=lambda end: quadratic.value(end.weight))
 
     def _solution(
-        self, quadratic: Quadratic | BlockQuadratic, best: Tensor, supports: Supports, samples: int, swapped: int
+        self, quadratic: Quadratic | BlockQuadratic, best: Refitted, supports: Supports, samples: int, swapped: int
     ) -> JointSolution:
-        result = {"objective": quadratic.value(best) / samples, "exchanges": swapped}
-        return JointSolution(best, supports.nearest(best), result)
+        result = {"damping": best.ridge / samples, "objective": quadratic.value(best.weight) / samples}
+        return JointSolution(best.weight, supports.nearest(best.weight), result | {"exchanges": swapped})
 
     def __call__(self, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution:
         return alone(self, weight, pattern, density, evidence)

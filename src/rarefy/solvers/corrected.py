@@ -33,7 +33,8 @@ class Corrected:
 
     With inputs x of the sparse model and wanted outputs t: V = (C + lam W)(H + lam I)^-1, C = sum t x^T,
     H = sum x x^T; `solver` prunes V; the kept weights then minimise tr((V - U) (H + mu I) (V - U)^T).
-    ridge, damping: lam and mu over the mean of diag H; iterations: of the refit, 0 leaves it out.
+    ridge, damping: lam and mu over the mean of diag H, raised where they are too little and reported as ridge and
+    refit_damping; iterations: of the refit, 0 leaves it out.
     refine: lets ADMM exchange weights of the mask, from the solver's solution, before the refit.
     Differs: the paper derives updates inside the column sweep of a quantiser; here the correction is one solve
     before the sweep, and what the residual stream lacks is part of t.
@@ -65,6 +66,7 @@ class Corrected:
             return Solution(better.weight, better.mask, {**result, **better.result})
         if self.iterations == 0:
             return Solution(solution.weight, solution.mask, result)
-        fitted, steps, residual = refit(aim, solution.mask, gram, self.damping, self.iterations, self.tolerance)
-        result |= {"refit_iterations": steps, "refit_residual": residual}
-        return Solution(fitted * solution.mask, solution.mask, result)
+        asked = (self.damping, self.iterations, self.tolerance)
+        done = refit(aim, solution.mask, gram, *asked, evidence.site)
+        result |= {"refit_damping": done.damping, "refit_iterations": done.steps, "refit_residual": done.residual}
+        return Solution(done.weight * solution.mask, solution.mask, result)

@@ -16,7 +16,7 @@ def eliminate(quadratic: Quadratic, supports: Supports, rungs: int) -> Tensor:
     mask = supports.alive
     for rung in range(1, rungs + 1):
         gram = quadratic.rows.gram(mask)
-        weight = quadratic.best_on(mask, gram).double()
+        weight = quadratic.best_on(mask, gram).weight.double()
         scores = weight.square() / inverse_diagonal(quadratic, mask, gram)
         mask = supports.looser(rung / rungs).select(scores.masked_fill(~mask, -torch.inf)) & mask
     return mask

@@ -6,34 +6,34 @@ from torch import Tensor
 from rarefy.core.joint import Supports
 from rarefy.patterns.block import Block
 from rarefy.solvers.fisher_rows import damped_cholesky
-from rarefy.solvers.quadratic import Quadratic
+from rarefy.solvers.quadratic import Quadratic, Refitted
 from rarefy.solvers.rivals import rival_units
 
 _CANDIDATES = 256  # on either side
 
 
-def swap_pairs(quadratic: Quadratic, weight: Tensor, supports: Supports, trials: int) -> tuple[Tensor, int]:
-    """Swaps the best pair (i out, j in) while Q after the refit falls: (weight, swaps).
+def swap_pairs(quadratic: Quadratic, best: Refitted, supports: Supports, trials: int) -> tuple[Refitted, int]:
+    """Swaps the best pair (i out, j in) while Q after the refit falls: (weights refitted, swaps).
 
-    `weight` is the optimum of its support S. With Z = G L^-T, L L^T = G_S^T G_S + ridge I, d_i = (1 - |z_i|^2) / ridge,
+    `best` is the optimum of its support S. With Z = G L^-T, L L^T = G_S^T G_S + ridge I, d_i = (1 - |z_i|^2) / ridge,
     s_j = ridge (1 + |z_j|^2) and r = z_i z_j, the refitted Q changes by
     w_i^2 / (2 d_i) - (g_j - w_i r / d_i)^2 / (2 (s_j + r^2 / d_i)): exact, from block elimination. The pair is the best
     of the kept weights that cost least and the others that bring most by themselves. Blocks have no single weights to
     swap: nothing is done.
     """
     if any(isinstance(site.pattern, Block) for site in supports.sites):
-        return weight, 0
+        return best, 0
     _, sets = rival_units(supports)
     alive, swaps = supports.alive, 0
     norms = quadratic.rows.square_norms() + quadratic.ridge
     for _ in range(trials):
-        pair = _best_pair(quadratic, weight, sets, alive, norms)
+        pair = _best_pair(quadratic, best.weight, sets, alive, norms)
         if pair is None:
             break
-        mask = (weight != 0).clone()
+        mask = best.weight != 0
         mask[pair[0]], mask[pair[1]] = False, True
-        weight, swaps = quadratic.best_on(mask), swaps + 1
-    return weight, swaps
+        best, swaps = quadratic.best_on(mask), swaps + 1
+    return best, swaps
 
 
 def _best_pair(

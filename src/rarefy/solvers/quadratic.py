@@ -10,6 +10,14 @@ from torch import Tensor
 from rarefy.solvers.fisher_rows import FisherRows, damped_cholesky
 
 
+@dataclass(frozen=True)
+class Refitted:
+    """Weights (p,) that are best on their support, and the ridge that finding them took, n times the damping."""
+
+    weight: Tensor
+    ridge: float
+
+
 @runtime_checkable
 class Regression(Protocol):
     """A quadratic around the weights by what a search for a support asks of it; `Quadratic` says what each gives."""
@@ -60,15 +68,15 @@ class Quadratic:
         image = self.rows.on_samples(direction)
         return float(image @ image) + self.ridge * float(direction.double().square().sum())
 
-    def best_on(self, mask: Tensor, gram: Tensor | None = None) -> Tensor:
-        """argmin of Q over the weights on `mask` (p,), through an n x n system.
+    def best_on(self, mask: Tensor, gram: Tensor | None = None) -> Refitted:
+        """argmin of Q over the weights on `mask` (p,), through an n x n system, whose ridge is raised where it fails.
 
         With t = -G_P^T c_P + first e for what is removed (P), the kept ones move by -G_S a,
         (G_S^T G_S + ridge I) a = t. gram: G_S^T G_S where it is known.
         """
         known = self.rows.gram(mask) if gram is None else gram
-        lower, _ = damped_cholesky(known, self.ridge)
+        lower, used = damped_cholesky(known, self.ridge)
         held = torch.where(mask, self.center, torch.zeros((), dtype=self.center.dtype))
         a = torch.cholesky_solve(self.residual(held)[:, None], lower)[:, 0]
         moved = self.center - self.rows.on_weights(a).to(self.center.dtype)
-        return torch.where(mask, moved, torch.zeros((), dtype=moved.dtype))
+        return Refitted(torch.where(mask, moved, torch.zeros((), dtype=moved.dtype)), used)

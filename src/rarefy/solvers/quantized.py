@@ -26,7 +26,7 @@ class Quantized:
 
     The sweep aims at the output of the weights before the solver. Where the solver refitted what it keeps, it aims at
     the output of those: on the mask's support that is the same least-squares problem.
-    quantize: what to round to; columns, damping: of the sweep.
+    quantize: what to round to; columns, damping: of the sweep, reported as rounding_damping.
     """
 
     solver: Solver
@@ -54,7 +54,7 @@ class Quantized:
             start = weight if torch.equal(kept, weight * solution.mask) else kept
             inverse = damped_inverse(evidence[Need.INPUT_GRAM], self.damping, evidence.site)
             done = rounding_sweep(start, inverse, self.quantize, self.columns, _Given(start, solution.mask))
-            result |= {"damping": inverse.damping}
+            result |= {"rounding_damping": inverse.damping}
         return Solution(done.weight, solution.mask, result, solution.shift, done.grid)
 
 

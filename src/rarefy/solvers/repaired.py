@@ -30,7 +30,8 @@ class Repaired:
     weights: refit V, on the Gram H, or with a bias on the centred one H - T m m^T (m = E[x], T tokens), since the
     best bias (W - V) m takes the mean out of the problem. bias: give that bias. One of the two has to be asked for.
     Where `weights` is not, V is the solver's.
-    damping: ridge over the mean of the Gram's diagonal; iterations, tolerance: of the conjugate gradients.
+    damping: ridge over the mean of the Gram's diagonal, raised where it is too little and reported as repair_damping;
+    iterations, tolerance: of the conjugate gradients.
     Without more in the data than the kept weights give already, nothing changes.
     """
 
@@ -59,9 +60,14 @@ class Repaired:
         kept, result = solution.weight, dict(solution.result)
         if self.weights:
             gram = self._gram(evidence)
-            fitted, steps, residual = refit(weight, solution.mask, gram, self.damping, self.iterations, self.tolerance)
-            kept = fitted * solution.mask
-            result |= {"repair_iterations": steps, "repair_residual": residual}
+            asked = (self.damping, self.iterations, self.tolerance)
+            done = refit(weight, solution.mask, gram, *asked, evidence.site)
+            kept = done.weight * solution.mask
+            result |= {
+                "repair_damping": done.damping,
+                "repair_iterations": done.steps,
+                "repair_residual": done.residual,
+            }
         shift = bias_shift(weight, kept, evidence[Need.INPUT_MEAN]) if self.bias else solution.shift
         return Solution(kept, solution.mask, result, shift)
 

@@ -39,7 +39,8 @@ class WoodFisher:
     def together(self, weight: Tensor, supports: Supports, evidence: Sequence[Evidence]) -> JointSolution:
         rows = fisher_rows(supports, evidence)
         if self.block is not None:
-            return operate(weight, supports, BlockInverse(rows, self.damping, self.block))
+            blocks = BlockInverse(rows, self.damping, self.block)  # the recursion starts at I / lambda and cannot fail
+            return replace(operate(weight, supports, blocks), result={"damping": self.damping})
         inverse = row_inverse(rows, self.damping)
         return replace(operate(weight, supports, inverse), result={"damping": inverse.damping})
 
