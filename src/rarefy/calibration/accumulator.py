@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from rarefy.calibration.collectors import Rows
+from rarefy.calibration.collectors import Rows, parted
 from rarefy.calibration.stream import Streams
 from rarefy.core.errors import DataError
 from rarefy.core.evidence import Evidence, Need
@@ -18,6 +18,7 @@ _NEVER_CALLED = " (nn.MultiheadAttention never calls its out_proj: rarefy.split_
 class Accumulators:
     """Sums over all batches, float32 within a portion of rows and float64 across portions.
 
+    Products of huge tokens are float64 too (`collectors.parted`).
     Sites that read the same tensors share their sums, and the evidence is one tensor for all of them.
     """
 
@@ -35,8 +36,9 @@ class Accumulators:
         self.streams.add(site, rows, object() if what is None else what)
         if Need.WANTED_CROSS in self.needs:
             assert wanted is not None, "only the paired walk collects WANTED_CROSS"
-            part = wanted.transpose(0, 1).transpose(1, 2) @ rows.transpose(0, 1)
-            self.cross[site] = self.cross[site].add_(part) if site in self.cross else part.double()
+            for x, t in parted(rows, wanted):
+                part = t.transpose(0, 1).transpose(1, 2) @ x.transpose(0, 1)
+                self.cross[site] = self.cross[site].add_(part) if site in self.cross else part.double()
 
     def take(self, site: str, groups: int) -> Evidence:
         """The evidence of a site, which is done with; a leading axis of groups only for grouped convolutions."""
