@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.examples import evidence_of
 from contracts.impostor import assert_beats_impostor
@@ -12,9 +12,9 @@ from rarefy.core.errors import SparsityError
 from rarefy.core.evidence import Need
 from rarefy.core.protocols import Solver
 from rarefy.patterns.block import Block
-from rarefy.patterns.grouped_nm import GroupedNM
 from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Layerwise, Rowwise
+from rarefy.pruning import prune
 from rarefy.scores.input_norm import InputNorm
 from rarefy.scores.magnitude import Magnitude
 from rarefy.solvers.dsnot import DSnoT
@@ -103,10 +103,30 @@ def test_starts_from_what_sparsegpt_made_of_the_weights() -> None:
     assert torch.equal(found.weight[both], start.weight[both])
 
 
-def test_a_pattern_that_single_exchanges_break_is_refused() -> None:
-    weight, x = problem()
-    with pytest.raises(SparsityError, match="dsnot exchanges weights one by one"):
-        DSnoT()(weight, GroupedNM(1, 4, 1), 0.25, evidence_of(weight, x))
+@pytest.mark.parametrize(
+    ("pattern", "why", "instead"),
+    [
+        ("1:4:1", "each way to keep n of m has its count", "1:4"),
+        ("t2:4", "each column of a tile has its count too", "2:4"),
+    ],
+)
+def test_a_pattern_that_single_exchanges_break_is_refused(pattern: str, why: str, instead: str) -> None:
+    """Where, what was given, why not, what to do; the model stays, and what the message says to do works."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(48, 48)), torch.randn(200, 48) + 1.0
+    before = model[0].weight.clone()
+    said = (
+        f"0: dsnot exchanges weights one by one within a row, which leaves {pattern}, where {why}; "
+        f"use {instead}, or wanda, sparsegpt or alps for {pattern}"
+    )
+    with pytest.raises(SparsityError) as error:
+        prune(model, "dsnot", pattern=pattern, data=[x])
+    assert str(error.value) == said
+    assert torch.equal(model[0].weight, before)
+    for method in ("wanda", "sparsegpt", "alps"):
+        other = nn.Sequential(nn.Linear(48, 48))
+        assert prune(other, method, pattern=pattern, data=[x]).pattern == pattern
+    assert prune(model, "dsnot", pattern=instead, data=[x]).pattern == instead
 
 
 class _Fixed:

@@ -11,8 +11,14 @@ from rarefy.core.protocols import Pattern, Solution, Solver
 from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
 from rarefy.patterns.grouped_nm import GroupedNM
+from rarefy.patterns.transposable import Transposable
 from rarefy.scores.input_norm import InputNorm
 from rarefy.solvers.scored import Scored
+
+_BOUND = {
+    GroupedNM: "each way to keep n of m has its count",
+    Transposable: "each column of a tile has its count too",
+}
 
 
 @method("dsnot", role="solver", source="Zhang et al. 2023 (DSnoT), arXiv:2310.08915, eqs. 3-7")
@@ -47,8 +53,11 @@ class DSnoT:
         return self.start.needs | {Need.INPUT_MEAN, Need.INPUT_SQNORM}
 
     def __call__(self, weight: Weight, pattern: Pattern, density: float, evidence: Evidence) -> Solution:
-        if isinstance(pattern, GroupedNM):
-            raise SparsityError(f"{evidence.site}: dsnot exchanges weights one by one, which leaves {pattern}; use n:m")
+        if isinstance(pattern, GroupedNM | Transposable):
+            raise SparsityError(
+                f"{evidence.site}: dsnot exchanges weights one by one within a row, which leaves {pattern}, "
+                f"where {_BOUND[type(pattern)]}; use {pattern.n}:{pattern.m}, or wanda, sparsegpt or alps for {pattern}"
+            )
         first = self.start(weight, pattern, density, evidence)
         values = torch.where(first.mask, first.weight, weight)  # what a pruned weight would come back as
         state = _State(values, first.mask, weight != 0, pattern, evidence, self.power)
