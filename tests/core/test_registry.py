@@ -42,6 +42,28 @@ def test_unknown_names_come_with_the_nearest() -> None:
         lookup("method", "sparse-gpt")
 
 
+@pytest.mark.parametrize(
+    ("role", "given", "meant"),
+    [
+        ("method", "admm", "'alps' (ADMM on "),
+        ("method", "ADMM", "'alps' (ADMM on "),
+        ("method", "OBC", "'obs' (Exact "),
+    ],
+)
+def test_a_word_of_a_summary_or_a_source_leads_to_the_name(role: str, given: str, meant: str) -> None:
+    with pytest.raises(UnknownNameError) as error:
+        lookup(role, given)
+    assert str(error.value).startswith(f"{role}: {given!r} is not registered; did you mean {meant}")
+    assert "random" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["the", "w", "wand", "gradients", "(", ""])
+def test_words_that_many_have_parts_of_words_and_near_names_lead_to_no_other(given: str) -> None:
+    with pytest.raises(UnknownNameError) as error:
+        lookup("method", given)
+    assert " (" not in str(error.value).split("registered; ")[1]
+
+
 def test_a_name_is_given_once() -> None:
     def other() -> None:
         """Another wanda."""

@@ -4,7 +4,8 @@ They derive from the built-in error of the same kind too, so `except ValueError`
 """
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 
 class RarefyError(Exception):
@@ -60,10 +61,25 @@ class EngineError(RarefyError, RuntimeError):
     """The native engine cannot do what was asked."""
 
 
-def unknown_name(what: str, given: str, known: Iterable[str]) -> UnknownNameError:
-    """The error for an unregistered name, with the nearest registered ones."""
+def unknown_name(
+    what: str, given: str, known: Iterable[str], about: Mapping[str, str] | None = None
+) -> UnknownNameError:
+    """The error for an unregistered name, with the nearest registered ones.
+
+    about: what is said of some names. Where no name is near and the given one is a word of up to three of these, they
+    are meant: "admm" is how `alps` works.
+    """
     names = sorted(known)
     folded = {name.lower(): name for name in names}
-    near = [folded[name] for name in difflib.get_close_matches(given.lower(), folded, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
+
+    def near(cutoff: float) -> list[str]:
+        return [folded[name] for name in difflib.get_close_matches(given.lower(), folded, n=3, cutoff=cutoff)]
+
+    word = re.compile(rf"(?<!\w){re.escape(given)}(?!\w)", re.IGNORECASE)
+    told = {name: said for name, said in (about or {}).items() if len(given) > 2 and word.search(said)}
+    if 0 < len(told) <= 3 and not near(0.8):
+        hint = " or ".join(f"{name!r} ({said})" for name, said in sorted(told.items()))
+        return UnknownNameError(f"{what}: {given!r} is not registered; did you mean {hint}?")
+    nearest = near(0.5)
+    hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else f"known: {', '.join(names)}"
     return UnknownNameError(f"{what}: {given!r} is not registered; {hint}")

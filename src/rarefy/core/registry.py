@@ -90,7 +90,8 @@ def entries(role: str | None = None) -> list[Entry]:
 
 
 def lookup(role: str, id: str) -> Entry:
-    """The entry of a name, or an error that suggests the nearest names."""
+    """The entry of a name, or an error that suggests the nearest names, or those whose summary or source has it."""
     if (role, id) not in _INDEX:
-        raise unknown_name(role, id, [i for r, i in _INDEX if r == role])
+        about = {e.id: f"{e.summary.rstrip('.')}; {e.source}" for e in entries(role)}
+        raise unknown_name(role, id, about, about)
     return _INDEX[(role, id)]
