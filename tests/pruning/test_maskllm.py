@@ -1,9 +1,12 @@
 """The catalogued check of MaskLLM: exact N:M, frozen weights, the best of all on a small layer, the prior."""
 
 import itertools
+import math
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contracts.impostor import assert_beats_impostor
@@ -53,6 +56,65 @@ def finds_the_best_mask(method: str) -> None:
 @pytest.mark.parametrize("impostor", ["magnitude", "wanda"])
 def test_maskllm(impostor: str) -> None:
     assert_beats_impostor(finds_the_best_mask, "maskllm", impostor)
+
+
+class ByteModel(nn.Module):
+    """The next byte from the eight before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up = nn.Embedding(128, 16), nn.Linear(128, 128)
+        self.down, self.head = nn.Linear(128, 64), nn.Linear(64, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.gelu(self.down(F.gelu(self.up(self.embed(x).flatten(1))))))
+
+
+def windows(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Bytes of the licence of this library, by eight, and the ones that follow."""
+    raw = Path(__file__).parents[2].joinpath("LICENSE").read_bytes()
+    text = torch.tensor([min(byte, 127) for byte in raw])
+    at = torch.randint(0, len(text) - 9, (count,), generator=torch.Generator().manual_seed(seed))
+    found = text[at[:, None] + torch.arange(9)]
+    return found[:, :8], found[:, 8]
+
+
+def next_byte(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.fixture(scope="module")
+def byte_model() -> ByteModel:
+    torch.manual_seed(0)
+    model = ByteModel()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for step in range(250):
+        optimizer.zero_grad()
+        next_byte(model, windows(256, step)).backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("impostor", ["magnitude", "wanda"])
+def test_the_loss_of_a_byte_language_model_is_below_other_masks(byte_model: ByteModel, impostor: str) -> None:
+    """At 2:4 everywhere, on windows that no method saw. Bits a byte when this was written: 1.94
+    dense, 2.86 magnitude, 2.62 Wanda, 2.28 learned."""
+    data = [windows(256, 1000 + i) for i in range(12)]
+
+    def bits(method: str) -> float:
+        model = ByteModel()
+        model.load_state_dict(byte_model.state_dict())
+        options = {"steps": 200, "rate": 0.005} if method == "maskllm" else {}
+        report = prune(model, method, pattern="2:4", data=data, loss=next_byte, **options)
+        assert report.sparsity == 0.5
+        return float(next_byte(model, windows(4000, 5000)).detach()) / math.log(2)
+
+    plain = bits(impostor)
+
+    def a_tenth_below(method: str) -> None:
+        assert bits(method) < 0.9 * plain
+
+    assert_beats_impostor(a_tenth_below, "maskllm", impostor)
 
 
 def loss(model: nn.Module, batch: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from analysis.digits import digits as pictures
 from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import DataError, SolverError, SparsityError
 from rarefy.core.joint import JointSolution, Supports
@@ -67,6 +68,50 @@ def test_better_than_magnitude_at_90_per_cent(trained: nn.Sequential, method: st
         assert pruned(trained, name, 0.9)[1] > plain + AHEAD[method]
 
     assert_beats_impostor(ahead, method, "magnitude")
+
+
+def canvas(samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures of digits in the middle of 16 x 16 pixels whose border is empty, as that of MNIST is."""
+    x, y = pictures(samples, seed)
+    whole = torch.zeros(samples, 16, 16)
+    whole[:, 4:12, 4:12] = x.view(-1, 8, 8) + 0.3
+    return whole.flatten(1), y
+
+
+def test_chita_leads_magnitude_by_ten_points_at_95_per_cent() -> None:
+    """Measured when written: dense 0.85, magnitude 0.24, CHITA 0.39.
+
+    The lead is there where inputs are dead, which magnitude cannot see. Of the same pictures without a border neither
+    method leaves anything at 95 % (64-256-10: 0.14 and 0.13), and on the published MLPNet magnitude is ahead of CHITA by
+    500 single samples, 5 exchanges and no swaps (83.6 against 82.0 %).
+    """
+
+    def net() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(256, 20), nn.ReLU(), nn.Linear(20, 10))
+
+    torch.manual_seed(0)
+    dense, train, unseen = net(), canvas(3000, 0), canvas(2000, 1)
+    optimizer = torch.optim.Adam(dense.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(dense, train).backward()
+        optimizer.step()
+    x, y = canvas(600, 5)
+    data = list(zip(x.split(50), y.split(50), strict=True))
+
+    def accuracy(method: str) -> float:
+        model = net()
+        model.load_state_dict(dense.state_dict())
+        options = {"damping": 0.03} if method == "chita" else {}
+        prune(model, method, sparsity=0.95, allocation="global", data=data, loss=loss, **options)
+        return float((model(unseen[0]).argmax(1) == unseen[1]).double().mean())
+
+    plain = accuracy("magnitude")
+
+    def leads(method: str) -> None:
+        assert accuracy(method) > plain + 0.1
+
+    assert_beats_impostor(leads, "chita", "magnitude")
 
 
 @pytest.mark.parametrize("method", METHODS)
