@@ -1,12 +1,14 @@
 """The catalogued check: searching among random nets gains nothing after training, an oracle's masks are told apart."""
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rarefy.analysis.random_search import Nodes, random_nodes, search_baseline, sign_flip
+from rarefy.analysis.random_search import Nodes, not_refused, random_nodes, search_baseline, sign_flip
 from rarefy.core.errors import SparsityError
 from rarefy.core.site import Site
 
@@ -71,12 +73,15 @@ def test_the_best_of_many_starts_better_but_ends_no_better(sparsity: float) -> N
     found = search_baseline(Plain, sparsity, score, train_all, trials=8, seeds=7)
     assert sum(best > single for best, single in found.initial) >= 5
     assert found.p > 0.05
+    assert found.interval[0] <= 0.0 <= found.interval[1]
+    assert found.interval[0] <= found.gain <= found.interval[1]
 
 
 def test_an_oracle_is_told_apart() -> None:
     found = search_baseline(Net, 0.6, score, train, trials=2, seeds=8, draw=oracle)
     assert found.gain > 0.05
     assert found.p < 0.01
+    assert 0.0 < found.interval[0] <= found.gain <= found.interval[1]
 
 
 def test_dropped_nodes_stay_dropped_while_training() -> None:
@@ -91,6 +96,40 @@ def test_dropped_nodes_stay_dropped_while_training() -> None:
     assert (model.mix.weight[~nodes["mix"]] == 0).all()
     assert (model.mix.bias[~nodes["mix"]] == 0).all()
     assert (model.mix.weight[nodes["mix"]] != 0).any()
+
+
+def by_walsh_averages(differences: list[float], level: float) -> tuple[float, float]:
+    """The same interval written out: d is refused where few sign patterns of (x - d) reach its sum. The patterns change
+    where a sum of some of them is zero, so the ends lie at means of subsets."""
+    n = len(differences)
+    subsets = itertools.chain.from_iterable(itertools.combinations(differences, k) for k in range(1, n + 1))
+    kept = []
+    for edge in sorted({sum(s) / len(s) for s in subsets}):
+        shifted = [d - edge for d in differences]
+        sums = [
+            abs(sum(s * d for s, d in zip(row, shifted, strict=True))) for row in itertools.product((-1, 1), repeat=n)
+        ]
+        if sum(value >= abs(sum(shifted)) - 1e-9 for value in sums) / len(sums) > 1 - level:
+            kept.append(edge)
+    return kept[0], kept[-1]
+
+
+def test_the_interval_is_what_the_test_does_not_refuse() -> None:
+    differences = [0.3, -0.1, 0.25, 0.4, 0.05, 0.6, -0.2]
+    assert not_refused(differences) == pytest.approx(by_walsh_averages(differences, 0.95), abs=1e-6)
+    low, high = not_refused([d + 5.0 for d in differences])
+    assert (low - 5.0, high - 5.0) == pytest.approx(not_refused(differences), abs=1e-6)
+    assert not_refused([0.5] * 8) == pytest.approx((0.5, 0.5), abs=1e-9)
+    assert not_refused([0.1, 0.2, 0.3, 0.4, 0.5]) == (-math.inf, math.inf)
+
+
+def test_the_interval_covers_the_truth_nineteen_times_of_twenty() -> None:
+    """Of 200 samples of 8 differences around 0.3, about 190 intervals hold 0.3, and most do not hold 0."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = (0.3 + 0.3 * torch.randn(200, 8, generator=generator, dtype=torch.float64)).tolist()
+    intervals = [not_refused(differences) for differences in drawn]
+    assert 182 <= sum(low <= 0.3 <= high for low, high in intervals) <= 198
+    assert sum(low <= 0.0 for low, _ in intervals) < 100
 
 
 def test_sign_flip_by_hand() -> None:

@@ -82,8 +82,8 @@ def test_chita_leads_magnitude_by_ten_points_at_95_per_cent() -> None:
     """Measured when written: dense 0.85, magnitude 0.24, CHITA 0.39.
 
     The lead is there where inputs are dead, which magnitude cannot see. Of the same pictures without a border neither
-    method leaves anything at 95 % (64-256-10: 0.14 and 0.13), and on the published MLPNet magnitude is ahead of CHITA by
-    500 single samples, 5 exchanges and no swaps (83.6 against 82.0 %).
+    method leaves anything at 95 % (64-256-10: 0.14 and 0.13), and on the published MLPNet magnitude is ahead of CHITA
+    with 500 single samples, 5 exchanges and no swaps (83.6 against 82.0 %).
     """
 
     def net() -> nn.Sequential:

@@ -1,6 +1,7 @@
 """Random search in node space: the harness that any search for a sparse architecture has to beat."""
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ Nodes = dict[str, Tensor]  # site -> which of its outputs stay, (out,) bool
 class Comparison:
     """Paired over seeds: `searched` and `single` are qualities after training; `p` of their difference being zero.
 
-    initial: (score of the best of the trials, of the single draw) before training, per seed.
+    initial: (score of the best of the trials, of the single draw) before training, per seed. interval: of the mean
+    difference, searched minus single, at 95 %: all differences that the same sign-flip test does not refuse at 5 %.
     """
 
     searched: tuple[float, ...]
     single: tuple[float, ...]
     initial: tuple[tuple[float, float], ...]
     p: float
+    interval: tuple[float, float]
 
     @property
     def gain(self) -> float:
@@ -80,7 +83,7 @@ def search_baseline(
 
     make: a fresh model of a seed; score: of an untrained candidate, larger is better; train: trains in place and
     returns the quality. draw: what a search proposes (an oracle that knows something has to be told apart).
-    p: exact sign-flip test of the paired differences; 8 seeds can show 1/128.
+    p: exact sign-flip test of the paired differences; 8 seeds can show 1/128, and fewer than 6 no interval.
     """
     if trials < 1 or seeds < 2:
         raise SparsityError(f"search_baseline: trials={trials} and seeds={seeds}; give at least 1 and 2")
@@ -94,8 +97,9 @@ def search_baseline(
         initial.append((max(scores), _scored(make(seed), other, score)))
         searched.append(_trained(make(seed), best, train))
         single.append(_trained(make(seed), other, train))
-    p = sign_flip([a - b for a, b in zip(searched, single, strict=True)])
-    return Comparison(tuple(searched), tuple(single), tuple(initial), p)
+    differences = [a - b for a, b in zip(searched, single, strict=True)]
+    interval = not_refused(differences)
+    return Comparison(tuple(searched), tuple(single), tuple(initial), sign_flip(differences), interval)
 
 
 def _scored(model: nn.Module, nodes: Nodes, score: Callable[[nn.Module], float]) -> float:
@@ -118,3 +122,28 @@ def sign_flip(differences: Sequence[float], draws: int = 4096, seed: int = 0) ->
         signs = [tuple(chance.choice((-1, 1)) for _ in differences) for _ in range(draws)]
     sums = [abs(sum(s * d for s, d in zip(row, differences, strict=True))) for row in signs]
     return sum(value >= size for value in sums) / len(sums)
+
+
+def not_refused(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """The shifts d for which `sign_flip` of the differences less d gives p above 1 - level: (least, largest).
+
+    p rises towards the mean from both sides, so each end is found by halving. Infinite where so few differences can
+    refuse nothing: 6 are the least for 95 %.
+    """
+    mean = sum(differences) / len(differences)
+    reach = 2.0 * (max(differences) - min(differences)) + 1e-12 * max(1.0, abs(mean))
+
+    def refused(shift: float) -> bool:
+        return sign_flip([d - shift for d in differences]) <= 1.0 - level
+
+    ends = []
+    for side in (-1.0, 1.0):
+        inside, outside = mean, mean + side * reach
+        if not refused(outside):
+            ends.append(side * math.inf)
+            continue
+        for _ in range(40):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if refused(middle) else (middle, outside)
+        ends.append(inside)
+    return ends[0], ends[1]
