@@ -14,6 +14,7 @@ from rarefy.core.evidence import Evidence
 from rarefy.core.protocols import Allocation, Pattern, Score
 from rarefy.core.registry import method
 from rarefy.core.site import Site, find_sites
+from rarefy.patterns.nm import NM
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.scores.magnitude import Magnitude
 
@@ -68,9 +69,10 @@ def essential_sparsity(
     model: nn.Module,
     evaluate: Evaluate,
     *,
-    sparsities: Sequence[float] = GRID,
+    sparsities: Sequence[float] | None = None,
     spread: Allocation | None = None,
     pattern: Pattern | None = None,
+    group: int | None = None,
     score: Score | None = None,
     tolerance: float = 0.01,
     ignore: Sequence[str] = (),
@@ -80,13 +82,22 @@ def essential_sparsity(
 
     evaluate: the quality of a model, larger is better. spread: `Global` ranking by the score (the default), `Uniform`
     a layer; score: magnitude, as in the paper, or another that needs no data. The model is as before after.
+    group: M of an N:M sweep, N from M - 1 to 1, which takes the place of sparsities, spread and pattern.
     """
     sites = find_sites(model, ignore)[0]
     chosen = score if score is not None else Magnitude()
     allocation = spread if spread is not None else Global(chosen)
+    steps = [(sparsity, pattern or Layerwise()) for sparsity in sparsities or GRID]
+    if group is not None:
+        if group < 4 or any(given is not None for given in (sparsities, spread, pattern)):
+            raise SparsityError(
+                f"essential_sparsity: group={group} sweeps N:{group} by itself; give at least 4, and leave sparsities, "
+                "spread and pattern out"
+            )
+        steps, allocation = [(1.0 - n / group, NM(n, group)) for n in range(group - 1, 0, -1)], Uniform()
     points = [(0.0, evaluate(model))]
-    for sparsity in sparsities:
-        with pruned(sites, 1.0 - sparsity, allocation, pattern or Layerwise(), chosen, seed):
+    for sparsity, kept in steps:
+        with pruned(sites, 1.0 - sparsity, allocation, kept, chosen, seed):
             points.append((sparsity, evaluate(model)))
     return knee(points, tolerance)
 
