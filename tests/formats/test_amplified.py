@@ -5,6 +5,7 @@ import json
 import resource
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def peak_growth(call) -> int:
     with pytest.raises(FileError):
         call()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+
+
+def test_a_header_that_is_not_there_is_not_made_room_for(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", 8 * MiB) + bytes(44))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match="announces a header of 8388608 bytes, but holds 44"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < MiB
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_header_of_a_million_tensors_is_refused_before_it_is_parsed(tmp_path) -> None:

@@ -43,7 +43,7 @@ def check_header(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(8)
             announced = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            said = file.read(announced) if announced <= MAX_HEADER else b""
+            said = file.read(announced) if announced <= min(size, MAX_HEADER) else b""
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror or error}); give a saved file or folder") from error
     if len(start) < 8:
