@@ -205,7 +205,7 @@ def test_limits_of_the_shape() -> None:
 
 
 def test_a_bitmask_of_many_rows_is_counted_to_its_end() -> None:
-    bits = torch.zeros(5, 2**19, dtype=torch.uint8)  # two rows at a time
+    bits = torch.zeros(5, 2**15, dtype=torch.uint8)  # two rows at a time
     bits[:, 0] = torch.tensor([1, 3, 7, 15, 31], dtype=torch.uint8)
     bits[4, -1] = 0xFF
     assert popcount(bits).tolist() == [1, 2, 3, 4, 13]
@@ -215,10 +215,16 @@ def test_a_bitmask_of_many_rows_is_counted_to_its_end() -> None:
     assert popcount(bits).dtype == torch.int64
 
 
-def test_parts_of_a_bitmask_are_a_mebibyte_at_most_and_no_smaller_than_that() -> None:
-    sizes = {0: 2**20, 1: 2**20, 3: 349_525, 2**19: 2, 2**20 - 1: 1, 2**20: 1, 2**20 + 1: 1, 2**21: 1}
+def test_a_bitmask_of_one_long_row_is_counted_to_its_end() -> None:
+    bits = torch.randint(0, 256, (2, 3 * 2**16 + 5), dtype=torch.uint8)
+    for part in (bits, bits[:, : 2**16], bits[:, : 2**16 + 1]):
+        assert popcount(part).tolist() == [sum(int(byte).bit_count() for byte in row) for row in part.tolist()]
+
+
+def test_parts_of_a_bitmask_are_64_kibibytes_at_most_and_no_smaller_than_that() -> None:
+    sizes = {0: 2**16, 1: 2**16, 3: 21_845, 2**15: 2, 2**16 - 1: 1, 2**16: 1, 2**16 + 1: 1, 2**21: 1}
     assert {width: rows_at_once(width) for width in sizes} == sizes
-    bits = torch.randint(0, 256, (5, 2**19), dtype=torch.uint8)
+    bits = torch.randint(0, 256, (5, 2**15), dtype=torch.uint8)
     assert [len(part) for part in by_parts(bits)] == [2, 2, 1] and torch.equal(torch.cat(by_parts(bits)), bits)
 
 

@@ -95,7 +95,9 @@ def _begins(counts: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
 
 
 def _count(bits: Bits) -> Int[Tensor, "rows"]:
-    """Sums of neighbouring bits, pairs and fours inside each byte."""
+    """Sums of neighbouring bits, pairs and fours inside each byte; a long row by parts too."""
+    if bits.shape[1] > 2**16:
+        return torch.stack([_count(part) for part in bits.split(2**16, 1)]).sum(0)
     pairs = bits - ((bits >> 1) & 0x55)
     fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
     return ((fours + (fours >> 4)) & 0x0F).sum(dim=1, dtype=torch.int64)
