@@ -13,6 +13,7 @@ NUMBERS = (
 WORDS = (
     *("", "weight", "a.weight", "layer.weight", ".", "..", "../../x", "/etc/passwd", "a/../../b", "\0", "\ud800"),
     *("x" * 9999, "__metadata__", "F32", "I64", "U8", "BOOL", "F8_E4M3", "int8", "torch.float32", "0", "1", "-1"),
+    *("antigravity", "this.s", "antigravity:geohash", "this--antigravity.webbrowser", "modeling_x.Model", "x.py"),
     *("threshold", "top-k", "input", "hidden", "rotation", "os.system", "__class__", "forward", "model.safetensors"),
 )
 _ODD = (None, True, False, 1.5, -0.0, 1e308, float("nan"), float("inf"), [], {}, [[]], [0], {"a": 1}, [None, "x"])

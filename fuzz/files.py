@@ -1,6 +1,7 @@
 """Saved files that are damaged or lie: refused in no time and little memory, or read as what they were."""
 
 import json
+import math
 import random
 import struct
 import tempfile
@@ -78,7 +79,10 @@ def _parts(rng: random.Random) -> None:
                 parts[name].view(-1)[rng.randrange(parts[name].numel())] = value
             case _:
                 parts[name] = parts.get(name, torch.zeros(3)).reshape(-1)[: rng.randrange(9)].clone()
-    bounded(lambda: bitmask.unpack(parts).to_dense(), sum(part.nbytes for part in parts.values()))
+    size = sum(part.nbytes for part in parts.values())
+    found = bounded(lambda: bitmask.unpack(parts), size)
+    if found is not None:
+        bounded(found.to_dense, size, more=8 * math.prod(found.shape))
     path = _FOLDER / "p.safetensors"
     save_file({f"a.{part}": tensor.contiguous() for part, tensor in parts.items()}, path)
     _read_bounded(path)

@@ -15,9 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from counting import built, environment
 
 HERE = Path(__file__).resolve().parent
 TARGETS = {  # share of the time
@@ -55,7 +58,7 @@ def computed(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def turn(target: str, seconds: float, seed: int, cases: int | None = None) -> Turn:
+def turn(target: str, seconds: float, seed: int, cases: int | None, variables: Mapping[str, str]) -> Turn:
     """One process, watched from outside. cases: how many, whatever they take, instead of seconds."""
     with tempfile.TemporaryDirectory() as folder:
         note, log = Path(folder) / "note", Path(folder) / "log"
@@ -63,7 +66,7 @@ def turn(target: str, seconds: float, seed: int, cases: int | None = None) -> Tu
         command += [] if cases is None else [str(cases)]
         note.write_text(f"0 {seed}")
         with log.open("wb") as out:
-            child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+            child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=variables)
             hung, noted, at_note = False, "", 0.0
             while child.poll() is None:
                 time.sleep(0.5)
@@ -107,7 +110,7 @@ def counted(cases: int, only: str | None) -> list[tuple[str, int]]:
     return turns
 
 
-def run(given: argparse.Namespace, start: int) -> list[Turn]:
+def run(given: argparse.Namespace, start: int, variables: Mapping[str, str]) -> list[Turn]:
     """All processes, `given.jobs` side by side."""
     turns: list[tuple[str, float, int | None]]
     if given.cases is None:
@@ -117,7 +120,7 @@ def run(given: argparse.Namespace, start: int) -> list[Turn]:
 
     def one(i: int) -> Turn:
         target, seconds, cases = turns[i]
-        return turn(target, seconds, start + (i << 20), cases)
+        return turn(target, seconds, start + (i << 20), cases, variables)
 
     with ThreadPoolExecutor(given.jobs) as pool:
         return list(pool.map(one, range(len(turns))))
@@ -132,15 +135,20 @@ def main() -> int:
     parser.add_argument("--start", type=int, help="the first seed, for the same cases again [default: drawn]")
     parser.add_argument("--seed", type=int, help="runs the one case of this seed; needs --target")
     given = parser.parse_args()
-    if given.seed is not None:
-        return subprocess.run(
-            [sys.executable, HERE / "work.py", given.target or "packed", "0", str(given.seed)]
-        ).returncode
+    with tempfile.TemporaryDirectory(prefix="rarefy-fuzz-counted-") as folder:
+        variables = environment(built(Path(folder)))
+        if given.seed is None:
+            return _all(given, variables)
+        command = [sys.executable, HERE / "work.py", given.target or "packed", "0", str(given.seed)]
+        return subprocess.run(command, env=variables).returncode
+
+
+def _all(given: argparse.Namespace, variables: Mapping[str, str]) -> int:
     start = random.SystemRandom().getrandbits(40) if given.start is None else given.start
     asked = f"{given.seconds:.0f} s" if given.cases is None else f"{given.cases} cases"
     print(f"fuzz: {asked}, seeds from {start}", flush=True)
     began = time.monotonic()
-    done = run(given, start)
+    done = run(given, start, variables)
     for target in TARGETS:
         cases = sum(t.cases for t in done if t.target == target)
         print(f"fuzz: {target:10} {cases:7} cases")
