@@ -9,7 +9,7 @@ from torch import Tensor
 from rarefy.core.errors import FileError
 from rarefy.formats.container import Contents, read_file, unpack_stored
 from rarefy.formats.held import Held
-from rarefy.formats.safe import read_stored
+from rarefy.formats.safe import read_stored, size_of
 from rarefy.formats.torch_file import SUFFIXES, read_torch
 
 WEIGHTS = "model.safetensors"
@@ -101,7 +101,7 @@ def shard_files(folder: Path, index: str = INDEX) -> dict[str, str]:
 def read_json(path: Path, *, values: int = MAX_VALUES) -> dict[str, Any]:
     """A JSON object from a small text file, with at most so many values. Raises FileError."""
     try:
-        if path.stat().st_size > MAX_TEXT:
+        if size_of(path) > MAX_TEXT:
             raise ValueError(f"larger than {MAX_TEXT} bytes")
         text = path.read_text(encoding="utf-8")
         if sum(map(text.count, "[{,")) > values:

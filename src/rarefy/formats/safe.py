@@ -1,6 +1,7 @@
 """Every tensor of one safetensors file, copied or mapped, or a FileError. The only place that opens weights."""
 
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,17 @@ def _take(file: Any, name: str, copied: bool) -> Tensor:
     return tensor.clone() if copied else tensor
 
 
+def size_of(path: Path) -> int:
+    """Bytes of an ordinary file. OSError for what has no size: a pipe would never end, nor would a device."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no ordinary file")
+    return found.st_size
+
+
 def check_header(path: Path) -> None:
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         with path.open("rb") as file:
             start = file.read(8)
             announced = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

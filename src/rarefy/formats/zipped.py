@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import FileError
+from rarefy.formats.safe import size_of
 
 LARGEST = 4 * 2**20
 """Bytes of the list of records: some forty thousand."""
@@ -37,7 +38,7 @@ def open_records(path: Path, *, mapped: bool = False) -> Records:
     Nothing is decompressed: torch.save stores its records plain, so one that is not would only hide how large it is.
     """
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         with path.open("rb") as file:
             if file.read(4) != _RECORD:
                 raise FileError(
