@@ -12,10 +12,18 @@ METADATA = "__metadata__"
 
 
 def read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """(bytes of the header, its JSON)."""
+    """(bytes of the header, its JSON). Raises FileError for what is no object, or whose metadata are no texts."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        return length, json.loads(file.read(length))
+        text = file.read(length)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: its header is no JSON ({error}); get the file again") from error
+    metadata = found.get(METADATA, {}) if isinstance(found, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FileError(f"{path}: its header is none of a safetensors file; get it again")
+    return length, found
 
 
 def write_header(path: Path, length: int, header: dict[str, Any]) -> None:
