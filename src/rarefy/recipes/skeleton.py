@@ -4,6 +4,7 @@ in the weight files."""
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rarefy.formats.folder import read_json
 from rarefy.formats.manifest import digest
 from rarefy.formats.names import recognise
 from rarefy.formats.shards import Shards
-from rarefy.recipes.store_hf import NEVER, class_of, config_of, type_key, without
+from rarefy.recipes.store_hf import NEVER, class_of, config_of, room_for, type_key, without
 
 _OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))  # of early BERT files
 
@@ -46,17 +47,30 @@ def skeleton(folder: Path, shards: Shards, dtype: torch.dtype) -> Skeleton:
     raw = read_json(folder / "config.json")
     _refuse_quantised(folder, raw, shards)
     raw = without(raw, NEVER)
-    config = config_of(raw, folder)
-    cls = class_of(raw, config, folder)
-    with parameters_on_meta():
-        try:
-            model = cls._from_config(config, **{type_key(): dtype})
-        except Exception as error:  # transformers raises whatever a strange config leads it to
-            raise FileError(f"{folder}: transformers cannot build the model ({error})") from error
-        model.tie_weights()
+    try:
+        config = config_of(raw, folder)
+        model = _built(class_of(raw, config, folder), config, dtype, shards, folder)
+    except FileError:
+        raise
+    except Exception as error:  # transformers raises whatever a strange config leads it to
+        raise FileError(f"{folder}: transformers cannot build the model ({error})") from error
     stored = _stored_names(model, shards, folder)
+    _require_equal(stored, shards, folder)
     _fill_buffers(model, shards)
     return Skeleton(model.eval(), stored)
+
+
+def _built(cls: Any, config: Any, dtype: torch.dtype, shards: Shards, folder: Path) -> Any:
+    """The model, built on the meta device first: what is not as the files have it costs no memory and no time."""
+    with room_for({name: place.shape for name, place in shards.places.items()}, folder):
+        with torch.device("meta"):
+            planned = cls._from_config(deepcopy(config), **{type_key(): dtype})
+            planned.tie_weights()
+        _stored_names(planned, shards, folder)
+    with parameters_on_meta():
+        model = cls._from_config(config, **{type_key(): dtype})
+        model.tie_weights()
+    return model
 
 
 def _refuse_quantised(folder: Path, raw: Mapping[str, Any], shards: Shards) -> None:
@@ -105,11 +119,6 @@ def _stored_names(model: Any, shards: Shards, folder: Path) -> dict[str, tuple[s
                 f"{folder}: holds no tensor for parameter {names[0]!r} of {type(model).__name__}; "
                 "the weights and config.json do not belong together, or are stored in another layout"
             )
-        if len(held) > 1 and len({digest("", shards.read(stored)) for stored in held}) > 1:
-            raise FileError(
-                f"{folder}: {list(held)} are one parameter of the model, but hold different values; say "
-                '"tie_word_embeddings": false in config.json if they are meant to be two'
-            )
         for stored in held:
             if shards.places[stored].shape != shapes[names[0]]:
                 raise FileError(
@@ -118,6 +127,15 @@ def _stored_names(model: Any, shards: Shards, folder: Path) -> dict[str, tuple[s
                 )
         found |= dict.fromkeys(names, held)
     return found
+
+
+def _require_equal(stored: Mapping[str, tuple[str, ...]], shards: Shards, folder: Path) -> None:
+    for held in dict.fromkeys(stored.values()):
+        if len(held) > 1 and len({digest("", shards.read(name)) for name in held}) > 1:
+            raise FileError(
+                f"{folder}: {list(held)} are one parameter of the model, but hold different values; say "
+                '"tie_word_embeddings": false in config.json if they are meant to be two'
+            )
 
 
 def _spellings(name: str, prefix: str) -> Iterator[str]:

@@ -34,6 +34,8 @@ NEVER = frozenset(
 
 _MOST = 100_000
 """Labels or layers that a config may ask for: transformers makes a list of them before there is any model."""
+_TABLES = 2**24
+"""Bytes of buffers (positions, causal masks) that a model of any size may have besides: no file holds them."""
 _COUNTED = ("label", "layer", "depth", "block", "stage")  # in the names of such counts
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -109,7 +111,7 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     shown = quiet.is_progress_bar_enabled()
     try:
         quiet.disable_progress_bar()
-        with _bounded(contents, folder):
+        with room_for(shapes(contents), folder, narrowed=bool(contents.widths.resized)):
             config = config_of(raw, folder)
             cls = class_of(raw, config, folder)
             model, info = _resizing(cls, contents, folder).from_pretrained(
@@ -154,7 +156,10 @@ def config_of(raw: dict[str, Any], folder: Path) -> Any:
             "upgrade transformers, or build the module and give it as load(path, model=module)"
         )
     _require_small(raw, folder)
-    return CONFIG_MAPPING[kind].from_dict(raw)
+    try:
+        return CONFIG_MAPPING[kind].from_dict(raw)
+    except Exception as error:  # transformers raises whatever a strange config leads it to
+        raise FileError(f"load: {folder}: transformers cannot build the model ({error})") from error
 
 
 def _require_small(node: Any, folder: Path, name: str = "") -> None:
@@ -203,19 +208,26 @@ def type_key() -> str:
 
 
 @contextmanager
-def _bounded(contents: Contents, folder: Path) -> Iterator[None]:
-    """Refuses a config that asks for far more than the file holds, before it costs time or memory."""
-    sizes = shapes(contents)
-    most_tensors = 4 * len(sizes) + 1000
-    most_entries = 8 * sum(math.prod(shape) for shape in sizes.values()) + 2**27
-    owner, tensors, entries = threading.get_ident(), 0, 0
+def room_for(sizes: Mapping[str, tuple[int, ...]], folder: Path, *, narrowed: bool = False) -> Iterator[None]:
+    """Refuses a config that asks for far more than the file holds, before it costs time or memory.
+
+    sizes: of the tensors in the file; narrowed: whether some of them were cut, so that the config asks for more.
+    """
+    held = sum(math.prod(shape) for shape in sizes.values())
+    times = 8 if narrowed else 2  # a tied weight is made twice
+    most_tensors, most_entries, most_bytes = 4 * len(sizes) + 1000, times * held + 2**16, 8 * times * held + _TABLES
+    owner, tensors, entries, size = threading.get_ident(), 0, 0, 0
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        nonlocal tensors, entries
+        nonlocal tensors, entries, size
         if tensor is None or threading.get_ident() != owner:
             return
-        tensors, entries = tensors + 1, entries + tensor.numel()
-        if tensors > most_tensors or entries > most_entries:
+        tensors += 1
+        if isinstance(tensor, nn.Parameter):
+            entries += tensor.numel()
+        else:
+            size += tensor.nbytes
+        if tensors > most_tensors or entries > most_entries or size > most_bytes:
             raise FileError(f"load: {folder}: config.json asks for a far larger model than the file holds")
 
     handles = [hooks.register_module_parameter_registration_hook(count)]
@@ -256,7 +268,11 @@ def _finish(model: Any, folder: Path, raw: Mapping[str, Any]) -> None:
         from transformers import GenerationConfig
 
         said = without(read_json(folder / "generation_config.json"), frozenset({"_from_model_config"}))
-        model.generation_config = GenerationConfig.from_dict(said)
+        try:
+            model.generation_config = GenerationConfig.from_dict(said)
+        except Exception as error:  # as above
+            why = f"transformers cannot read generation_config.json ({error})"
+            raise FileError(f"load: {folder}: {why}; mend it or remove it") from error
     model.eval()
 
 
