@@ -38,6 +38,8 @@ def carry_companions(source: Path, target: Path) -> list[str]:
         return names
     for name in names:
         size = (source / name).stat().st_size
+        if not _is_its_own(source / name, source.resolve()):
+            raise FileError(f"save: companion {source / name} is a link to a file elsewhere; put a copy in its place")
         if size > LARGEST:
             raise FileError(
                 f"save: companion {source / name} has {size} bytes, more than {LARGEST}; move it away, or give "
@@ -52,3 +54,13 @@ def _companions(source: Path) -> Iterator[str]:
         for file in source.glob(pattern):
             if file.is_file() and file.suffix.lower() in _KINDS:
                 yield file.relative_to(source).as_posix()
+
+
+def _is_its_own(file: Path, folder: Path) -> bool:
+    """Whether a file lies in its folder, links followed: what they lead to elsewhere may be nobody's to hand on.
+
+    The cache of Hugging Face keeps the files of a folder (`snapshots/<revision>`) in `blobs` beside it.
+    """
+    place = file.resolve()
+    blobs = folder.parent.parent / "blobs"
+    return place.is_relative_to(folder) or (folder.parent.name == "snapshots" and place.parent == blobs)
