@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rarefy.core.errors import DataError, ModelError
+from rarefy.core.errors import DataError, FileError, ModelError
+from rarefy.formats.npy import read_npy
+from rarefy.formats.safe import read_stored
 
 _ROWS = 16  # rows of a stored array in one batch
 
@@ -75,26 +76,21 @@ def batches_of(name: str) -> list[Any]:
 
 
 def _from_npy(path: Path) -> list[Any]:
-    import numpy
-
     try:
-        rows = torch.from_numpy(numpy.load(path, allow_pickle=False))
-    except (ValueError, TypeError, EOFError) as error:
-        raise DataError(f"--data: {path}: is no array of numbers ({error})") from None
-    if rows.dim() < 2 or not len(rows):
+        rows = read_npy(path)
+    except FileError as error:
+        raise DataError(f"--data: {error}") from None
+    if rows.dim() < 2 or not rows.numel():
         raise DataError(f"--data: {path}: has shape {tuple(rows.shape)}; give (rows, ...) with at least one row")
     return list(rows.split(_ROWS))
 
 
 def _from_safetensors(path: Path) -> list[Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"--data: {path}: {error}") from None
-    lengths = {name: len(tensor) if tensor.dim() else 0 for name, tensor in tensors.items()}
+        tensors = read_stored(path)[1]
+    except FileError as error:
+        raise DataError(f"--data: {error}") from None
+    lengths = {name: len(tensor) if tensor.dim() and tensor.numel() else 0 for name, tensor in tensors.items()}
     if not tensors or len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise DataError(f"--data: {path}: the tensors have {lengths} rows; give each the same number, at least one")
     if len(tensors) == 1:

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rarefy.core.errors import FileError, ModelError
+from rarefy.core.errors import FileError
 from rarefy.engine.rivals.outputs import first_tensor
 from rarefy.formats.folder import read_json
 from rarefy.recipes.text import Count, counter
+from rarefy.recipes.tokenizer import read_tokenizer
 
 MAX_TOKENS = 128
 Advance = Callable[[int], None]
@@ -94,20 +95,11 @@ def load_text_model(folder: Path, model: nn.Module | None = None) -> TextModel:
         raise FileError(f"{folder}: no such folder; give a local Hugging Face folder or module:factory")
     if not (folder / "config.json").is_file():
         raise FileError(f"{folder}: has no config.json; a Hugging Face folder has config.json and *.safetensors")
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise ModelError(f"{folder}: Hugging Face folders need transformers; pip install 'rarefy[demo]'") from None
     if model is None:
         from rarefy.recipes.store import load
 
         model = load(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise FileError(f"{folder}: the tokenizer cannot be loaded ({error}); put its files beside the model") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = read_tokenizer(folder)
     limit = int(getattr(model.config, "max_position_embeddings", MAX_TOKENS))
     return TextModel(model.eval(), tokenizer, folder, pooling_of(folder), min(MAX_TOKENS, limit))
 

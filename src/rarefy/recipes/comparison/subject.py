@@ -18,6 +18,7 @@ from rarefy.recipes.evaluations.language import Perplexity, batches_of, next_tok
 from rarefy.recipes.evaluations.outputs import Accuracy, SameOutput, label_loss, labelled, output_rows
 from rarefy.recipes.evaluations.retrieval import Collection
 from rarefy.recipes.text import LANGUAGE_MODELS, split
+from rarefy.recipes.tokenizer import read_tokenizer
 
 Pair = tuple[str, str, float]  # two sentences, how alike they are
 
@@ -81,14 +82,7 @@ def _tokens(encode: Callable[[str], Sequence[int]], text: str) -> Tensor:
 def encoder_of_folder(folder: Path, vocabulary: int) -> Callable[[str], Sequence[int]]:
     """Text to token numbers by the folder's tokenizer; a vocabulary of 256 without one is that of bytes."""
     if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise FileError(
-                f"{folder}: the tokenizer cannot be loaded ({error}); put its files beside the model"
-            ) from None
+        tokenizer = read_tokenizer(folder)
         return lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     if vocabulary != 256:
         raise FileError(f"{folder}: has no tokenizer, and a vocabulary of {vocabulary} is not that of bytes")

@@ -48,21 +48,25 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/") from None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not a JSON object a line ({error})") from None
-    if not rows or not all(isinstance(row, dict) and "_id" in row and "text" in row for row in rows):
+    if not rows or not all(map(_is_named, rows)):
         raise DataError(f"{path}: each line needs _id and text")
     return rows
+
+
+def _is_named(row: object) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("_id"), str | int) and "text" in row
 
 
 def _judgements(path: Path) -> list[tuple[str, str, float]]:
     if not path.is_file():
         raise DataError(f"{path} does not exist; a BEIR folder has its judgements in qrels/")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t"))[1:]
     try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file, delimiter="\t"))[1:]
         return [(query, document, float(grade)) for query, document, grade in rows]
-    except ValueError as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: each line is query, document, grade by tabs ({error})") from None
 
 
@@ -72,7 +76,7 @@ def read_pairs(path: Path) -> list[tuple[str, str, float]]:
         with path.open(encoding="utf-8", newline="") as file:
             rows: Sequence[list[str]] = list(csv.reader(file))
         found = [(first, second, float(score)) for first, second, score in rows]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: is no csv of sentence, sentence, score ({error})") from None
     if len(found) < 2:
         raise DataError(f"{path}: has {len(found)} pair(s); give at least 2")
