@@ -38,14 +38,32 @@ def read_torch(path: Path, *, mapped: bool = False) -> dict[str, Tensor | Held]:
     """
     records = open_records(path, mapped=mapped)
     try:
-        if "data.pkl" not in records.places:
-            raise FileError("it holds no data.pkl; it is no file of torch.save (a TorchScript archive, perhaps)")
-        if "byteorder" in records.places and records.bytes("byteorder").numpy().tobytes() != b"little":
-            raise FileError("it was written on a big-endian machine; read it there and save it as safetensors")
-        root = follow(records.bytes("data.pkl").numpy().tobytes())
-        return _tensors(root, _Source(records))
+        return _tensors(_root(records), _Source(records))
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
+
+
+def read_state(path: Path) -> Any:
+    """All that a file of torch.save holds: dicts, lists, tuples, plain values and tensors. Raises FileError.
+
+    A file with anything else in it is refused; nothing in it is called.
+    """
+    records = open_records(path)
+    try:
+        return _Plain(_Source(records)).of(_root(records))
+    except RecursionError as error:
+        raise FileError(f"{path}: its parts lie too deep in each other; get the file again") from error
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def _root(records: Records) -> Any:
+    """What the archive's program would give."""
+    if "data.pkl" not in records.places:
+        raise FileError("it holds no data.pkl; it is no file of torch.save (a TorchScript archive, perhaps)")
+    if "byteorder" in records.places and records.bytes("byteorder").numpy().tobytes() != b"little":
+        raise FileError("it was written on a big-endian machine; read it there and save it as safetensors")
+    return follow(records.bytes("data.pkl").numpy().tobytes())
 
 
 @dataclass
@@ -73,6 +91,34 @@ class _Source:
         if self.seen > 2 * held + _SMALL or self.named > _NAMES * held + _SMALL:
             raise FileError("its tensors share their bytes too many times; save copies of them, as safetensors")
         return self.views[key]
+
+
+class _Plain:
+    """A tree of records as plain things. What stands in several places is made once, or it could grow without end."""
+
+    def __init__(self, source: _Source) -> None:
+        self.source = source
+        self.made: dict[int, Any] = {}
+
+    def of(self, node: Any) -> Any:
+        if not isinstance(node, dict | list | tuple | Call | Name | Persistent):
+            return node
+        if id(node) not in self.made:
+            self.made[id(node)] = None  # of itself, a thing holds nothing
+            self.made[id(node)] = self._new(node)
+        return self.made[id(node)]
+
+    def _new(self, node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: self.of(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return type(node)(map(self.of, node))
+        if isinstance(node, Call) and node.what == Name("collections", "OrderedDict"):
+            return self.of(node.entries)
+        found = _tensor(node, self.source, "of the state")
+        if isinstance(found, Tensor):
+            return found
+        raise FileError(f"it holds {getattr(node, 'what', node)!r:.99}, which is neither plain nor a tensor")
 
 
 def _tensors(root: Any, source: _Source) -> dict[str, Tensor | Held]:

@@ -9,6 +9,7 @@ import torch
 
 from rarefy.core.errors import ModelError
 from rarefy.formats.atomic import replace_file
+from rarefy.formats.torch_file import read_state
 from rarefy.recipes.train import sparse_training
 
 _FILE = "rarefy_trainer.pt"
@@ -32,7 +33,7 @@ def transformers_callback(method: Any, **arguments: Any) -> Any:
                 path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _FILE
                 if not path.exists():
                     raise ModelError(f"{path}: is missing, so sparse training cannot go on from this checkpoint")
-                options["state"] = torch.load(path, weights_only=True)
+                options["state"] = read_state(path)
             self.trainer = sparse_training(given["model"], given["optimizer"], method, **options)
 
         def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:

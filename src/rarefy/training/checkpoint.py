@@ -58,6 +58,8 @@ def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) ->
     if not isinstance(saved, Mapping) or "identity" not in saved:
         raise ModelError("load_state_dict: this is no state of a sparse trainer; give what trainer.state_dict() gave")
     _require_same(saved["identity"], identity(name, method, run))
+    if why := _unsound(saved, run):
+        raise ModelError(f"load_state_dict: the state is damaged: {why}; go on from an earlier checkpoint")
     masks = {s.name: unpack_bits(saved["weights"][s.name]["mask"], s.shape[1]) for s in run.states}
     for state in run.states:
         if saved["weights"][state.name]["master"] is None and bool((state.value() * ~masks[state.name]).any()):
@@ -76,6 +78,49 @@ def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) ->
             state.put(method.transform.view(state.master, state))
 
 
+def _unsound(saved: Mapping[str, Any], run: Run) -> str | None:
+    """Why the parts of a state cannot be what `save` gave of this run, None if they can."""
+    if type(saved.get("step")) is not int or saved["step"] < 0:
+        return "its step is no count"
+    if not _is_tensor(saved.get("generator"), run.generator.get_state()):
+        return "its generator has another state"
+    if not all(isinstance(saved.get(key), dict) for key in ("memory", "weights", "young")):
+        return "a part is missing"
+    if not all(_are_two(held) for held in saved["young"].values()) or not saved["young"].keys() <= _names(run):
+        return "its young weights are no places and ages"
+    packed = saved.get("packed", [])
+    if not isinstance(packed, list) or not all(isinstance(name, str) for name in packed):
+        return "what was packed has no names"
+    wrong = [s.name for s in run.states if not _is_weight(saved["weights"].get(s.name), s)]
+    return f"{wrong[0]!r} is stored otherwise than it is here" if wrong else None
+
+
+def _names(run: Run) -> set[str]:
+    return {state.name for state in run.states}
+
+
+def _are_two(held: Any) -> bool:
+    """Places and ages, as many of each."""
+    if not isinstance(held, list | tuple) or len(held) != 2:
+        return False
+    return all(isinstance(part, Tensor) and part.dim() == 1 and len(part) == len(held[0]) for part in held)
+
+
+def _is_tensor(held: Any, like: Tensor) -> bool:
+    return isinstance(held, Tensor) and held.dtype == like.dtype and held.shape == like.shape
+
+
+def _is_weight(held: Any, state: WeightState) -> bool:
+    if not isinstance(held, dict) or not {"density", "first_sd", "mask", "explored", "master", "extra"} <= held.keys():
+        return False
+    bits = pack_bits(state.mask)
+    master = held["master"] is None if state.master is None else _is_tensor(held["master"], state.master)
+    extra = isinstance(held["extra"], dict) and all(isinstance(value, Tensor) for value in held["extra"].values())
+    numbers = all(isinstance(held[key], int | float) for key in ("density", "first_sd"))
+    explored = held["explored"] is None or _is_tensor(held["explored"], bits)
+    return master and extra and numbers and explored and _is_tensor(held["mask"], bits)
+
+
 def _load_weight(state: WeightState, saved: Mapping[str, Any], mask: Tensor) -> None:
     state.mask, state.density, state.first_sd = mask, saved["density"], saved["first_sd"]
     if saved["explored"] is not None:
@@ -85,7 +130,9 @@ def _load_weight(state: WeightState, saved: Mapping[str, Any], mask: Tensor) -> 
     state.extra = {key: value.clone() for key, value in saved["extra"].items()}
 
 
-def _require_same(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def _require_same(saved: Any, here: Mapping[str, Any]) -> None:
+    if not isinstance(saved, dict) or not _is_plain(saved):
+        raise ModelError("load_state_dict: the state does not say of which run it is; go on from an earlier checkpoint")
     for key, mine in here.items():
         theirs = saved.get(key)
         if theirs == mine:
@@ -100,3 +147,12 @@ def _require_same(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
             f"load_state_dict: {key} differs: saved {theirs!r}, here {mine!r}; make the trainer with the arguments of "
             "the run that was saved"
         )
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether a tree holds texts and numbers alone, which can be compared."""
+    if isinstance(node, dict):
+        return all(isinstance(key, str) and _is_plain(value) for key, value in node.items())
+    if isinstance(node, list | tuple):
+        return all(map(_is_plain, node))
+    return node is None or isinstance(node, str | int | float)
