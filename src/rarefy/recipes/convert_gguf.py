@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rarefy.core.errors import FileError, ModelError
+from rarefy.core.errors import FileError, ModelError, RarefyError
 from rarefy.formats.atomic import replace_file
 from rarefy.formats.folder import read_contents, read_json
 from rarefy.recipes.convert import Conversion, Options, conversion, require_widths_of_config, weights_of
@@ -36,15 +36,29 @@ def to_gguf(source: Path, target: Path, options: Options) -> Conversion:
         import gguf
     except ImportError as error:
         raise FileError("convert: gguf is not installed; pip install gguf") from error
+    try:
+        return _written(gguf.GGUFWriter, source, target, options)
+    except (RarefyError, OSError):
+        raise
+    except Exception as error:  # gguf raises whatever a strange config leads it to
+        raise FileError(f"convert: {source}: config.json or tokenizer.json makes no sense ({error})") from error
+
+
+def _written(make: Any, source: Path, target: Path, options: Options) -> Conversion:
     config = read_json(source / "config.json")
     kind = _checked_kind(config, source)
     contents = read_contents(source, mapped=True)
     require_widths_of_config(contents, source)
     laid = lay_out(contents.tensors, weights_of(contents, options), scales=False)
+    most = max((len(tensor) for tensor in laid.tensors.values() if tensor.dim()), default=0)
+    if not 0 < config["vocab_size"] <= most:
+        raise FileError(
+            f"convert: {source}: config.json says {config['vocab_size']} tokens; its weights have no so many"
+        )
     notes = [*weights_alone(source), *_windows(config), *laid.notes]
 
     def write(aside: Path) -> None:
-        writer = gguf.GGUFWriter(str(aside), kind)
+        writer = make(str(aside), kind)
         _describe(writer, config)
         notes.extend(_tokens(writer, source, config))
         for name, tensor in _renamed(laid.tensors, config, kind):
