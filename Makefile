@@ -2,8 +2,8 @@
 #
 #   make demo    makes .venv, installs rarefy with its demo extra, runs the main job on a real model
 #   make test    makes .venv if absent, installs what the tests need, runs the tests
-#   make fuzz    random shapes, files and arguments against a sanitized build, FUZZ_SECONDS=600 of them;
-#                FUZZ_CASES=1000000 asks for so many hostile files instead
+#   make fuzz    FUZZ_CASES=1000000 hostile files against a sanitized build; FUZZ_SECONDS=600 asks for so many seconds
+#                of everything instead: random shapes, programs, arguments and files
 #   make soak    ten minutes of ever changing calls with flat memory, then kill -9 many times (SOAK_SECONDS, SOAK_KILLS)
 #   make coverage   lines and branches of the floors 0 to 4 that the tests run, at least 95 % of them
 #   make mutate  small faults in the selection and packing code, each of which a test must notice
@@ -37,9 +37,9 @@ MUTATE_ARGS ?=
 MATRIX_ARGS ?=
 TORCH_INDEX ?=
 RIVALS ?=
-FUZZ_SECONDS ?= 600
+FUZZ_SECONDS ?=
 FUZZ_START ?=
-FUZZ_CASES ?=
+FUZZ_CASES ?= 1000000
 SOAK_SECONDS ?= 600
 SOAK_KILLS ?= 100
 
@@ -76,7 +76,7 @@ cross: $(done)/test
 	$(bin)/python tools/cross.py --jobs $(JOBS)
 
 fuzz: $(done)/test
-	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(if $(FUZZ_START),--start $(FUZZ_START)) $(if $(FUZZ_CASES),--cases $(FUZZ_CASES))
+	OMP_NUM_THREADS=1 $(bin)/python tools/sanitized.py --jobs $(JOBS) $(bin)/python fuzz/run.py $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS),--cases $(FUZZ_CASES)) --jobs $(JOBS) $(if $(FUZZ_START),--start $(FUZZ_START))
 
 soak: $(done)/test
 	OMP_NUM_THREADS=1 $(bin)/python -W ignore fuzz/soak.py --seconds $(SOAK_SECONDS)

@@ -2,7 +2,8 @@
 
 Memory is what was asked for, byte by byte (`counting`), so that pages which the process has already help nobody. An
 allocation that would harm the machine is refused beforehand, by a limit on addresses; a refusal that was really a
-failed allocation is found by what it says. Nothing is unpickled, run, imported by a name in a file, or opened elsewhere.
+failed allocation is found by what it says. Nothing is unpickled, run, imported by a name in a file, or opened
+elsewhere.
 """
 
 import gc

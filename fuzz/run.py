@@ -25,11 +25,14 @@ from counting import built, environment
 HERE = Path(__file__).resolve().parent
 TARGETS = {  # share of the time
     "packed": 4, "convs": 2, "blocks": 2, "rows": 1, "trained": 1, "programs": 2, "decoders": 2,
-    "files": 2, "layouts": 2, "mapped": 2, "hostile": 2, "beside": 2, "choices": 1, "arguments": 3,
+    "files": 2, "layouts": 2, "mapped": 2, "hostile": 2, "beside": 2, "folders": 2, "data": 2,
+    "choices": 1, "arguments": 3,
 }  # fmt: skip
 FILES = {
     "hostile": 40,
     "beside": 6,
+    "folders": 1,
+    "data": 2,
     "files": 1,
     "layouts": 1,
     "mapped": 2,

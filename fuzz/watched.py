@@ -23,7 +23,18 @@ _SYSTEM = ("/proc/", "/sys/", "/dev/null", "/dev/urandom", "/etc/localtime", "/u
 _PACKAGES = frozenset(
     {
         *sys.stdlib_module_names,
-        *("torch", "numpy", "transformers", "huggingface_hub", "tokenizers", "safetensors", "rarefy", "gguf", "yaml"),
+        *(
+            "torch",
+            "numpy",
+            "transformers",
+            "mistral_common",
+            "huggingface_hub",
+            "tokenizers",
+            "safetensors",
+            "rarefy",
+            "gguf",
+            "yaml",
+        ),
         *("accelerate", "regex", "jinja2", "markupsafe", "packaging", "tqdm", "sympy", "mpmath", "sentencepiece"),
         *("scipy", "sklearn", "google", "tiktoken", "torchvision", "PIL", "httpx", "filelock", "ml_dtypes", "psutil"),
         *("jaxtyping", "typer", "rich", "matplotlib", "onnxscript", "onnxruntime", "openvino", "lightning"),
