@@ -40,6 +40,14 @@ def test_a_split_model_comes_back(tmp_path, weights, more) -> None:
     assert (tiny("Llama", intermediate_size=96, **more).num_parameters() > back.num_parameters()) == (weights < 1)
 
 
+def test_a_layer_may_shrink_to_a_small_share_of_what_the_config_asks_for(tmp_path) -> None:
+    """The bound on what a config may build knows of it: here the layers were eight times as large."""
+    model = tiny("Llama", hidden_size=64, intermediate_size=2048)
+    FFSplit(heavy=0.01, weights=0.1).apply(model, [{"input_ids": ids(seed=i)} for i in range(3)])
+    save(model, tmp_path)
+    assert same(model, load(tmp_path))
+
+
 def test_it_is_pruned_and_stored_sparse_like_any_other(tmp_path) -> None:
     model = made()
     rarefy.prune(model, "magnitude", sparsity=0.8, measure=False)

@@ -39,7 +39,10 @@ def carry_companions(source: Path, target: Path) -> list[str]:
     for name in names:
         size = (source / name).stat().st_size
         if not _is_its_own(source / name, source.resolve()):
-            raise FileError(f"save: companion {source / name} is a link to a file elsewhere; put a copy in its place")
+            raise FileError(
+                f"save: companion {source / name} is a link to a file elsewhere; put a copy in its place, or give "
+                "carry=False"
+            )
         if size > LARGEST:
             raise FileError(
                 f"save: companion {source / name} has {size} bytes, more than {LARGEST}; move it away, or give "

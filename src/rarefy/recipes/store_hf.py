@@ -111,7 +111,9 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     shown = quiet.is_progress_bar_enabled()
     try:
         quiet.disable_progress_bar()
-        with room_for(shapes(contents), folder, narrowed=bool(contents.widths.resized)):
+        held = shapes(contents)
+        times = 16 if split_modules(held) else 8 if contents.widths.resized else 2
+        with room_for(held, folder, times):
             config = config_of(raw, folder)
             cls = class_of(raw, config, folder)
             model, info = _resizing(cls, contents, folder).from_pretrained(
@@ -208,13 +210,13 @@ def type_key() -> str:
 
 
 @contextmanager
-def room_for(sizes: Mapping[str, tuple[int, ...]], folder: Path, *, narrowed: bool = False) -> Iterator[None]:
+def room_for(sizes: Mapping[str, tuple[int, ...]], folder: Path, times: int = 2) -> Iterator[None]:
     """Refuses a config that asks for far more than the file holds, before it costs time or memory.
 
-    sizes: of the tensors in the file; narrowed: whether some of them were cut, so that the config asks for more.
+    sizes: of the tensors in the file; times: what may be built against them: a tied weight is made twice, and of layers
+    that were cut or split the config asks for more.
     """
     held = sum(math.prod(shape) for shape in sizes.values())
-    times = 8 if narrowed else 2  # a tied weight is made twice
     most_tensors, most_entries, most_bytes = 4 * len(sizes) + 1000, times * held + 2**16, 8 * times * held + _TABLES
     owner, tensors, entries, size = threading.get_ident(), 0, 0, 0
 
