@@ -1,11 +1,4 @@
-"""The optimizer's own memory of single weights: forgotten when a weight is dropped, fresh when it is grown.
-
-Adam corrects its moments for having started at zero by one step count for the whole tensor, so a weight that was grown
-at step 5000 with zero moments would take a first step of (1 - beta1) / sqrt(1 - beta2) = 3.2 times the learning rate.
-Here its moments are scaled before each step such that the step is that of an Adam which started when the weight was
-grown: with t the step of the tensor and a the age of the weight, c = (1 - beta^t) / (1 - beta^a) times the moment of
-the fresh Adam is stored, so that the division by 1 - beta^t inside the optimizer leaves the fresh one.
-"""
+"""The optimizer's own memory of single weights, forgotten when they are dropped; `fresh_steps`: of grown ones."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +13,6 @@ ENTRYWISE = (  # the step of one weight depends on that weight alone
     *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
     *(optim.Adagrad, optim.Adadelta, optim.RMSprop, optim.Rprop, optim.ASGD),
 )
-_OLD = 1e-4  # a moment is old enough when beta^age is below it: the correction is 1 to this much
 
 
 def unwrap(optimizer: Any) -> torch.optim.Optimizer:
@@ -84,57 +76,3 @@ def begin_of(optimizer: torch.optim.Optimizer, parameter: Tensor, name: str) -> 
     group = group_of(optimizer, parameter) or {}
     setting = {"sum": "initial_accumulator_value", "step_size": "lr"}.get(name)  # of Adagrad and of Rprop
     return 0.0 if setting is None else float(group.get(setting, 0.0))
-
-
-def _steps(memory: dict[str, Any]) -> int:
-    step = memory.get("step", 0)
-    return int(step.item() if isinstance(step, Tensor) else step)
-
-
-def is_adam(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
-    """Whether the optimizer corrects two moments by the tensor's step count."""
-    memory = optimizer.state.get(parameter, {})
-    group = group_of(optimizer, parameter) or {}
-    return {"exp_avg", "exp_avg_sq", "step"} <= set(memory) and "betas" in group and "mu_product" not in memory
-
-
-def correct_young(optimizer: torch.optim.Optimizer, parameter: Tensor, index: Tensor, age: Tensor) -> Tensor:
-    """Scales the moments of young weights ahead of a step of Adam; gives a mask of those that are young after it.
-
-    index: flat positions in the parameter; age: steps that each has taken since it was grown.
-    """
-    memory, group = optimizer.state[parameter], group_of(optimizer, parameter) or {}
-    t = _steps(memory) + 1
-    grad = _effective_gradient(optimizer, parameter, index)
-    young = torch.zeros_like(age, dtype=torch.bool)
-    for name, beta, push in zip(("exp_avg", "exp_avg_sq"), group["betas"], (grad, grad * grad), strict=True):
-        beta = float(beta)
-        if beta <= 0.0:
-            continue
-        whole = 1.0 - beta**t
-        fresh = 1.0 - beta ** (age + 1).double()
-        before = 1.0 - beta ** age.double()
-        old = 1.0 - beta ** (t - 1)
-        c_next = whole / fresh
-        c_now = torch.where(age > 0, old / before.clamp_min(1e-300), torch.zeros_like(before))
-        held = memory[name].reshape(-1)[index].double()
-        raw = torch.where(age > 0, held / c_now.clamp_min(1e-300), torch.zeros_like(held))
-        value = c_next * raw + (c_next - 1.0) * (1.0 - beta) / beta * push.double()
-        memory[name][torch.unravel_index(index, memory[name].shape)] = value.to(memory[name].dtype)
-        young |= beta ** (age + 1).double() > _OLD
-    return young
-
-
-def _effective_gradient(optimizer: torch.optim.Optimizer, parameter: Tensor, index: Tensor) -> Tensor:
-    """The gradient that the optimizer puts into its moments: with L2 decay where that is not decoupled."""
-    assert parameter.grad is not None
-    group = group_of(optimizer, parameter) or {}
-    grad = parameter.grad.reshape(-1)[index]
-    if group.get("maximize"):
-        grad = -grad
-    decay = float(group.get("weight_decay", 0.0))
-    # Before torch 2.7 an AdamW has no such setting.
-    decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay", False)
-    if decay and not decoupled:
-        grad = grad + decay * parameter.detach().reshape(-1)[index]
-    return grad

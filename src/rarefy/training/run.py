@@ -1,5 +1,6 @@
 """One sparse training run: what the parts of a method see and may change."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import SparsityError
 from rarefy.core.shapes import Mask, Weight
-from rarefy.training import optimizers
+from rarefy.training import fresh_steps, optimizers
 from rarefy.training.state import WeightState
 
 SOURCE = "source"  # in state.extra, where a run is confined to it: the entries that may be kept at all, (out, in)
@@ -24,7 +25,8 @@ class Run:
     density: asked over all weights of `states`; step: optimizer steps done so far; generator: of everything random,
     the same on all ranks; batches, loss: what the user gave for methods that look at the loss; memory: what the
     topology remembers across weights (plain numbers and tensors, saved with the checkpoint); young: flat positions and
-    ages of what has just grown; opener: of packed weights, see `opened`.
+    ages of what has just grown; opener: of packed weights, see `opened`; finish: what `correct_young` left to do after
+    the step; said_unknown: whether the warning about the optimizer has been given.
     """
 
     model: nn.Module
@@ -40,6 +42,8 @@ class Run:
     keeps_memory: bool = False
     young: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     opener: Callable[[WeightState], AbstractContextManager[None]] | None = None
+    finish: list[fresh_steps.Finish] = field(default_factory=list)
+    said_unknown: bool = False
 
     def __getitem__(self, name: str) -> WeightState:
         return next(state for state in self.states if state.name == name)
@@ -71,8 +75,10 @@ class Run:
 
         Dropped entries become zero, new ones take the values of `grown` (out, in), zero without it; the optimizer
         forgets both, and takes the new ones as if it had begun with them. Behind a view (`state.master`) the dense
-        weight stays as it is. All ranks take the mask and values of rank 0. Where the run is confined to a source mask
-        (`state.extra[SOURCE]`), nothing outside is kept.
+        weight stays as it is, and the optimizer's memory with it: that is right where masked weights are trained on
+        (straight-through, Top-KAST's backward set), and a topology whose transform lets them rest calls `forget`. All
+        ranks take the mask and values of rank 0. Where the run is confined to a source mask (`state.extra[SOURCE]`),
+        nothing outside is kept.
         """
         mask = self.agreed(mask & state.extra[SOURCE] if SOURCE in state.extra else mask)
         dropped, fresh = state.mask & ~mask, mask & ~state.mask
@@ -98,18 +104,40 @@ class Run:
         """Which weights are young after a change: not those that `changed` (of flat positions), but the fresh ones."""
         index, age = self.young.pop(state.name, (torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)))
         stay = ~changed(index)
-        if optimizers.is_adam(self.optimizer, state.weight.parameter):
+        if fresh_steps.rule_of(self.optimizer, state.weight.parameter) is None:
+            self._say_unknown(state, fresh)
+        else:
             self.young[state.name] = torch.cat([index[stay], fresh]), torch.cat([age[stay], torch.zeros_like(fresh)])
 
+    def _say_unknown(self, state: WeightState, fresh: Tensor) -> None:
+        if self.said_unknown or not len(fresh) or not fresh_steps.unknown(self.optimizer, state.weight.parameter):
+            return
+        self.said_unknown = True
+        warnings.warn(
+            f"{type(self.optimizer).__name__}: counts the steps of a whole tensor, and how its steps depend on that is "
+            "not known here; its memory of single weights is emptied when they are dropped, but the first steps of "
+            "grown ones are not those of a fresh optimizer; use an optimizer of torch.optim that treats every "
+            "weight by itself (Adam, AdamW, SGD, ...), or accept it",
+            stacklevel=2,
+        )
+
     def correct_young(self) -> None:
-        """Ahead of an optimizer step: see `optimizers.correct_young`."""
+        """Ahead of an optimizer step: see `fresh_steps`."""
         for name, (index, age) in list(self.young.items()):
             state, parameter = self[name], self[name].weight.parameter
             if parameter.grad is None or not len(index):
                 continue
             where = index if state.packed is None else state.packed.entries(index)
-            stay = optimizers.correct_young(self.optimizer, parameter, where, age)
+            stay, finish = fresh_steps.correct(self.optimizer, parameter, where, age)
             self.young[name] = index[stay], age[stay] + 1
+            if finish is not None:
+                self.finish.append(finish)
+
+    def finish_young(self) -> None:
+        """After an optimizer step, ahead of all else that changes weights: what `correct_young` left to do."""
+        for finish in self.finish:
+            finish()
+        self.finish.clear()
 
     def agreed(self, tensor: Tensor) -> Tensor:
         """The tensor of rank 0, where training is distributed."""

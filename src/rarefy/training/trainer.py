@@ -121,6 +121,7 @@ class SparseTrainer:
 
     @torch.no_grad()
     def _before(self) -> None:
+        self.run.finish.clear()  # of a step that failed
         self._check_gradients()
         run, transform = self.run, self.method.transform
         leave_out = self.method.topology.before(run)
@@ -151,6 +152,7 @@ class SparseTrainer:
     @torch.no_grad()
     def _after(self) -> None:
         run, transform = self.run, self.method.transform
+        run.finish_young()
         for state in run.states:
             if state.packed is not None:
                 continue
