@@ -84,3 +84,23 @@ def test_frozen_where_dropped_even_with_momentum() -> None:
     value = Moving().on_step(state.master + 1.0, state)
     assert torch.equal(value[~state.mask], state.master[~state.mask])
     assert torch.equal(value[state.mask], state.master[state.mask] + 1.0)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_nothing_stale_comes_back_from_behind_the_mask(soft: bool) -> None:
+    """A dropped weight takes no steps; the optimizer knows nothing of it when it returns."""
+    task, returned = mlp(), 0
+    trainer, optimizer = start(
+        task, "movement-pruning", every=2, begin=0.0, end=1.0, sparsity=0.5, total_steps=40, soft=soft
+    )
+    state = trainer.run.states[1]
+    was, ever = state.mask.clone(), torch.zeros(state.shape, dtype=torch.bool)
+    for _ in train(task, trainer, 40):
+        fresh = state.mask & ~was & ever
+        memory = optimizer.state[state.weight.parameter]
+        assert bool((memory["exp_avg"][fresh] == 0).all()) and bool((memory["exp_avg_sq"][fresh] == 0).all())
+        assert bool((memory["exp_avg"][~state.mask] == 0).all())
+        returned += int(fresh.sum())
+        ever |= was & ~state.mask
+        was = state.mask.clone()
+    assert returned > 20

@@ -88,3 +88,18 @@ def test_the_backward_set_of_a_layer_that_is_nearly_dense_is_all_of_it() -> None
     trainer, _ = start(task, "top-kast", sparsity=0.5, allocation="erk")
     list(train(task, trainer, 3))
     assert any(bool(state.extra["backward"].all()) for state in trainer.run.states)
+
+
+def test_what_leaves_the_backward_set_is_forgotten_and_what_stays_within_goes_on() -> None:
+    task, entered, moved = mlp(), 0, 0
+    trainer, optimizer = start(task, "top-kast", sparsity=0.9, extra=0.02, every=3, total_steps=100, end=0.8)
+    state = trainer.run.states[1]
+    was, mask = state.extra["backward"].clone(), state.mask.clone()
+    for _ in train(task, trainer, 100):
+        now, memory = state.extra["backward"], optimizer.state[state.weight.parameter]["exp_avg"]
+        assert bool((memory[now & ~was] == 0).all()) and bool((memory[~now] == 0).all())
+        within = state.mask & ~mask & was
+        assert bool((memory[within] != 0).all())
+        entered, moved = entered + int((now & ~was).sum()), moved + int(within.sum())
+        was, mask = now.clone(), state.mask.clone()
+    assert entered > 20 and moved > 20

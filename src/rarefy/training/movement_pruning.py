@@ -8,7 +8,7 @@ import torch
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import method
-from rarefy.core.shapes import Weight
+from rarefy.core.shapes import Mask, Weight
 from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.clock import Clock
@@ -17,6 +17,7 @@ from rarefy.training.gradual import how_far
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
+from rarefy.training.state import WeightState
 from rarefy.training.together import together
 
 _SCORE = "movement"
@@ -27,7 +28,8 @@ class Moving:
     """S <- S - rate * (g * w + push * sigmoid'(S)) for all weights, kept or not; w itself trains where it is kept.
 
     g is the gradient at the masked weight, so g * w is the straight-through gradient of a mask entry. What is dropped
-    keeps its value behind the mask and comes back with it.
+    keeps its value behind the mask and comes back with it; it takes no steps there, so the optimizer's memory of it
+    would be stale and is forgotten, as `ByMovement` changes the masks.
     Source: Sanh et al. 2020, arXiv:2005.07683, eq. 4 and section 4.2 (push: its lambda_mvp).
     """
 
@@ -75,12 +77,19 @@ class ByMovement:
         if self.soft:
             scores = [state.extra[_SCORE] for state in run.states]
             for state, mask in zip(run.states, together(scores, run.density + (1.0 - run.density) * left), strict=True):
-                run.set_mask(state, mask)
+                _change(run, state, mask)
             return
         for state in run.states:
             if fixed_density(state.pattern) is None or left == 0.0:
                 density = state.density + (1.0 - state.density) * left
-                run.set_mask(state, state.pattern.select(state.extra[_SCORE], density))
+                _change(run, state, state.pattern.select(state.extra[_SCORE], density))
+
+
+def _change(run: Run, state: WeightState, mask: Mask) -> None:
+    """What is dropped or comes back has no memory of the optimizer's."""
+    before = state.mask
+    run.set_mask(state, mask)
+    run.forget(state, before ^ state.mask, state.mask & ~before)
 
 
 @method("movement-pruning", source="Sanh et al. 2020, arXiv:2005.07683, section 4", protocols=("score", "transform"))

@@ -16,6 +16,7 @@ from rarefy.training.method import SparseMethod
 from rarefy.training.refresh import Refresh
 from rarefy.training.run import Run
 from rarefy.training.starts import MagnitudeStart
+from rarefy.training.state import WeightState
 
 _BACKWARD = "backward"
 
@@ -31,7 +32,9 @@ def backward_set(weight: Weight, forward: Mask, density: float) -> Mask:
 class ForwardBackward:
     """The forward pass sees the mask A of the dense weight; B, a superset of A, gets its gradient; the rest stays.
 
-    Gradient: (g + decay * w * [1 on A, 1 / D on B without A]) on B, D being the density of A.
+    Gradient: (g + decay * w * [1 on A, 1 / D on B without A]) on B, D being the density of A. What moves between A and
+    the rest of B is trained all along, so the optimizer goes on with its memory of it; what leaves B takes no more
+    steps, and what the optimizer remembers of it is forgotten.
     """
 
     decay: float = 1e-4
@@ -74,13 +77,20 @@ class RefreshBoth:
             self.refresh.after(run)
         for state in run.states:
             if last is not None and run.step + 1 >= last:
-                state.extra[_BACKWARD] = state.mask.clone()
+                self._put(run, state, state.mask.clone())
             elif (run.step + 1) % self.refresh.every == 0:
-                self.widen(state)
+                self.widen(run, state)
 
-    def widen(self, state: Any) -> None:
+    def widen(self, run: Run, state: WeightState) -> None:
         """Chooses B of one weight."""
-        state.extra[_BACKWARD] = backward_set(state.value(), state.mask, min(1.0, state.density + self.extra))
+        self._put(run, state, backward_set(state.value(), state.mask, min(1.0, state.density + self.extra)))
+
+    def _put(self, run: Run, state: WeightState, backward: Mask) -> None:
+        before = state.extra[_BACKWARD]
+        state.extra[_BACKWARD] = backward
+        changed = before ^ backward
+        if bool(changed.any()):
+            run.forget(state, changed, backward & ~before)
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class WideStart:
     def __call__(self, run: Run) -> None:
         self.start(run)
         for state in run.states:
-            self.topology.widen(state)
+            self.topology.widen(run, state)
 
 
 @method("top-kast", source="Jayakumar et al. 2020, arXiv:2106.03517, section 2", protocols=("transform",))
