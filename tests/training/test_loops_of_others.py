@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import rarefy
 from rarefy.core.errors import DataError, ModelError, SparsityError, UnknownNameError
+from rarefy.training import SparseTrainer
 from training.loops import STEPS, Task, adam, mlp, recurrent, sgd, start, train
 
 
@@ -90,6 +91,45 @@ def test_autocast_and_a_gradient_scaler() -> None:
         losses.append(float(loss.detach()))
     assert sum(losses[-4:]) < sum(losses[:4])
     assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+
+
+def scaled(fused: bool, scale: float, runtime: str, overflow: int = -1) -> tuple[SparseTrainer, list[float]]:
+    """Trains through a scaler; the loss of one step is infinite."""
+    task = mlp()
+    trainer, optimizer = start(
+        task, "rigl", lambda m: torch.optim.AdamW(m.parameters(), lr=1e-2, fused=fused), every=4, runtime=runtime
+    )
+    scaler, losses = torch.amp.GradScaler("cpu", init_scale=scale), []
+    for step in range(STEPS):
+        loss = task.loss(step)
+        before = [state.weight.parameter.detach().clone() for state in trainer.run.states]
+        scaler.scale(loss * float("inf") if step == overflow else loss).backward()
+        trainer.step(scaler=scaler)
+        if step == overflow:
+            after = [state.weight.parameter.detach() for state in trainer.run.states]
+            assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return trainer, losses
+
+
+@pytest.mark.parametrize("runtime", ["dense", "sparse"])
+def test_a_scaler_that_leaves_the_scale_to_a_fused_optimizer(runtime: str) -> None:
+    """The masks, the corrections of grown weights and the losses are those of an optimizer that is not fused."""
+    plain, expected = scaled(False, 2.0**16, runtime)
+    fused, losses = scaled(True, 2.0**16, runtime)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    for a, b in zip(plain.run.states, fused.run.states, strict=True):
+        assert torch.equal(a.mask, b.mask)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("overflow", [0, 4, 5])
+def test_a_step_that_the_scaler_leaves_out_changes_and_counts_nothing(fused: bool, overflow: int) -> None:
+    trainer, losses = scaled(fused, 64.0, "dense", overflow)
+    assert trainer.step_count == STEPS - 1
+    assert sum(losses[-4:]) < sum(losses[:4])
 
 
 def test_a_scheduler_and_a_compiled_model() -> None:

@@ -76,3 +76,21 @@ def begin_of(optimizer: torch.optim.Optimizer, parameter: Tensor, name: str) -> 
     group = group_of(optimizer, parameter) or {}
     setting = {"sum": "initial_accumulator_value", "step_size": "lr"}.get(name)  # of Adagrad and of Rprop
     return 0.0 if setting is None else float(group.get(setting, 0.0))
+
+
+def unscale(optimizer: torch.optim.Optimizer) -> bool:
+    """Takes a GradScaler's scale off the gradients where it leaves that to a fused optimizer.
+
+    False where the gradients overflowed, so that the optimizer's step will change nothing; they are left alone then.
+    """
+    if bool(getattr(optimizer, "found_inf", None)):
+        return False
+    scale = getattr(optimizer, "grad_scale", None)
+    if isinstance(scale, Tensor):
+        inverse = scale.double().reciprocal().float()
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(inverse.to(parameter.grad.device))
+        setattr(optimizer, "grad_scale", torch.ones_like(scale))  # noqa: B010  (the scaler's own, unknown to the type)
+    return True

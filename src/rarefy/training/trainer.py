@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rarefy.core.errors import DataError, ModelError
 from rarefy.core.shapes import Mask
-from rarefy.training import checkpoint
+from rarefy.training import checkpoint, optimizers
 from rarefy.training.method import SparseMethod
 from rarefy.training.report import TrainingReport, report_of
 from rarefy.training.run import Run
@@ -27,6 +27,7 @@ class SparseTrainer:
     def __init__(self, name: str, method: SparseMethod, run: Run, optimizer: Any, runtime: str = "dense") -> None:
         self.name, self.method, self.run = name, method, run
         self._outer = optimizer
+        self._skipped = False  # whether a scaler leaves the step under way out
         self._switching = Switching(run, method, runtime)
         run.opener = self._switching.opened
         self._hooks = [
@@ -64,8 +65,9 @@ class SparseTrainer:
     def step(self, closure: Callable[[], Any] | None = None, *, scaler: Any = None) -> Any:
         """`optimizer.step()` with everything that sparsity needs around it.
 
-        scaler: a `torch.amp.GradScaler`, whose `step` is then called with the optimizer. Raises DataError without any
-        gradient and for gradients that are not finite, and leaves everything as it was.
+        scaler: a `torch.amp.GradScaler`, whose `step` is then called with the optimizer; a step that it leaves out, as
+        gradients overflowed, changes nothing and does not count, with fused optimizers as with others. Raises DataError
+        without any gradient and for gradients that are not finite, and leaves everything as it was.
         """
         if scaler is not None:
             return scaler.step(self._outer)
@@ -122,6 +124,9 @@ class SparseTrainer:
     @torch.no_grad()
     def _before(self) -> None:
         self.run.finish.clear()  # of a step that failed
+        self._skipped = not optimizers.unscale(self.run.optimizer)
+        if self._skipped:
+            return
         self._check_gradients()
         run, transform = self.run, self.method.transform
         leave_out = self.method.topology.before(run)
@@ -151,6 +156,8 @@ class SparseTrainer:
 
     @torch.no_grad()
     def _after(self) -> None:
+        if self._skipped:
+            return
         run, transform = self.run, self.method.transform
         run.finish_young()
         for state in run.states:
