@@ -344,3 +344,27 @@ def test_a_gradient_in_no_layer_that_is_trained_sparse_is_checked_too() -> None:
     task.model[0].bias.grad[0] = float("inf")
     with pytest.raises(DataError, match=r"0\.bias is not finite"):
         trainer.step()
+
+
+def test_a_second_trainer_on_one_optimizer_is_refused_until_the_first_is_detached() -> None:
+    task = mlp()
+    trainer, optimizer = start(task, "rigl", every=4)
+    list(train(task, trainer, 3))
+    before, masks = weights_of(task.model), trainer.masks
+    with pytest.raises(ModelError, match=r"a sparse trainer \('rigl', step 3\) is at work on it already.*detach"):
+        rarefy.sparse_training(task.model, optimizer, "set", sparsity=0.5)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(task.model), strict=True))
+    list(train(task, trainer, 6, 3))
+    assert trainer.step_count == 9 and any(not torch.equal(masks[n], m) for n, m in trainer.masks.items())
+    trainer.detach()
+    second = rarefy.sparse_training(task.model, optimizer, "set", sparsity=0.5)
+    list(train(task, second, 3, 9))
+    assert second.step_count == 3
+
+
+def test_a_trainer_that_could_not_begin_leaves_the_optimizer_free() -> None:
+    task = mlp()
+    made = adam(task.model)
+    with pytest.raises(ModelError, match="no state of a sparse trainer"):
+        rarefy.sparse_training(task.model, made, "set", sparsity=0.5, state={})
+    list(train(task, rarefy.sparse_training(task.model, made, "set", sparsity=0.5), 2))

@@ -34,6 +34,8 @@ def transformers_callback(method: Any, **arguments: Any) -> Any:
                 if not path.exists():
                     raise ModelError(f"{path}: is missing, so sparse training cannot go on from this checkpoint")
                 options["state"] = read_state(path)
+            if self.trainer is not None:
+                self.trainer.detach()  # of a training that was broken off
             self.trainer = sparse_training(given["model"], given["optimizer"], method, **options)
 
         def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -68,6 +70,8 @@ def lightning_callback(method: Any, **arguments: Any) -> Any:
             options = dict(arguments)
             if "total_steps" not in options and trainer.estimated_stepping_batches != float("inf"):
                 options["total_steps"] = int(trainer.estimated_stepping_batches)
+            if self.trainer is not None:
+                self.trainer.detach()  # of a training that was broken off
             self.trainer = sparse_training(pl_module, trainer.optimizers[0], method, state=self._saved, **options)
 
         def state_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rarefy.training.run import Run
 from rarefy.training.starts import GivenStart, dense_mask, require_kept
 from rarefy.training.state import WeightState
 from rarefy.training.switching import require_mode
-from rarefy.training.trainer import SparseTrainer, require_in_optimizer
+from rarefy.training.trainer import SparseTrainer, require_free, require_in_optimizer
 from rarefy.training.weights import find_weights
 
 
@@ -51,6 +51,7 @@ def begin(
         raise ModelError(
             "sparse_training: LBFGS looks at the loss several times a step, between which masks cannot hold"
         )
+    require_free(inner)
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise SparsityError(f"total_steps: {total_steps!r} is not a positive whole number of optimizer steps")
     if method.topology.needs_end and total_steps is None:
@@ -80,9 +81,13 @@ def begin(
             of_weight.put(value)
         raise
     trainer = SparseTrainer(name, method, run, optimizer, runtime)
-    if state is not None:
-        trainer.load_state_dict(state)
-    trainer.show()
+    try:
+        if state is not None:
+            trainer.load_state_dict(state)
+        trainer.show()
+    except BaseException:
+        trainer.detach()
+        raise
     return trainer
 
 

@@ -219,3 +219,14 @@ def require_in_optimizer(run: Run) -> None:
                 f"{state.name}: its parameter is in none of the optimizer's groups; make the optimizer of "
                 f"model.parameters(), or leave the layer alone with ignore=[{state.name!r}]"
             )
+
+
+def require_free(optimizer: torch.optim.Optimizer) -> None:
+    """Refuses an optimizer that another trainer hangs on: each would undo what the other does around a step."""
+    for hook in optimizer._optimizer_step_pre_hooks.values():
+        other = getattr(hook, "__self__", None)
+        if isinstance(other, SparseTrainer):
+            raise ModelError(
+                f"optimizer: a sparse trainer ({other.name!r}, step {other.step_count}) is at work on it already, and "
+                "two would undo each other's masks; end that one with its detach() first, or make a new optimizer"
+            )
