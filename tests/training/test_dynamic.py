@@ -1,7 +1,9 @@
 """Methods that move their zeros: each against its formula, and against a mask that stands still."""
 
 import math
-from itertools import pairwise
+import re
+import warnings
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 import rarefy
 from contracts.impostor import assert_beats_impostor
 from rarefy.core.errors import DataError, ModelError, SparsityError
+from rarefy.training.clock import Clock
 from rarefy.training.srigl import ConstantFanIn
 from rarefy.training.teddy import edge_scores, keep_edges
 from training.loops import Task, mlp, sgd, start, train
@@ -277,3 +280,35 @@ def test_teddy_keeps_the_count_of_the_whole_model_while_its_support_moves() -> N
         assert sum(bool(r) for r in returned) > 10
 
     assert_beats_impostor(check, "teddy", "static")
+
+
+STILL = ["rigl", "set", "srigl", "sparse-momentum", "dst-ee", "ssvi", "top-kast"]
+
+
+@pytest.mark.parametrize("method", STILL)
+def test_a_clock_that_never_ticks_is_said_at_the_start(method: str) -> None:
+    """With 90 steps and a change every 100 these are static masks; as advised they move."""
+    task = planted()
+    with pytest.warns(
+        UserWarning, match=rf"{method}: with total_steps=90 and every=100 the masks never change"
+    ) as said:
+        trainer, _ = start(task, method, sgd, sparsity=0.9, total_steps=90)
+    masks = {name: mask.clone() for name, mask in trainer.masks.items()}
+    list(train(task, trainer, 90))
+    assert all(torch.equal(masks[name], mask) for name, mask in trainer.masks.items())
+    advised = int(re.findall(r"give every=(\d+), say", str(said[0].message))[0])
+    task = planted()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trainer, _ = start(task, method, sgd, sparsity=0.9, total_steps=90, every=advised)
+    masks = {name: mask.clone() for name, mask in trainer.masks.items()}
+    list(train(task, trainer, 90))
+    assert any(not torch.equal(masks[name], mask) for name, mask in trainer.masks.items())
+
+
+def test_a_clock_ticks_where_it_is_due() -> None:
+    """`ticks` says what counting says."""
+    run = start(planted(), "static", sgd, sparsity=0.9)[0].run
+    for every, begin, end, total in product((1, 2, 3, 7), (0.0, 0.3), (0.5, 1.0), (1, 2, 3, 8, 10)):
+        clock, run.total_steps = Clock(every, begin, end), total
+        assert clock.ticks(total) == any(clock.due(run, "test", done) for done in range(total + 1))

@@ -1,5 +1,6 @@
 """From the words of the door to a trainer."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.parse import parse_pattern
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.training import optimizers
-from rarefy.training.method import SparseMethod
+from rarefy.training.clock import Clock
+from rarefy.training.method import Exchanges, SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import GivenStart, dense_mask, require_kept
 from rarefy.training.state import WeightState
@@ -56,6 +58,8 @@ def begin(
         raise SparsityError(f"total_steps: {total_steps!r} is not a positive whole number of optimizer steps")
     if method.topology.needs_end and total_steps is None:
         raise SparsityError(f"{name}: total_steps is missing, and its schedule ends with the training; give it")
+    if isinstance(method.topology, Exchanges) and total_steps is not None:
+        _warn_if_still(name, method.topology.exchanges, total_steps)
     weights, _ = find_weights(model, ignore, embeddings=method.embeddings)
     density = _density(sparsity, support) if sparsity is not None or not isinstance(method.start, GivenStart) else 1.0
     densities = _densities(weights, density, support, allocation, method, state)
@@ -89,6 +93,19 @@ def begin(
         trainer.detach()
         raise
     return trainer
+
+
+def _warn_if_still(name: str, clock: Clock, total: int) -> None:
+    """Says that a method whose clock never ticks is one of masks that stand still."""
+    if clock.ticks(total):
+        return
+    last = round(clock.end * total)
+    remedy = f"give every={max(1, last // 10)}, say," if last > 1 else "train longer"
+    warnings.warn(
+        f"{name}: with total_steps={total} and every={clock.every} the masks never change: they would at multiples of "
+        f"{clock.every} steps before step {last}; the first masks stay to the end; {remedy} or accept it",
+        stacklevel=4,
+    )
 
 
 def _state(

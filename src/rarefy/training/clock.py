@@ -40,3 +40,8 @@ class Clock:
             return True
         first, last = self.window(run, where)
         return first <= done < last
+
+    def ticks(self, total: int) -> bool:
+        """Whether masks ever change in so many steps."""
+        first, last = round(self.begin * total), round(self.end * total)
+        return max(1, -(-first // self.every)) * self.every < last

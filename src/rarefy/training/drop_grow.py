@@ -89,6 +89,10 @@ class DropGrow:
     def needs_end(self) -> bool:
         return self.clock.needs_end or self.fraction is None
 
+    @property
+    def exchanges(self) -> Clock:
+        return self.clock
+
     def before(self, run: Run) -> bool:
         if not self.grow.before or not self.clock.due(run, "grow", run.step):
             return False

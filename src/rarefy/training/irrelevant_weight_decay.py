@@ -70,6 +70,10 @@ class InRounds:
     def needs_end(self) -> bool:
         return self.clock.needs_end
 
+    @property
+    def exchanges(self) -> Clock:
+        return self.clock
+
     def before(self, run: Run) -> bool:
         return False
 

@@ -17,6 +17,7 @@ from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.masked import Masked
 
 if TYPE_CHECKING:
+    from rarefy.training.clock import Clock
     from rarefy.training.run import Run
 
 
@@ -55,6 +56,15 @@ class Opens(Protocol):
 
     @abstractmethod
     def wants_gradient(self, run: "Run") -> bool: ...
+
+
+@runtime_checkable
+class Exchanges(Protocol):
+    """A topology that leaves the first masks as they are where the clock of its exchanges never ticks."""
+
+    @property
+    @abstractmethod
+    def exchanges(self) -> "Clock": ...
 
 
 @runtime_checkable

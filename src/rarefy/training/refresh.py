@@ -6,6 +6,7 @@ from typing import ClassVar
 from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Score
 from rarefy.scores.magnitude import Magnitude
+from rarefy.training.clock import Clock
 from rarefy.training.cut import cut
 from rarefy.training.run import Run
 
@@ -21,6 +22,10 @@ class Refresh:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise SparsityError(f"every: {self.every} is not a number of steps; give at least 1")
+
+    @property
+    def exchanges(self) -> Clock:
+        return Clock(self.every, 0.0, 1.0)
 
     def before(self, run: Run) -> bool:
         return False

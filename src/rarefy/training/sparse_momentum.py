@@ -34,6 +34,10 @@ class MoveByMomentum:
     fraction: Schedule | None = None
     needs_end: ClassVar[bool] = True
 
+    @property
+    def exchanges(self) -> Clock:
+        return self.clock
+
     def before(self, run: Run) -> bool:
         return False
 

@@ -38,6 +38,10 @@ class ConstantFanIn:
     instead: bool = True
     needs_end: ClassVar[bool] = True
 
+    @property
+    def exchanges(self) -> Clock:
+        return self.clock
+
     def before(self, run: Run) -> bool:
         if not self.clock.due(run, "srigl", run.step):
             return False

@@ -53,6 +53,10 @@ class Subspace:
     def needs_end(self) -> bool:
         return self.exchange.needs_end
 
+    @property
+    def exchanges(self) -> Clock:
+        return self.exchange.clock
+
     def before(self, run: Run) -> bool:
         learn_spread(run, self.kl, self.lr)
         if self.exchange.clock.due(run, "ssvi", run.step):

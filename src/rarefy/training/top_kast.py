@@ -12,6 +12,7 @@ from rarefy.core.registry import method
 from rarefy.core.shapes import Mask, Weight
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.patterns.unstructured import Layerwise
+from rarefy.training.clock import Clock
 from rarefy.training.method import SparseMethod
 from rarefy.training.refresh import Refresh
 from rarefy.training.run import Run
@@ -67,6 +68,10 @@ class RefreshBoth:
     @property
     def needs_end(self) -> bool:
         return self.end < 1.0
+
+    @property
+    def exchanges(self) -> Clock:
+        return Clock(self.refresh.every, 0.0, self.end)
 
     def before(self, run: Run) -> bool:
         return False
