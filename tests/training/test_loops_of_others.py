@@ -368,3 +368,14 @@ def test_a_trainer_that_could_not_begin_leaves_the_optimizer_free() -> None:
     with pytest.raises(ModelError, match="no state of a sparse trainer"):
         rarefy.sparse_training(task.model, made, "set", sparsity=0.5, state={})
     list(train(task, rarefy.sparse_training(task.model, made, "set", sparsity=0.5), 2))
+
+
+def test_the_state_of_the_generator_may_be_a_view_into_a_file() -> None:
+    """As `read_state` gives it: torch itself would read other bytes, or crash."""
+    trainer, _ = start(mlp(), "set", every=4)
+    saved = trainer.state_dict()
+    record = torch.cat([torch.zeros(1, dtype=torch.uint8), saved["generator"]])
+    other, _ = start(mlp(), "set", every=4)
+    torch.rand(3, generator=other.run.generator)
+    other.load_state_dict({**saved, "generator": record[1:]})
+    assert torch.equal(other.run.generator.get_state(), trainer.run.generator.get_state())

@@ -68,7 +68,7 @@ def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) ->
                 "the same checkpoint first, then the trainer's"
             )
     run.step = int(saved["step"])
-    run.generator.set_state(saved["generator"])
+    run.generator.set_state(saved["generator"].clone())  # torch reads views with an offset wrongly
     run.memory = {key: _copy(value) for key, value in saved["memory"].items()}
     run.young = {key: (index.clone(), age.clone()) for key, (index, age) in saved["young"].items()}
     for state in run.states:
