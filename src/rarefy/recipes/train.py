@@ -54,7 +54,7 @@ def sparse_training(
     >>> import torch
     >>> model = torch.nn.Linear(8, 4)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    >>> trainer = sparse_training(model, optimizer, "rigl", sparsity=0.75, total_steps=100)
+    >>> trainer = sparse_training(model, optimizer, "rigl", sparsity=0.75, total_steps=100, every=10)
     >>> model(torch.ones(2, 8)).sum().backward()
     >>> trainer.step()
     >>> int((model.weight != 0).sum())
