@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rarefy
@@ -124,16 +125,58 @@ def test_copies_and_detaching_give_ordinary_layers() -> None:
     _, trainer, _, task = run("rigl", "sparse")
     x = task.batches[0][0]
     twin = copy.deepcopy(task.model)
-    assert torch.equal(twin(x), task.model(x))
-    before = task.model(x)
+    assert type(twin[0]) is nn.Linear and twin[0].weight.shape == (64, 16)
+    first, before = twin(x), task.model(x)
+    assert torch.allclose(first, before, atol=1e-5)
     masks = trainer.masks
     trainer.detach()
     assert type(task.model[0]) is nn.Linear and task.model[0].weight.shape == (64, 16)
     assert torch.allclose(task.model(x), before, atol=1e-5)
     assert bool((task.model[2].weight[~masks["2"]] == 0).all())
-    assert torch.equal(twin(x), before)
+    assert torch.equal(twin(x), first)
     twin.load_state_dict(task.model.state_dict())
-    assert type(twin[0]) is nn.Linear and twin[0].weight.shape == (64, 16)
+    assert torch.equal(twin[0].weight, task.model[0].weight)
+
+
+@pytest.mark.parametrize("task", [loops.mlp, loops.convnet])
+def test_a_running_average_is_that_of_dense_training_or_an_error(task: Callable[[], loops.Task]) -> None:
+    """Packed values change their places, so values with values would average different weights."""
+    found = {}
+    for runtime in ("dense", "sparse"):
+        made = task()
+        settings: dict[str, Any] = {"total_steps": 48, "sparsity": 0.8, "every": 4, "runtime": runtime}
+        trainer = rarefy.sparse_training(made.model, loops.sgd(made.model), "rigl", **settings)
+        average = AveragedModel(made.model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
+        for step in range(12):
+            list(loops.train(made, trainer, 1, first=step))
+            if runtime == "sparse":
+                assert "sparse" in trainer.runtime.values()
+                with pytest.raises(RuntimeError, match="size of tensor"):
+                    AveragedModel(made.model).update_parameters(made.model)
+            trainer.unpack()
+            average.update_parameters(made.model)
+        found[runtime] = average.module.state_dict()
+    for name, value in found["dense"].items():
+        assert torch.allclose(value, found["sparse"][name], atol=1e-4), name
+
+
+def test_averages_of_state_dicts_need_nothing() -> None:
+    """As some libraries keep them: in place, in the state dict of a copy."""
+    _, trainer, _, task = run("rigl", "sparse", steps=4)
+    average = copy.deepcopy(task.model)
+    list(loops.train(task, trainer, 8, first=4))
+    for held, new in zip(average.state_dict().values(), task.model.state_dict().values(), strict=True):
+        held.copy_(new)
+    x = task.batches[0][0]
+    assert torch.allclose(average(x), task.model(x), atol=1e-5)
+
+
+def test_values_that_torch_would_spread_over_a_copy_stay_dense() -> None:
+    """Ten rows at 90 %: as many values as a row has entries, which torch copies into every row without an error."""
+    model = nn.Linear(40, 10)
+    trainer = rarefy.sparse_training(model, loops.adam(model), "static", sparsity=0.9, runtime="sparse")
+    assert next(iter(trainer.runtime.values())).startswith("dense: it keeps one value or as many")
+    AveragedModel(model).update_parameters(model)
 
 
 def test_accumulated_gradients_count_for_growth() -> None:
@@ -257,9 +300,10 @@ def test_a_packed_model_is_copied_and_pickled_between_backward_and_step() -> Non
     torch.save(task.model, file)
     file.seek(0)
     x = task.batches[0][0]
-    for twin in (copy.deepcopy(task.model), torch.load(file, weights_only=False)):
-        assert torch.equal(twin(x), task.model(x))
-        assert twin[0].packing.watch is None
+    read = torch.load(file, weights_only=False)
+    assert torch.equal(read(x), task.model(x))
+    assert read[0].packing.watch is None
+    assert torch.allclose(copy.deepcopy(task.model)(x), task.model(x), atol=1e-5)
 
 
 def test_auto_asks_again_after_everything_was_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:

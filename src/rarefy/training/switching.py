@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from rarefy.core.errors import unknown_name
 from rarefy.training import optimizers
 from rarefy.training.masked import Masked
 from rarefy.training.method import Opens, SparseMethod
+from rarefy.training.packable import why_never, why_not, why_not_now
 from rarefy.training.run import Run
 from rarefy.training.runtime import faces
 from rarefy.training.runtime.faces import Packing
@@ -55,8 +55,8 @@ class Switching:
 
     def __init__(self, run: Run, method: SparseMethod, mode: str) -> None:
         self.run, self.mode, self._topology = run, mode, method.topology
-        general = "runtime='dense'" if mode == "dense" else _why_not(run, method)
-        self._reasons = {state.name: general or _why_not_weight(state) for state in run.states}
+        general = "runtime='dense'" if mode == "dense" else why_never(run, method)
+        self._reasons = {state.name: general or why_not(state) for state in run.states}
         self._sizes: dict[str, InputSize] = {}
         self._asked: dict[str, Any] = {}
         self._hooks: list[Any] = []
@@ -77,7 +77,9 @@ class Switching:
         """Of each weight: "sparse", or "dense" with the reason."""
         now = "not measured to be faster" if self.mode == "auto" else "nothing is dropped yet"
         return {
-            state.name: "sparse" if state.packed is not None else f"dense: {self._reasons[state.name] or now}"
+            state.name: "sparse"
+            if state.packed is not None
+            else f"dense: {self._reasons[state.name] or why_not_now(state) or now}"
             for state in self.run.states
         }
 
@@ -92,7 +94,7 @@ class Switching:
 
     def _choose(self, state: WeightState) -> None:
         if self.mode == "sparse":
-            if state.packed is None and state.kept < state.size:
+            if state.packed is None and state.kept < state.size and not why_not_now(state):
                 self.pack(state)
             return
         shape, density = self._sizes[state.name].shape, state.kept / state.size
@@ -105,7 +107,7 @@ class Switching:
         layer, images = faces.layer_of(state.weight.module, shape)
         at = math.exp(question[1] * _STEP)
         gain = faster(layer, images, at).ratio if density <= _DENSEST else 0.0
-        if state.packed is None and gain > _GAIN:
+        if state.packed is None and gain > _GAIN and not why_not_now(state):
             self.pack(state)
         elif state.packed is not None and gain < _LOSS:
             self.unpack(state)
@@ -133,7 +135,7 @@ class Switching:
     def pack_named(self, names: list[str]) -> None:
         """Packs what a checkpoint says was packed, where that is possible here."""
         for state in self._able():
-            if state.name in names and state.packed is None:
+            if state.name in names and state.packed is None and not why_not_now(state):
                 self.pack(state)
 
     def release(self, module: nn.Module) -> bool:
@@ -157,7 +159,7 @@ class Switching:
         try:
             yield
         finally:
-            if state.kept < state.size:
+            if state.kept < state.size and not why_not_now(state):
                 self.pack(state)
 
     def end(self) -> None:
@@ -183,25 +185,3 @@ class Switching:
             held = dict(optimizers.entries(optimizer, parameter))
             dense = {name: topology.scatter(value).view(shape) for name, value in held.items()}
             saved["state"][number] = {**saved["state"][number], **dense}
-
-
-def _why_not(run: Run, method: SparseMethod) -> str | None:
-    """Why no layer of the run can be packed."""
-    if not isinstance(method.transform, Masked) or method.transform.wants_dense_grad or method.penalty is not None:
-        return "the method needs dense weights or gradients at every step"
-    if not isinstance(method.topology, Opens):
-        return "the method looks at dense weights at every step"
-    if method.prepare is not None:
-        return "the method has layers of its own"
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return "training is distributed: the ranks share gradients of dense shape"
-    if type(run.optimizer) not in optimizers.ENTRYWISE:
-        return f"{type(run.optimizer).__name__} is not known to treat every weight by itself"
-    return None
-
-
-def _why_not_weight(state: WeightState) -> str | None:
-    """Why this weight cannot be packed."""
-    if len(state.weight.modules) > 1 or state.weight.aliases:
-        return "several layers share it"
-    return faces.why_not(state.weight.module)

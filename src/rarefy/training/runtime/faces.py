@@ -1,9 +1,11 @@
 """The sparse face of an ordinary layer: the same module and the same parameter, which holds the kept values only.
 
 A layer is packed and unpacked in place: the optimizer and everything that holds the module go on with the same objects.
-Packed, `module.weight` is `(nnz,)`; state dicts show the dense weight with its zeros all the same.
+Packed, `module.weight` is `(nnz,)`; state dicts show the dense weight with its zeros all the same, and so do deep
+copies: an average of values whose places move would be of different weights.
 """
 
+import copy
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -27,8 +29,8 @@ Along = Callable[[Topology, tuple[int, ...]], None]
 class Packing:
     """What a packed layer has beside its values: where they belong, the dense shape, and who watches its gradient.
 
-    open: asks the trainer for the dense face, optimizer memory and all. A copy of the layer, pickled or not, has
-    neither that nor the watch: it belongs to no trainer.
+    open: asks the trainer for the dense face, optimizer memory and all. A pickled layer has neither that nor the watch:
+    it belongs to no trainer.
     """
 
     def __init__(self, topology: Topology, shape: tuple[int, ...]) -> None:
@@ -54,7 +56,7 @@ class Packing:
 
 
 class _Packed:
-    """Of both kinds of layer: state dicts are those of the dense one."""
+    """Of both kinds of layer: state dicts and deep copies are those of the dense one."""
 
     packing: Packing
     weight: Tensor
@@ -74,6 +76,14 @@ class _Packed:
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
         values = self.weight if keep_vars else self.weight.detach()
         destination[prefix + "weight"] = self.packing.topology.scatter(values).view(self.packing.shape)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        values = self.packing.topology.scatter(self.weight.detach()).view(self.packing.shape)
+        memo[id(self.weight)] = nn.Parameter(values, requires_grad=self.weight.requires_grad)
+        dense = _DENSE[type(self)]  # type: ignore[index]
+        twin = memo[id(self)] = dense.__new__(dense)
+        twin.__dict__.update(copy.deepcopy({k: v for k, v in self.__dict__.items() if k != "packing"}, memo))
+        return twin
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Dense again first, here and for the trainer: what is loaded may have other zeros."""

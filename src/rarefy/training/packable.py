@@ -1,0 +1,42 @@
+"""Which runs and weights can be trained on their kept values only, and why others cannot."""
+
+import torch.distributed as dist
+
+from rarefy.training import optimizers
+from rarefy.training.masked import Masked
+from rarefy.training.method import Opens, SparseMethod
+from rarefy.training.run import Run
+from rarefy.training.runtime import faces
+from rarefy.training.state import WeightState
+
+
+def why_never(run: Run, method: SparseMethod) -> str | None:
+    """Why no layer of the run can be packed."""
+    if not isinstance(method.transform, Masked) or method.transform.wants_dense_grad or method.penalty is not None:
+        return "the method needs dense weights or gradients at every step"
+    if not isinstance(method.topology, Opens):
+        return "the method looks at dense weights at every step"
+    if method.prepare is not None:
+        return "the method has layers of its own"
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return "training is distributed: the ranks share gradients of dense shape"
+    if type(run.optimizer) not in optimizers.ENTRYWISE:
+        return f"{type(run.optimizer).__name__} is not known to treat every weight by itself"
+    return None
+
+
+def why_not(state: WeightState) -> str | None:
+    """Why this weight cannot be packed."""
+    if len(state.weight.modules) > 1 or state.weight.aliases:
+        return "several layers share it"
+    return faces.why_not(state.weight.module)
+
+
+def why_not_now(state: WeightState) -> str | None:
+    """Why a weight that is dense cannot be packed at its count: torch would spread such values over a dense weight.
+
+    Deep copies are dense. Where a copy is averaged with the packed parameters, all other counts are an error of torch.
+    """
+    if state.packed is None and state.kept in (1, state.weight.parameter.shape[-1]):
+        return "it keeps one value or as many as the weight is wide, which averaging a copy would spread over its rows"
+    return None
