@@ -248,6 +248,28 @@ def test_layers_without_kernels_stay_dense_and_say_so() -> None:
     list(loops.train(task, trainer, 2))
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_an_encoder_layer_is_evaluated_as_it_was_trained(activation: str) -> None:
+    """In evaluation torch takes a shortcut that reads the weights of its linears itself."""
+    task = loops.transformer()
+    task.model.block = nn.TransformerEncoderLayer(16, 2, 32, 0.0, activation, batch_first=True)
+    optimizer, settings = loops.adam(task.model), {"sparsity": 0.8, "total_steps": 40, "every": 5}
+    trainer = rarefy.sparse_training(task.model, optimizer, "rigl", runtime="sparse", **settings)
+    list(loops.train(task, trainer, 10))
+    assert trainer.runtime["block.linear1"] == trainer.runtime["block.linear2"] == "sparse"
+    x = task.batches[0][0]
+    trained = task.model(x).detach()
+    task.model.eval()
+    with torch.no_grad():
+        assert torch.allclose(task.model(x), trained, atol=1e-5)
+        stack = nn.TransformerEncoder(task.model.block, 2)
+        stack.layers[0] = task.model.block
+        assert stack.eval()(x, src_key_padding_mask=torch.zeros(32, 6, dtype=torch.bool)).shape == x.shape
+        trainer.detach()
+        assert task.model.block.activation_relu_or_gelu == {"relu": 1, "gelu": 2}[activation]
+        assert torch.allclose(task.model(x), trained, atol=1e-5)
+
+
 @pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("method", ["rigl", "dst-ee"])
 def test_a_batch_that_was_skipped_does_not_count_for_growth(method: str, to_none: bool) -> None:

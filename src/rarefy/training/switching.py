@@ -13,7 +13,7 @@ from torch import nn
 
 from rarefy.core.errors import unknown_name
 from rarefy.training import optimizers
-from rarefy.training.masked import Masked
+from rarefy.training.fast_path import FastPath
 from rarefy.training.method import Opens, SparseMethod
 from rarefy.training.packable import why_never, why_not, why_not_now
 from rarefy.training.run import Run
@@ -60,6 +60,7 @@ class Switching:
         self._sizes: dict[str, InputSize] = {}
         self._asked: dict[str, Any] = {}
         self._hooks: list[Any] = []
+        self._fast_path = FastPath(run.model)
         if not self._able():
             return
         self._hooks = [
@@ -118,11 +119,13 @@ class Switching:
         along = partial(optimizers.gather, self.run.optimizer, parameter)
         state.close(faces.pack_module(module, state.mask, along))
         self._packing(state).open = weakref.ref(self)
+        self._fast_path.look(module)
 
     def unpack(self, state: WeightState) -> None:
         """The dense weight, its gradient and optimizer memory are there again, zeros where nothing is kept."""
         along = partial(optimizers.scatter, self.run.optimizer, state.weight.parameter)
         faces.unpack_module(state.weight.module, along)
+        self._fast_path.look(state.weight.module)
         state.open()
 
     def unpack_all(self) -> None:

@@ -116,6 +116,11 @@ _PACKED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: PackedLinear, nn.C
 _DENSE = {packed: dense for dense, packed in _PACKED.items()}
 
 
+def is_packed(module: nn.Module) -> bool:
+    """Whether a layer has its sparse face now."""
+    return type(module) in _DENSE
+
+
 def why_not(module: nn.Module) -> str | None:
     """Why a layer has no sparse face; None where it has one."""
     if type(module) not in _PACKED and type(module) not in _DENSE:
