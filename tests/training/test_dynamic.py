@@ -278,6 +278,16 @@ def test_teddy_keeps_the_count_of_the_whole_model_while_its_support_moves() -> N
         assert int((supports[0] ^ supports[-1]).sum()) > 20
         returned = [(b & ~a).any() for a, b in pairwise(supports)]
         assert sum(bool(r) for r in returned) > 10
+def test_tables_with_sparse_gradients_are_refused_at_the_beginning() -> None:
+    model = nn.ModuleDict({"item": nn.Embedding(60, 16, sparse=True), "user": nn.Embedding(80, 16)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    settings = {"sparsity": 0.8, "total_steps": 40}
+    with pytest.raises(ModelError, match=r"item: an Embedding with sparse=True.*; make it with sparse=False"):
+        rarefy.sparse_training(model, optimizer, "dsl-recommendation", **settings)
+    trainer = rarefy.sparse_training(model, optimizer, "dsl-recommendation", ignore=["item"], **settings)
+    assert list(trainer.masks) == ["user"]
+
+
 
     assert_beats_impostor(check, "teddy", "static")
 

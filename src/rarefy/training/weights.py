@@ -65,6 +65,12 @@ def find_weights(
         if any(matches(name, patterns) for name in names):
             ignored.extend(names)
             continue
+        for name, module, _ in group:
+            if embeddings and getattr(module, "sparse", False):
+                raise ModelError(
+                    f"{name}: an {type(module).__name__} with sparse=True, whose gradient lacks the rows that no token "
+                    f"asked for; make it with sparse=False, or leave it alone with ignore=[{name!r}]"
+                )
         modules = tuple({id(module): module for _, module, _ in group}.values())
         weights.append(Site(names[0], modules, tuple(dict.fromkeys(names[1:])), group[0][2]))
     if not weights:
