@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from rarefy.core.errors import DataError, ModelError, SparsityError
 from rarefy.training.clock import Clock
 from rarefy.training.srigl import ConstantFanIn
 from rarefy.training.teddy import edge_scores, keep_edges
-from training.loops import Task, mlp, sgd, start, train
+from training.loops import Task, adam, mlp, sgd, start, train
 
 INFORMATIVE, INPUTS = 20, 100
 
@@ -130,6 +131,35 @@ def test_sparse_momentum_moves_weights_between_layers_and_keeps_their_number() -
         counts.add(tuple(state.kept for state in trainer.run.states))
     assert len({sum(c) for c in counts}) == 1
     assert len(counts) > 3
+
+
+@pytest.mark.parametrize(
+    ("method", "sparsity", "more"), [("teddy", 0.98, {}), ("sparse-momentum", 0.995, {"every": 5})]
+)
+def test_a_layer_that_is_down_to_one_weight_is_named(method: str, sparsity: float, more: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    layers = nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4)
+    task = Task(nn.Sequential(*layers), [])
+    x = torch.randn(256, 64, generator=torch.Generator().manual_seed(1))
+    task.batches = [(x, x[:, :4].abs().argmax(1))]
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.1, momentum=0.9)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer = rarefy.sparse_training(task.model, optimizer, method, sparsity=sparsity, total_steps=80, **more)
+        alone = set()
+        for _ in train(task, trainer, 80):
+            alone |= {state.name for state in trainer.run.states if state.kept == 1}
+    assert alone
+    texts = [str(one.message) for one in said if "one weight is left of" in str(one.message)]
+    named = [name for text in texts for name in text.split("left of ")[1].split(", which")[0].split(", ")]
+    assert sorted(named) == sorted(alone)  # each of them, and once
+
+
+def test_a_share_of_less_than_two_weights_is_no_collapse() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = nn.Linear(10, 1)
+        rarefy.sparse_training(model, adam(model), "set", sparsity=0.9, allocation="uniform", total_steps=10)
 
 
 def test_sparse_momentum_needs_momentum_and_free_entries() -> None:
@@ -247,6 +277,16 @@ def test_popular_items_get_more_live_entries() -> None:
     assert_beats_impostor(check, "dsl-recommendation", "static")
 
 
+def test_tables_with_sparse_gradients_are_refused_at_the_beginning() -> None:
+    model = nn.ModuleDict({"item": nn.Embedding(60, 16, sparse=True), "user": nn.Embedding(80, 16)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    settings = {"sparsity": 0.8, "total_steps": 40}
+    with pytest.raises(ModelError, match=r"item: an Embedding with sparse=True.*; make it with sparse=False"):
+        rarefy.sparse_training(model, optimizer, "dsl-recommendation", **settings)
+    trainer = rarefy.sparse_training(model, optimizer, "dsl-recommendation", ignore=["item"], **settings)
+    assert list(trainer.masks) == ["user"]
+
+
 def test_teddy_scores_edges_as_a_loop_does() -> None:
     torch.manual_seed(0)
     nodes = 30
@@ -278,16 +318,6 @@ def test_teddy_keeps_the_count_of_the_whole_model_while_its_support_moves() -> N
         assert int((supports[0] ^ supports[-1]).sum()) > 20
         returned = [(b & ~a).any() for a, b in pairwise(supports)]
         assert sum(bool(r) for r in returned) > 10
-def test_tables_with_sparse_gradients_are_refused_at_the_beginning() -> None:
-    model = nn.ModuleDict({"item": nn.Embedding(60, 16, sparse=True), "user": nn.Embedding(80, 16)})
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    settings = {"sparsity": 0.8, "total_steps": 40}
-    with pytest.raises(ModelError, match=r"item: an Embedding with sparse=True.*; make it with sparse=False"):
-        rarefy.sparse_training(model, optimizer, "dsl-recommendation", **settings)
-    trainer = rarefy.sparse_training(model, optimizer, "dsl-recommendation", ignore=["item"], **settings)
-    assert list(trainer.masks) == ["user"]
-
-
 
     assert_beats_impostor(check, "teddy", "static")
 

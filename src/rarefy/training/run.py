@@ -26,7 +26,8 @@ class Run:
     the same on all ranks; batches, loss: what the user gave for methods that look at the loss; memory: what the
     topology remembers across weights (plain numbers and tensors, saved with the checkpoint); young: flat positions and
     ages of what has just grown; opener: of packed weights, see `opened`; finish: what `correct_young` left to do after
-    the step; said_unknown: whether the warning about the optimizer has been given.
+    the step; said_unknown: whether the warning about the optimizer has been given; collapsed: weights that a mask left
+    one entry of, and whether the user knows.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Run:
     opener: Callable[[WeightState], AbstractContextManager[None]] | None = None
     finish: list[fresh_steps.Finish] = field(default_factory=list)
     said_unknown: bool = False
+    collapsed: dict[str, bool] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> WeightState:
         return next(state for state in self.states if state.name == name)
@@ -83,6 +85,8 @@ class Run:
         mask = self.agreed(mask & state.extra[SOURCE] if SOURCE in state.extra else mask)
         dropped, fresh = state.mask & ~mask, mask & ~state.mask
         state.mask = mask
+        if state.name not in self.collapsed and state.kept == 1 and self.density * state.size >= 2:
+            self.collapsed[state.name] = False
         if state.explored is not None:
             state.explored |= mask
         if state.master is not None:
@@ -91,6 +95,19 @@ class Run:
         state.put(value * mask)
         if not self.keeps_memory:
             self.forget(state, dropped | fresh, fresh)
+
+    def tell_of_collapse(self) -> None:
+        """Warns of weights that have come down to the one entry which is kept in any case, once each."""
+        names = [name for name, told in self.collapsed.items() if not told]
+        if names:
+            self.collapsed.update(dict.fromkeys(names, True))
+            warnings.warn(
+                f"sparse training, step {self.step}: one weight is left of {', '.join(names)}, which is kept because "
+                "no layer may be empty: hardly anything passes there; ask for less sparsity, leave small layers dense "
+                "with ignore=[...], or take a method or an allocation that keeps every layer's share",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def forget(self, state: WeightState, changed: Mask, fresh: Mask) -> None:
         """Lets the optimizer forget the changed entries; the fresh ones among them begin as in a new optimizer."""

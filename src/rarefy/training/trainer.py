@@ -181,6 +181,7 @@ class SparseTrainer:
             if state.master is not None:
                 state.put(self.method.transform.view(state.master, state))
         self._switching.prepare()
+        self.run.tell_of_collapse()
 
     def _penalty_gradients(self) -> list[Tensor | None]:
         if self.method.penalty is None:
