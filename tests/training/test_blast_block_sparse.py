@@ -61,3 +61,10 @@ def test_fresh_blocks_are_those_of_the_largest_gradients_and_begin_at_zero() -> 
 def test_shares_are_checked() -> None:
     with pytest.raises(SparsityError, match="no share of the blocks"):
         blast_block_sparse(fresh=1.0)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "t2:4"])
+def test_patterns_of_one_density_are_refused_at_the_beginning(pattern: str) -> None:
+    model = mlp().model
+    with pytest.raises(SparsityError, match=r"blast-block-sparse: the density falls .* give blocks"):
+        rarefy.sparse_training(model, adam(model), "blast-block-sparse", pattern=pattern, total_steps=20)

@@ -207,7 +207,7 @@ def test_the_trainer_of_transformers_resumes_where_it_was(tmp_path: Path) -> Non
     assert trainer.step_count == 16
     assert all(torch.equal(a, b) for a, b in zip(weights_of(again), weights_of(whole), strict=True))
     (tmp_path / "run" / "checkpoint-8" / "rarefy_trainer.pt").unlink()
-    with pytest.raises(ModelError, match="is missing"):
+    with pytest.raises(ModelError, match=r"is missing.*copy the folder that you resume from there"):
         run(tmp_path / "run", str(tmp_path / "run" / "checkpoint-8"))
 
 
@@ -326,6 +326,17 @@ def test_changing_batch_sizes_and_layers_that_a_step_does_not_use() -> None:
         trainer.step()
         trainer.zero_grad()
     assert trainer.sparsity == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize("runtime", ["dense", "sparse"])
+def test_a_layer_that_was_replaced_is_an_error_of_the_next_step(runtime: str) -> None:
+    task = mlp()
+    settings = {"sparsity": 0.75, "total_steps": 20, "every": 2, "runtime": runtime}
+    trainer = rarefy.sparse_training(task.model, adam(task.model), "rigl", **settings)
+    list(train(task, trainer, 3))
+    task.model[4] = nn.Linear(64, 8)
+    with pytest.raises(ModelError, match=r"step 3: 4 is not in the model any more.*make the optimizer and the trainer"):
+        list(train(task, trainer, 1, first=3))
 
 
 def test_ignored_and_frozen_layers_stay_as_they_are() -> None:

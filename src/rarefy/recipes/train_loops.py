@@ -32,7 +32,11 @@ def transformers_callback(method: Any, **arguments: Any) -> Any:
             if state.global_step:
                 path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _FILE
                 if not path.exists():
-                    raise ModelError(f"{path}: is missing, so sparse training cannot go on from this checkpoint")
+                    raise ModelError(
+                        f"{path}: is missing, so sparse training cannot go on from this checkpoint; its state is read "
+                        "from the checkpoint's folder in output_dir: copy the folder that you resume from there, or "
+                        "give the output_dir of the run that wrote it"
+                    )
                 options["state"] = read_state(path)
             if self.trainer is not None:
                 self.trainer.detach()  # of a training that was broken off

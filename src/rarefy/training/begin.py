@@ -19,7 +19,7 @@ from rarefy.patterns.parse import parse_pattern
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.training import optimizers
 from rarefy.training.clock import Clock
-from rarefy.training.method import Exchanges, SparseMethod
+from rarefy.training.method import Chooses, Exchanges, SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import GivenStart, dense_mask, require_kept
 from rarefy.training.state import WeightState
@@ -48,6 +48,8 @@ def begin(
     """A trainer for a method, its first masks chosen; see `rarefy.sparse_training`, which finds the method by name."""
     require_mode(runtime)
     support = _pattern(pattern, method.pattern)
+    if isinstance(method.topology, Chooses) and (why := method.topology.why_not(support)):
+        raise SparsityError(f"{name}: {why}")
     inner = optimizers.unwrap(optimizer)
     if isinstance(inner, torch.optim.LBFGS):
         raise ModelError(

@@ -10,6 +10,7 @@ from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import method
 from rarefy.patterns.block import Block
+from rarefy.patterns.fixed import fixed_density
 from rarefy.training.clock import Clock
 from rarefy.training.gradual import how_far
 from rarefy.training.method import SparseMethod
@@ -37,6 +38,11 @@ class PruneAndGrow:
                 with run.opened(state):
                     self._choose(run, state, left)
         return False
+
+    def why_not(self, pattern: Pattern) -> str | None:
+        if fixed_density(pattern) is None:
+            return None
+        return f"the density falls from 1 step by step, {pattern} has but one; give blocks, as in pattern='block:16x16'"
 
     def wants_gradient(self, run: Run) -> bool:
         return how_far(self.clock, self.schedule, run) is not None

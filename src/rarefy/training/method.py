@@ -68,6 +68,14 @@ class Exchanges(Protocol):
 
 
 @runtime_checkable
+class Chooses(Protocol):
+    """A topology that cannot keep to every pattern: says why not to this one, None where it can."""
+
+    @abstractmethod
+    def why_not(self, pattern: Pattern) -> str | None: ...
+
+
+@runtime_checkable
 class Penalty(Protocol):
     """A term of the loss in all trained weights together; its gradient is added before the optimizer's step."""
 

@@ -193,8 +193,21 @@ class SparseTrainer:
                 return [None] * len(leaves)
             return list(torch.autograd.grad(value, leaves, allow_unused=True))
 
+    def _check_model(self) -> None:
+        """Weights without a gradient may have left the model: what came in their place is in no mask."""
+        idle = [state for state in self.run.states if state.weight.parameter.grad is None]
+        here = {id(parameter) for parameter in self.run.model.parameters()} if idle else set()
+        for state in idle:
+            if id(state.weight.parameter) not in here:
+                raise ModelError(
+                    f"step {self.run.step}: {state.name} is not in the model any more: the layer was replaced after "
+                    "sparse training began, and what took its place is dense; replace layers first, then make the "
+                    "optimizer and the trainer anew (trainer.detach() ends this one)"
+                )
+
     def _check_gradients(self) -> None:
         """Nothing has been touched yet when this raises."""
+        self._check_model()
         if all(state.weight.parameter.grad is None for state in self.run.states):
             raise DataError(
                 f"step {self.run.step}: no trained weight has a gradient; call loss.backward() before trainer.step(), "
