@@ -54,7 +54,7 @@ def variance_stays(rescale: bool) -> None:
     assert 1 / 3 < variance(rescale=rescale, score=Random()) < 3
 
 
-def test_rescaling_brings_the_signal_back() -> None:
+def test_rescaling_brings_the_signal_back_behind_random_masks() -> None:
     assert_beats_impostor(variance_stays, True, False)
 
 

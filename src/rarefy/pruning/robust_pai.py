@@ -26,6 +26,8 @@ def robust_pai(
 ) -> OneShot:
     """Sensitivity pruning of an untrained net over all layers, each rescaled back to the edge of chaos.
 
+    With the default score the rescaling overshoots without bound in deep nets of ReLUs, because such masks depend on
+    the signal, which the paper's formula leaves out: take score=Random() or rescale=False there.
     inputs=True measures the rescaling on data (see `solvers.edge_of_chaos`). `rarefy.analysis.edge_of_chaos`
     initialises a net there, and reports which layers survive.
     """
