@@ -194,6 +194,15 @@ def test_carry_must_be_a_folder(tmp_path) -> None:
         save(bert(), tmp_path / "out", carry=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_that_is_nearly_all_embedding_is_not_too_large_for_its_file(tmp_path, tied) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=9000, tie_word_embeddings=tied, **sizes)).eval()
+    save(model, tmp_path)
+    found, expected = load(tmp_path).state_dict(), model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 def test_companions_come_from_where_the_model_does(tmp_path) -> None:
     """Of transformers' loading and of ours; not of a folder that is gone, nor against the user's word."""
     source = tmp_path / "source"

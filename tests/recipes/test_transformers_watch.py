@@ -59,7 +59,7 @@ def test_it_can_be_switched_off(bert) -> None:
 
 def test_nothing_is_imported_before_transformers_is() -> None:
     said = (
-        "print(sorted({'torch', 'rarefy', 'transformers', 'typing', 'warnings'} & (set(sys.modules) - before)), "
+        "print(sorted({'torch', 'rarefy', 'transformers'} & (set(sys.modules) - before)), "
         "[type(f).__module__ for f in sys.meta_path].count('_rarefy_transformers'))"
     )
     text = f"import sys; before = set(sys.modules); import site; site.addsitedir(sys.argv[1]); {said}"
@@ -67,13 +67,10 @@ def test_nothing_is_imported_before_transformers_is() -> None:
     assert done.stdout.split("] ")[0] == "[" and int(done.stdout.split()[-1]) == 1
 
 
-def test_a_rarefy_that_fails_leaves_transformers_usable(tmp_path) -> None:
+def test_a_rarefy_that_fails_leaves_transformers_usable() -> None:
     """Another release's files, half an uninstall: a warning, and transformers as it was."""
-    for name in ("_rarefy_transformers.py", "rarefy_transformers.pth"):
-        (tmp_path / name).write_bytes((SOURCES / name).read_bytes())
-    (tmp_path / "rarefy").mkdir()
-    (tmp_path / "rarefy" / "__init__.py").write_text("raise OSError('half of it is gone')\n")
-    text = "sys.path.insert(0, sys.argv[1]); import transformers; print(transformers.BertModel.__name__)"
-    done = program(text, tmp_path)
+    name = "rarefy.recipes.hf_quantizer"
+    text = f"sys.modules['{name}'] = None; import transformers; print(transformers.BertModel.__name__)"
+    done = program(text, SOURCES)
     assert done.returncode == 0 and done.stdout == "BertModel\n"
-    assert "half of it is gone" in done.stderr and "left as it is" in done.stderr
+    assert name in done.stderr and "left as it is" in done.stderr

@@ -159,7 +159,7 @@ def test_a_share_of_less_than_two_weights_is_no_collapse() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = nn.Linear(10, 1)
-        rarefy.sparse_training(model, adam(model), "set", sparsity=0.9, allocation="uniform", total_steps=10)
+        rarefy.sparse_training(model, adam(model), "set", sparsity=0.9, allocation="uniform", every=2, total_steps=10)
 
 
 def test_sparse_momentum_needs_momentum_and_free_entries() -> None:

@@ -4,8 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +12,7 @@ from rarefy.core.density import density_of
 from rarefy.core.errors import SparsityError
 from rarefy.core.registry import lookup
 from rarefy.engine.rivals import find
+from rarefy.ops import build
 from rarefy.patterns.parse import parse_pattern
 from rarefy.pruning.resolve import resolve_method
 from rarefy.recipes.comparison.digest import code_digest, digest
@@ -88,8 +87,5 @@ def _data(task: Task) -> str:
 
 def _code() -> str:
     """Its version, and a sum over its source, torch's version and the native module."""
-    sha = hashlib.sha256(code_digest(("",)).encode())
-    native = find_spec("rarefy._native")
-    if native is not None and native.origin is not None:
-        sha.update(Path(native.origin).read_bytes())
+    sha = hashlib.sha256(f"{code_digest(('',))} {build()}".encode())
     return f"{version('rarefy')} {sha.hexdigest()[:16]}"

@@ -112,7 +112,7 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     try:
         quiet.disable_progress_bar()
         held = shapes(contents)
-        times = 16 if split_modules(held) else 8 if contents.widths.resized else 2
+        times = 32 if split_modules(held) else 16 if contents.widths.resized else 8
         with room_for(held, folder, times):
             config = config_of(raw, folder)
             cls = class_of(raw, config, folder)
@@ -210,14 +210,15 @@ def type_key() -> str:
 
 
 @contextmanager
-def room_for(sizes: Mapping[str, tuple[int, ...]], folder: Path, times: int = 2) -> Iterator[None]:
+def room_for(sizes: Mapping[str, tuple[int, ...]], folder: Path, times: int = 8) -> Iterator[None]:
     """Refuses a config that asks for far more than the file holds, before it costs time or memory.
 
-    sizes: of the tensors in the file; times: what may be built against them: a tied weight is made twice, and of layers
-    that were cut or split the config asks for more.
+    sizes: of the tensors in the file; times: what may be registered against them: each parameter is when it is built
+    and when it is put in place, a tied one at both its names, and of layers that were cut or split the config asks for
+    more. None of it takes memory; buffers do.
     """
     held = sum(math.prod(shape) for shape in sizes.values())
-    most_tensors, most_entries, most_bytes = 4 * len(sizes) + 1000, times * held + 2**16, 8 * times * held + _TABLES
+    most_tensors, most_entries, most_bytes = 4 * len(sizes) + 1000, times * held + 2**16, 16 * held + _TABLES
     owner, tensors, entries, size = threading.get_ident(), 0, 0, 0
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
