@@ -261,3 +261,13 @@ def test_a_tensor_of_eight_columns_has_no_padding_to_check() -> None:
 def test_what_has_no_zeros_is_refused() -> None:
     with pytest.raises(DTypeError, match=r"torch\.bool has no zeros to leave out"):
         Packed.from_dense(torch.ones(2, 2).bool())
+
+
+@pytest.mark.parametrize("width", [1, 3, 9, 4096])
+def test_dense_again_by_parts(width: int) -> None:
+    """Rows of few bits, more of them than are looked at together; one kept entry says which row it is."""
+    rows = 3 * 2**16 // -(-width // 8) + 5
+    entries = torch.arange(rows * width, dtype=torch.int32).reshape(rows, width)
+    entries[torch.rand(rows, width, generator=torch.Generator().manual_seed(0)) < 0.7] = 0
+    assert torch.equal(Packed.from_dense(entries.float()).to_dense(), entries.float())
+    assert torch.equal(Packed.from_dense(torch.zeros(rows, width)).to_dense(), torch.zeros(rows, width))

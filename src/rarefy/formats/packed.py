@@ -77,5 +77,10 @@ class Packed:
         """The dense tensor with exact zeros."""
         values = self.matrix.values
         dense = torch.zeros(self.matrix.shape, dtype=_INTEGER_OF_SIZE[values.element_size()])
-        dense[unpack_bits(self.matrix.bits, self.matrix.shape[1])] = as_integers(values)
+        left, below = as_integers(values), dense
+        for bits in by_parts(self.matrix.bits):
+            mask = unpack_bits(bits, self.matrix.shape[1])
+            count = int(mask.count_nonzero())
+            below[: len(bits)][mask] = left[:count]
+            left, below = left[count:], below[len(bits) :]
         return dense.view(values.dtype).reshape(self.shape)
