@@ -112,8 +112,7 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     try:
         quiet.disable_progress_bar()
         held = shapes(contents)
-        times = 32 if split_modules(held) else 16 if contents.widths.resized else 8
-        with room_for(held, folder, times):
+        with room_for(held, folder, 32 if split_modules(held) else 8):
             config = config_of(raw, folder)
             cls = class_of(raw, config, folder)
             model, info = _resizing(cls, contents, folder).from_pretrained(
