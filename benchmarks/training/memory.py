@@ -1,22 +1,31 @@
 """Memory of training with Adam: weights, gradients, optimizer state and the sparse index, 95 % zeros against dense.
 
-Counted from the tensors that exist after two steps, and the peak of a process of its own above what it held before the
-model was made.
+Counted from the tensors that exist after the steps, and the peak of a process of its own above what it held before the
+model was made: of sparse layers that are made of their support alone, and of RigL through the trainer with its
+exchange of weights, which begins with a dense model (that apart).
 """
 
 import json
-import resource
 import subprocess
 import sys
-from itertools import pairwise
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from sides import Target, options, page, table
 from torch import nn
 
+import rarefy
 from rarefy.training.runtime import SparseLinear, SparseModule, Topology
+from rarefy.training.trainer import SparseTrainer
 
 WIDTHS, SPARSITY, TOKENS = (4096,) * 5, 0.95, 16
+KINDS = {"dense": "dense layers", "sparse": "sparse layers", "trainer": "RigL through the trainer"}
+PARTS = (  # what, its key, beside which of dense training
+    ("held", "held", "held"),
+    ("peak of the steps", "peak", "peak"),
+    ("peak while it begins", "beginning", "peak"),
+)
 
 
 def sparse_layer(width: int, seed: int) -> SparseLinear:
@@ -29,48 +38,89 @@ def held(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Bytes of weights, gradients, optimizer state and indexes."""
     sizes = [p.nbytes + (0 if p.grad is None else p.grad.nbytes) for p in model.parameters()]
     states = [t.nbytes for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
-    return sum(sizes) + sum(states) + sum(m.topology.nbytes for m in model.modules() if isinstance(m, SparseModule))
+    sparse = [m.topology for m in model.modules() if isinstance(m, SparseModule)]
+    sparse += [m.packing.topology for m in model.modules() if hasattr(m, "packing")]
+    return sum(sizes) + sum(states) + sum(topology.nbytes for topology in sparse)
 
 
 def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Of resident bytes since `again`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+
+
+def again() -> None:
+    """The peak is what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def dense_layers(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(count)))
+
+
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), 1e-4, foreach=False)
+
+
+def rigl(model: nn.Module, optimizer: torch.optim.Optimizer) -> SparseTrainer:
+    options = {"allocation": "uniform", "total_steps": 100, "every": 2}
+    return rarefy.sparse_training(model, optimizer, "rigl", sparsity=SPARSITY, runtime="sparse", **options)
+
+
+def steps(model: nn.Module, width: int, count: int, step: Callable[[], object]) -> None:
+    for _ in range(count):
+        model.zero_grad()
+        model(torch.randn(TOKENS, width)).square().mean().backward()
+        step()
 
 
 def child(kind: str) -> None:
-    nn.Linear(64, 64)(torch.ones(16, 64)).sum().backward()  # what torch loads at its first steps counts for nothing
+    """Prints bytes: held, the peak of the steps, and that of the beginning."""
+    small = dense_layers(64, 2)  # what is loaded at first steps counts for nothing
+    steps(small, 64, 4, rigl(small, adam(small)).step)
     sparse_layer(64, 0)(torch.ones(16, 64)).sum().backward()
-    before = peak()
-    pairs = list(pairwise(WIDTHS))
-    made = [nn.Linear(a, b, bias=False) if kind == "dense" else sparse_layer(b, i) for i, (a, b) in enumerate(pairs)]
-    model = nn.Sequential(*made)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-4, foreach=False)
-    for _ in range(2):
-        optimizer.zero_grad()
-        model(torch.randn(TOKENS, WIDTHS[0])).square().mean().backward()
-        optimizer.step()
-    print(json.dumps({"held": held(model, optimizer), "peak": peak() - before}))
+    again()
+    before, begun = peak(), 0
+    width, count = WIDTHS[0], len(WIDTHS) - 1
+    model = (
+        dense_layers(width, count)
+        if kind != "sparse"
+        else nn.Sequential(*(sparse_layer(width, i) for i in range(count)))
+    )
+    optimizer = adam(model)
+    step: Callable[[], object] = optimizer.step
+    if kind == "trainer":
+        step, begun = rigl(model, optimizer).step, peak() - before
+        again()
+    steps(model, width, 6, step)
+    print(json.dumps({"held": held(model, optimizer), "peak": peak() - before, "beginning": begun}))
 
 
 def main() -> None:
     asked = options(__doc__)
     told = {}
-    for kind in ("dense", "sparse"):
+    for kind in KINDS:
         ran = subprocess.run([sys.executable, __file__, kind], capture_output=True, text=True, check=True)
         told[kind] = json.loads(ran.stdout.splitlines()[-1])
+    whole = told["dense"]
     rows = [
-        [name, *(told[k][name] / 2**20 for k in told), told["sparse"][name] / told["dense"][name]]
-        for name in ("held", "peak")
+        [KINDS[kind], what, told[kind][key] / 2**20, told[kind][key] / whole[against]]
+        for kind in KINDS
+        for what, key, against in PARTS
+        if told[kind][key]
     ]
-    head = ["what", "dense MiB", "sparse MiB", "share"]
+    head = ["training", "what", "MiB", "share of dense"]
     body = f"{len(WIDTHS) - 1} layers of {WIDTHS[0]} x {WIDTHS[0]}, Adam, {TOKENS} tokens.\n\n" + table(head, rows)
-    saved = told["dense"]["held"] / told["sparse"]["held"], told["dense"]["peak"] / told["sparse"]["peak"]
     wanted = 1 / 0.12
     targets = [
-        Target(f"dense over sparse, {n} (a share of 12 % is {wanted:.2f})", wanted, got)
-        for n, got in zip(("held", "peak"), saved, strict=True)
+        Target(
+            f"dense over {KINDS[kind]}, {key} (a share of 12 % is {wanted:.2f})", wanted, whole[key] / told[kind][key]
+        )
+        for kind in ("sparse", "trainer")
+        for key in ("held", "peak")
     ]
     page("memory", "Memory of sparse training", body, targets, {}, asked)
 
 
 if __name__ == "__main__":
-    child(sys.argv[1]) if sys.argv[1:] in (["dense"], ["sparse"]) else main()
+    child(sys.argv[1]) if sys.argv[1:] and sys.argv[1] in KINDS else main()

@@ -14,7 +14,8 @@ def rows_and_count(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
     rows, n = draw(st.integers(0, 4)), draw(st.integers(1, 12))
     few = st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 1e-42, 0.5, 1.0, 3e38, math.inf])  # many ties
     values = draw(st.lists(st.lists(few, min_size=n, max_size=n), min_size=rows, max_size=rows))
-    return torch.tensor(values).reshape(rows, n), draw(st.integers(0, n))
+    kind = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
+    return torch.tensor(values).reshape(rows, n).to(kind), draw(st.integers(0, n))
 
 
 @settings(max_examples=200, deadline=None)
@@ -25,6 +26,13 @@ def test_equals_a_stable_sort(drawn: tuple[torch.Tensor, int]) -> None:
     for row, mask in zip(scores.tolist(), kept.tolist(), strict=True):
         order = sorted(range(len(row)), key=lambda j: (-row[j], j))
         assert [j for j, keep in enumerate(mask) if keep] == sorted(order[:count])
+
+
+def test_scores_with_a_gradient_and_in_other_order_in_memory() -> None:
+    wanted = [[False, True, True, False], [True, False, False, True]]
+    scores = torch.tensor([[1.0, 3.0, 2.0, 0.0], [5.0, 1.0, 2.0, 5.0]])
+    assert keep_top(scores.requires_grad_(), 2).tolist() == wanted
+    assert keep_top(scores.detach().t().contiguous().t(), 2).tolist() == wanted
 
 
 def test_nan_has_no_place_in_an_order() -> None:

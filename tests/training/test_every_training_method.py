@@ -1,5 +1,6 @@
 """What every method of sparse training has to keep to, found by the index."""
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from rarefy.core.errors import DataError, ModelError
 from rarefy.core.registry import Entry
+from rarefy.patterns.unstructured import Layerwise
 from training.loops import STEPS, adam, convnet, mlp, recurrent, sgd, start, train, training_methods, transformer
 
 METHODS = [pytest.param(entry, id=entry.id) for entry in training_methods()]
@@ -51,6 +53,29 @@ def test_a_run_that_is_resumed_goes_on_bit_for_bit(entry: Entry, optimizer: Any,
     assert found == expected
     for mine, theirs in zip(again.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("entry", METHODS)
+def test_a_start_that_fails_at_the_second_weight_has_changed_none(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, turns = Layerwise.select, count()
+
+    def fails(self: Layerwise, scores: torch.Tensor, density: float) -> torch.Tensor:
+        if next(turns) == 1:
+            raise DataError("the second")
+        return choose(self, scores, density)
+
+    task = mlp()
+    before = [parameter.detach().clone() for parameter in task.model.parameters()]
+    monkeypatch.setattr(Layerwise, "select", fails)
+    try:
+        start(task, entry)
+    except DataError:
+        for now, was in zip(task.model.parameters(), before, strict=True):
+            assert torch.equal(now, was)
+        return
+    assert entry.id not in {"rigl", "set", "static", "dst-ee", "top-kast"}, "its start goes by the pattern"
 
 
 @pytest.mark.parametrize("entry", METHODS)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.density import density_of
 from rarefy.core.errors import ModelError, ShapeError, SparsityError, UnknownNameError
+from rarefy.core.memory import give_back
 from rarefy.core.protocols import Allocation, Pattern
 from rarefy.core.registry import lookup
 from rarefy.core.seeds import own_generator
@@ -21,7 +22,7 @@ from rarefy.training import optimizers
 from rarefy.training.clock import Clock
 from rarefy.training.method import Chooses, Exchanges, SparseMethod
 from rarefy.training.run import Run
-from rarefy.training.starts import GivenStart, dense_mask, require_kept
+from rarefy.training.starts import GivenStart, dense_mask, may_spoil, require_kept
 from rarefy.training.state import WeightState
 from rarefy.training.switching import require_mode
 from rarefy.training.trainer import SparseTrainer, require_free, require_in_optimizer
@@ -72,20 +73,8 @@ def begin(
     require_in_optimizer(run)
     if method.prepare is not None:
         method.prepare(run)
-    before = [of_weight.value().clone() for of_weight in run.states]
-    try:
-        with torch.no_grad():
-            for of_weight in run.states:
-                method.transform.init(of_weight)
-            if state is None:
-                method.start(run)
-                require_kept(run)
-                for of_weight in run.states:
-                    of_weight.explored = of_weight.mask.clone()
-    except BaseException:
-        for of_weight, value in zip(run.states, before, strict=True):
-            of_weight.put(value)
-        raise
+    with torch.no_grad():
+        _start(run, method, fresh=state is None)
     trainer = SparseTrainer(name, method, run, optimizer, runtime)
     try:
         if state is not None:
@@ -94,7 +83,26 @@ def begin(
     except BaseException:
         trainer.detach()
         raise
+    give_back()  # dense weights and what chose among them
     return trainer
+
+
+def _start(run: Run, method: SparseMethod, *, fresh: bool) -> None:
+    """What the transform needs and, in a fresh run, the first masks; the weights are as they were where that fails."""
+    before = [(state, state.value().clone()) for state in run.states if may_spoil(method)]
+    try:
+        for state in run.states:
+            method.transform.init(state)
+        if fresh:
+            require_kept(run)  # by what is asked of each; the masks are full
+            method.start(run)
+            require_kept(run)
+            for state in run.states:
+                state.explored = state.mask.clone()
+    except BaseException:
+        for state, value in before:
+            state.put(value)
+        raise
 
 
 def _warn_if_still(name: str, clock: Clock, total: int) -> None:

@@ -92,7 +92,7 @@ class Run:
         if state.master is not None:
             return
         value = torch.where(fresh, 0.0 if grown is None else self.agreed(grown).to(state.value().dtype), state.value())
-        state.put(value * mask)
+        state.put(value.mul_(mask))
         if not self.keeps_memory:
             self.forget(state, dropped | fresh, fresh)
 

@@ -7,6 +7,7 @@ import torch
 from rarefy.core.errors import SparsityError
 from rarefy.scores.magnitude import Magnitude
 from rarefy.training.cut import cut
+from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 
 
@@ -20,11 +21,12 @@ class DenseStart:
 
 @dataclass(frozen=True)
 class RandomStart:
-    """A random mask in each weight, at the allocation's density."""
+    """A random mask in each weight, at the allocation's density. All are chosen before a weight is touched."""
 
     def __call__(self, run: Run) -> None:
-        for state in run.states:
-            run.set_mask(state, state.pattern.select(run.rand(state), state.density))
+        chosen = [state.pattern.select(run.rand(state), state.density) for state in run.states]
+        for state, mask in zip(run.states, chosen, strict=True):
+            run.set_mask(state, mask)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,14 @@ class GivenStart:
         for state in run.states:
             run.set_mask(state, state.value() != 0)
             state.density = state.asked = state.kept / max(1, state.mask.numel())
+
+
+_GENTLE = (DenseStart, RandomStart, GivenStart)
+
+
+def may_spoil(method: SparseMethod) -> bool:
+    """Whether a start that fails may have changed weights by then."""
+    return type(method.start) not in _GENTLE or method.prepare is not None
 
 
 def require_kept(run: Run) -> None:

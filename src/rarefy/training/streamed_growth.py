@@ -15,7 +15,7 @@ from rarefy.training.runtime.topology import Move
 from rarefy.training.runtime.watch import Scale
 from rarefy.training.state import WeightState
 
-_ENTRIES = 2**20  # of the dense gradient at a time: 4 MiB
+_ENTRIES = 2**18  # of the dense gradient at a time: 1 MiB
 
 
 def watched(state: WeightState) -> bool:

@@ -1,12 +1,13 @@
 """How much more memory a piece of work took than there was in use before it."""
 
-import ctypes
 import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from rarefy.core.memory import give_back
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -36,12 +37,7 @@ def peak_memory() -> Iterator[Peak]:
 def _begin() -> float | None:
     """MiB in use, the kernel's peak reset to it; None where the system cannot."""
     gc.collect()
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        trim = None
-    if trim is not None:
-        trim(0)
+    give_back()
     try:
         _CLEAR.write_text("5")
         return _status("VmRSS")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rarefy.core.bits import pack_bits, padding_is_clear, unpack_bits
+from rarefy.core.bits import padding_is_clear, unpack_bits
 from rarefy.core.errors import ShapeError
 from rarefy.core.shapes import Bits, Bool, Float, Int
 from rarefy.ops import Layer, TrainIndex
@@ -104,8 +104,13 @@ class Topology:
 
     @property
     def bits(self) -> Bits:
-        """The mask at eight entries a byte."""
-        return pack_bits(self.mask)
+        """The mask at eight entries a byte, without making it whole."""
+        rows, n = self.shape
+        width = (n + 7) // 8
+        places = torch.repeat_interleave(torch.arange(rows) * width, self.row_counts).add_(self._columns >> 3)
+        out = torch.zeros(rows * width, dtype=torch.uint8)
+        ones = torch.ones((), dtype=torch.uint8) << (self._columns & 7).to(torch.uint8)
+        return out.index_add_(0, places, ones).view(rows, width)
 
     @property
     def nbytes(self) -> int:
