@@ -26,12 +26,14 @@ from rarefy.core import errors
 from rarefy.core.errors import RarefyError
 from rarefy.formats.shards import open_shards
 from rarefy.recipes.convert import convert
+from rarefy.recipes.hf_quantizer import is_ours
 from rarefy.recipes.skeleton import skeleton
 from rarefy.recipes.store_carry import LARGEST, carry_companions
 
 _FOLDER = corpus.folder()
 _MODEL = 2 * 2**20
 """Bytes that transformers takes to build a model of any size: its config, the tables of classes, the modules."""
+_THEIRS = 256 * 2**20  # where the config names no layout of ours: what transformers builds is its own affair
 _WRITING = 2**20  # a buffer of the library that writes
 _KINDS = ("bert", "llama", "gpt2", "t5", "vit", "mistral", "opt", "whisper", "clip", "qwen2", "x", "auto", "Bert")
 _CLASSES = (
@@ -209,8 +211,9 @@ def _hook(rng: random.Random) -> None:
     name = _any(rng)
     place, size = _hostile(rng, name, _quantised)
     door = AutoModelForCausalLM if name.startswith("llama") else AutoModelForMaskedLM
-    if _has_many_layers(place):
-        return
+    said = _said(place)
+    if any("layer" in key and isinstance(value, int | float) and value > 64 for key, value in said.items()):
+        return  # which transformers builds, for as long as that takes, before it asks any reader of ours
 
     def read() -> Any:
         try:
@@ -221,16 +224,17 @@ def _hook(rng: random.Random) -> None:
             _require_theirs(error)
             return None
 
-    bounded(read, size, more=_MODEL)
+    blocks = (said.get("quantization_config"), said.get("compression_config"))
+    ours = any(isinstance(block, dict) and is_ours(block) for block in blocks)
+    bounded(read, size, more=_MODEL if ours else _THEIRS)
 
 
-def _has_many_layers(place: Path) -> bool:
-    """Which transformers builds, for as long as that takes, before it asks any reader of ours."""
+def _said(place: Path) -> dict[str, Any]:
     try:
         said = json.loads((place / "config.json").read_bytes())
-        return isinstance(said, dict) and any("layer" in key and value > 64 for key, value in said.items())
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+        return said if isinstance(said, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 _OURS = str(Path(errors.__file__).parents[1]) + os.sep

@@ -138,6 +138,15 @@ def test_damage_is_refused(folder) -> None:
         transformers.AutoModelForMaskedLM.from_pretrained(path / "own")
 
 
+def test_a_config_of_a_far_larger_model_is_refused_before_it_is_filled(folder) -> None:
+    path, _ = folder
+    rarefy.enable_transformers()
+    said = json.loads((path / "own" / "config.json").read_bytes())
+    (path / "own" / "config.json").write_text(json.dumps(said | {"hidden_size": 3072, "num_attention_heads": 2}))
+    with pytest.raises(FileError, match=r"config\.json asks for \d+ parameters, far more than files of \d+ bytes hold"):
+        transformers.AutoModelForMaskedLM.from_pretrained(path / "own")
+
+
 def test_what_is_not_ours_stays_with_compressed_tensors() -> None:
     sparse = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-bitmask"}}
     assert is_ours(sparse)

@@ -1,5 +1,6 @@
 """Methods that move their zeros: each against its formula, and against a mask that stands still."""
 
+import copy
 import math
 import re
 import warnings
@@ -77,9 +78,12 @@ def test_rigl_exchanges_the_smallest_weights_for_the_largest_gradients() -> None
     task = mlp()
     trainer, _ = start(task, "rigl", sgd, every=5, fraction=0.4)
     list(train(task, trainer, 5))
+    twin = copy.deepcopy(task)  # of which no trainer knows: its gradient is dense
+    twin.loss(5).backward()
     task.loss(5).backward()
     state = trainer.run.states[1]
-    weight, grad, old = state.value().clone(), state.grad().clone(), state.mask.clone()
+    weight, grad, old = state.value().clone(), twin.model[2].weight.grad, state.mask.clone()
+    assert torch.equal(state.grad(), grad * old)
     trainer.step()
     kept = int(old.sum())
     fraction = 0.4 * (1 + math.cos(math.pi * 5 / 18)) / 2  # 18 = 75 % of 24 steps

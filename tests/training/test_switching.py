@@ -315,6 +315,54 @@ def test_a_gradient_that_was_scaled_since_is_scaled_for_new_weights_too(method: 
         assert torch.allclose(value, found["sparse"][1][name], atol=1e-5)
 
 
+@pytest.mark.parametrize("runtime", ["dense", "sparse"])
+@pytest.mark.parametrize(("method", "steps"), [("static", 3), ("rigl", 5), ("rigl", 6), ("gmp-zhu-gupta", 30)])
+def test_a_norm_of_gradients_has_no_part_from_dropped_weights(method: str, steps: int, runtime: str) -> None:
+    """At steps that look at dense gradients (every sixth of RigL's) as at others."""
+    _, trainer, _, task = run(method, runtime, steps=steps)
+    twin = copy.deepcopy(task.model)  # of which no trainer knows: its gradient is dense
+    for micro in range(2):
+        task.loss(micro).backward()
+        loops.Task(twin, task.batches).loss(micro).backward()
+    found = torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1e9)
+    squares = 0.0
+    for name, parameter in twin.named_parameters():
+        grad = parameter.grad
+        mask = trainer.masks.get(name.removesuffix(".weight")) if name.endswith("weight") else None
+        squares += float((grad if mask is None else grad * mask.view(grad.shape)).square().sum())
+    whole = float(sum(parameter.grad.square().sum() for parameter in twin.parameters()))
+    assert float(found) == pytest.approx(squares**0.5, rel=1e-4)
+    assert whole > 1.5 * squares, "the dense gradient is another one"
+
+
+@pytest.mark.parametrize("method", ["rigl", "set", "dst-ee", "srigl", "static", "gmp-zhu-gupta"])
+def test_clipped_and_summed_gradients_give_the_same_weights_in_both_runtimes(method: str) -> None:
+    found = {}
+    for runtime in ("dense", "sparse"):
+        task = loops.mlp()
+        optimizer = loops.sgd(task.model)
+        options = {"total_steps": 48, "sparsity": 0.8, **METHODS[method]}
+        trainer = rarefy.sparse_training(task.model, optimizer, method, runtime=runtime, **options)
+        for step in range(30):
+            for micro in range(2):
+                (task.loss(2 * step + micro) / 2).backward()
+            torch.nn.utils.clip_grad_norm_(task.model.parameters(), 0.1)
+            trainer.step()
+            optimizer.zero_grad()
+        found[runtime] = (trainer.masks, task.model.state_dict())
+    for name, mask in found["dense"][0].items():
+        assert torch.equal(mask, found["sparse"][0][name])
+    for name, value in found["dense"][1].items():
+        assert torch.allclose(value, found["sparse"][1][name], atol=1e-4)
+
+
+def test_gradients_are_whole_again_when_the_trainer_lets_go() -> None:
+    _, trainer, _, task = run("rigl", "dense", steps=6)
+    trainer.detach()
+    task.loss(6).backward()
+    assert int((task.model[2].weight.grad != 0).sum()) > 2 * int((task.model[2].weight != 0).sum())
+
+
 def test_a_packed_model_is_copied_and_pickled_between_backward_and_step() -> None:
     _, _, _, task = run("rigl", "sparse", steps=6)  # the next step changes masks, so the gradient is watched
     task.loss(6).backward()

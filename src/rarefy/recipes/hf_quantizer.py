@@ -1,6 +1,6 @@
 """`AutoModel.from_pretrained(folder)` of transformers gives the sparse model, where transformers alone would refuse."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ METHOD = "rarefy"
 _OLD_KEY = "compression_config"
 _FORMATS = ("sparse-bitmask", "sparse-24-bitmask", "rarefy-codes", "rarefy-widths", split_layers)
 """What `sparsity_config.format` may say for us to take the folder; anything else stays with compressed-tensors."""
+
+_HEADS = 2**16  # entries of layers that may be new, as a class asks for that was not saved
 
 _LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Tensor], str], Held]], ...] = (
     (bitmask.PARTS, bitmask.unpack),
@@ -125,6 +127,7 @@ def _classes() -> tuple[Any, Any]:
             self.files = [Path(file) for file in kwargs.get("checkpoint_files") or ()]
             for file in self.files:
                 _resize(model, file)
+            _require_room(model, self.files)
 
         def get_weight_conversions(self) -> list[Any]:
             names = [name for file in self.files for name in _names(file)]
@@ -139,6 +142,16 @@ def _classes() -> tuple[Any, Any]:
             model._weight_conversions = kept
 
     return RarefyConfig, RarefyQuantizer
+
+
+def _require_room(model: Any, files: Sequence[Path]) -> None:
+    """Refuses a config that asks for far more than the files hold: a mask has eight entries a byte, nothing has more."""
+    size, entries = sum(file.stat().st_size for file in files), sum(p.numel() for p in model.parameters())
+    if entries > 8 * size + _HEADS:
+        raise FileError(
+            f"{files[0].parent if files else model.name_or_path}: config.json asks for {entries} parameters, far more "
+            f"than files of {size} bytes hold; it is of another model"
+        )
 
 
 def _names(file: Path) -> list[str]:

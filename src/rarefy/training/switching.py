@@ -50,7 +50,7 @@ class Switching:
 
     mode: "dense": never; "sparse": wherever it is possible; "auto": where it was measured to be faster at the layer's
     size, batch and density, asked again when one of them changes. Masks and results are those of dense training, to
-    rounding, but for clipping by norm: the norm has no part from dropped entries then.
+    rounding.
     """
 
     def __init__(self, run: Run, method: SparseMethod, mode: str) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from rarefy.core.errors import DataError, ModelError
 from rarefy.core.shapes import Mask
 from rarefy.training import checkpoint, optimizers
+from rarefy.training.kept_gradients import KeptGradients
 from rarefy.training.method import SparseMethod
 from rarefy.training.report import TrainingReport, report_of
 from rarefy.training.run import Run
@@ -30,6 +31,8 @@ class SparseTrainer:
         self._skipped = False  # whether a scaler leaves the step under way out
         self._switching = Switching(run, method, runtime)
         run.opener = self._switching.opened
+        self._gradients = KeptGradients(run, method)
+        self._gradients.begin()
         self._hooks = [
             run.optimizer.register_step_pre_hook(self._pre_hook),
             run.optimizer.register_step_post_hook(self._post_hook),
@@ -86,6 +89,7 @@ class SparseTrainer:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._gradients.end()
         self._switching.end()
         return self.report()
 
@@ -101,7 +105,7 @@ class SparseTrainer:
         self._switching.unpack_all()
         checkpoint.load(state, self.name, self.method, self.run)
         self._switching.pack_named(state.get("packed", []))
-        self._switching.prepare()
+        self._prepare()
 
     def _pre_hook(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Works before the step, or, where the step computes the gradients itself, inside its closure."""
@@ -127,6 +131,7 @@ class SparseTrainer:
         self._skipped = not optimizers.unscale(self.run.optimizer)
         if self._skipped:
             return
+        self._gradients.restore()
         self._check_gradients()
         run, transform = self.run, self.method.transform
         leave_out = self.method.topology.before(run)
@@ -180,8 +185,13 @@ class SparseTrainer:
             state.step = self.run.step
             if state.master is not None:
                 state.put(self.method.transform.view(state.master, state))
-        self._switching.prepare()
+        self._prepare()
         self.run.tell_of_collapse()
+
+    def _prepare(self) -> None:
+        """For the backward passes of the coming step."""
+        self._switching.prepare()
+        self._gradients.prepare()
 
     def _penalty_gradients(self) -> list[Tensor | None]:
         if self.method.penalty is None:
