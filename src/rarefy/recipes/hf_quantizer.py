@@ -145,7 +145,7 @@ def _classes() -> tuple[Any, Any]:
 
 
 def _require_room(model: Any, files: Sequence[Path]) -> None:
-    """Refuses a config that asks for far more than the files hold: a mask has eight entries a byte, nothing has more."""
+    """Refuses a config that asks for far more than files hold: masks have eight entries a byte, nothing has more."""
     size, entries = sum(file.stat().st_size for file in files), sum(p.numel() for p in model.parameters())
     if entries > 8 * size + _HEADS:
         raise FileError(
