@@ -1,11 +1,14 @@
 """Models that were trained sparse come back from a folder as they were."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 import rarefy
 from activations.tiny import llama, opt, text, train
@@ -13,6 +16,8 @@ from rarefy.activations.fatrelu import FATReLU
 from rarefy.activations.q_sparse import QSparse, settle
 from rarefy.activations.relufication import Relufication
 from rarefy.activations.turbo_sparse_drelu import DReLU
+from rarefy.core.errors import FileError
+from rarefy.recipes.convert import convert
 
 
 def fat(model: nn.Module) -> None:
@@ -30,6 +35,8 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "drelu": DReLU().apply,
     "fatrelu": fat,
     "squared": Relufication("squared", inputs=True).apply,
+    "shifted": Relufication("shifted", shift=0.3).apply,
+    "shifted, inputs too": Relufication("shifted", shift=0.3, inputs=True).apply,
     "blocks": blocks,
 }
 
@@ -48,9 +55,28 @@ def test_the_loaded_model_computes_the_same(make: Callable[[], nn.Module], chang
     assert change == "fatrelu" or not torch.allclose(before, wanted, atol=1e-3)
 
 
-def test_a_function_that_no_folder_can_name_is_not_loaded_as_another(tmp_path: Path) -> None:
+def test_a_function_that_transformers_lacks_is_not_loaded_as_another(tmp_path: Path) -> None:
     model = llama().eval()
     Relufication("shifted", shift=0.5).apply(model)
     rarefy.save(model, tmp_path / "model")
-    with pytest.raises(Exception, match="shifted_relu"):
-        rarefy.load(tmp_path / "model")
+    with pytest.raises(KeyError, match="shifted_relu"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    said = json.loads(path.read_text())
+    assert said["shifted_relu"] == 0.5
+    for shift in (None, "0.5", True, [0.5], math.nan):
+        path.write_text(json.dumps(said | {"shifted_relu": shift}))
+        with pytest.raises(FileError, match=r"shifted_relu|not a finite number"):
+            rarefy.load(tmp_path / "model")
+
+
+def test_a_shift_is_kept_by_saving_again_and_by_conversion(tmp_path: Path) -> None:
+    model = llama().eval()
+    Relufication("shifted", shift=0.5).apply(model)
+    rarefy.save(model, tmp_path / "first")
+    rarefy.save(rarefy.load(tmp_path / "first"), tmp_path / "second")
+    convert(tmp_path / "second", tmp_path / "third", "hf")
+    with torch.no_grad():
+        wanted = model(input_ids=text()).logits
+        for name in ("second", "third"):
+            assert torch.allclose(rarefy.load(tmp_path / name)(input_ids=text()).logits, wanted, atol=1e-5)

@@ -1,17 +1,22 @@
 """ReLU-fication: a smooth activation becomes a ReLU, so that a short training brings exact zeros."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rarefy.activations.swap import swap_activations
+from rarefy.activations.swap import SETTINGS, swap_activations
 from rarefy.core.errors import ModelError, SparsityError, unknown_name
 from rarefy.core.registry import method
 from rarefy.selectors import feed_forwards, projections, select_inputs
 from rarefy.selectors.positive import Positive
 
-_NAMES = {"relu": "relu", "squared": "relu2", "shifted": "shifted_relu"}  # in configs; transformers lacks the last
+SHIFTED = "shifted_relu"
+"""In configs, the name of the activation and of the setting with its shift; transformers knows neither."""
+_NAMES = {"relu": "relu", "squared": "relu2", "shifted": SHIFTED}
 
 
 class ShiftedReLU(nn.Module):
@@ -42,7 +47,7 @@ class Relufication:
 
     inputs: the paper's second stage, a ReLU behind the norms too: what q, k, v, gate and up read is rectified, as a
     selector `Positive` of their inputs, so that the whole block multiplies by zeros. Train on after `apply`.
-    Folders hold a model with "relu" and "squared", which transformers has; one with "shifted" is not loaded.
+    Folders hold such models. transformers has "relu" and "squared"; "shifted" it refuses, and `rarefy.load` reads it.
     """
 
     function: str = "relu"
@@ -52,6 +57,8 @@ class Relufication:
     def __post_init__(self) -> None:
         if self.function not in ("relu", "shifted", "squared"):
             raise unknown_name("relufication(function=)", self.function, ("relu", "shifted", "squared"))
+        if not math.isfinite(self.shift):
+            raise SparsityError(f"relufication: shift {self.shift} is not a finite number")
         if self.shift and self.function != "shifted":
             raise SparsityError(f"relufication: shift {self.shift} is for function='shifted', not {self.function!r}")
 
@@ -63,7 +70,24 @@ class Relufication:
     def apply(self, model: nn.Module) -> list[str]:
         """Changes the model in place; gives the names of the activations and layers that were changed."""
         found = swap_activations(model, lambda layer: self.make(), _NAMES[self.function])
+        if self.function == "shifted" and hasattr(model, "config"):
+            setattr(model.config, SHIFTED, self.shift)
         return found + (_rectify_inputs(model) if self.inputs else [])
+
+
+def without_shift(config: Mapping[str, Any]) -> tuple[dict[str, Any], Relufication | None]:
+    """A model's settings as transformers can build it, and what then makes of it the model with shifted ReLUs.
+
+    Raises SparsityError where the shift is not there or no number.
+    """
+    names = [name for name in SETTINGS if config.get(name) == SHIFTED]
+    if not names:
+        return dict(config), None
+    shift = config.get(SHIFTED)
+    if isinstance(shift, bool) or not isinstance(shift, int | float):
+        raise SparsityError(f"{names[0]} is {SHIFTED!r}, and its {SHIFTED} is {shift!r}, no number")
+    plain = {name: "relu" if name in names else value for name, value in config.items() if name != SHIFTED}
+    return plain, Relufication("shifted", float(shift))
 
 
 def _rectify_inputs(model: nn.Module) -> list[str]:

@@ -8,7 +8,7 @@ from rarefy.core.errors import ModelError
 from rarefy.selectors import FeedForward, feed_forwards
 
 Make = Callable[[FeedForward], nn.Module]
-_SETTINGS = ("hidden_act", "activation_function", "hidden_activation")  # what configs of transformers call it
+SETTINGS = ("hidden_act", "activation_function", "hidden_activation")  # what configs of transformers call it
 
 
 def swap_activations(model: nn.Module, make: Make, name: str) -> list[str]:
@@ -35,7 +35,7 @@ def swap_activations(model: nn.Module, make: Make, name: str) -> list[str]:
             parent, _, attribute = path.rpartition(".")
             setattr(model.get_submodule(parent), attribute, new)
             found.append(path)
-    for setting in _SETTINGS:
+    for setting in SETTINGS:
         if hasattr(getattr(model, "config", None), setting):
             setattr(model.config, setting, name)
     return found

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from rarefy.core.errors import FileError
+from rarefy.activations.relufication import without_shift
+from rarefy.core.errors import FileError, SparsityError
 from rarefy.formats.atomic import write_text
 from rarefy.formats.container import Contents, Stored
 from rarefy.formats.folder import read_json
@@ -106,6 +107,10 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     except ImportError as error:
         raise FileError(f"load: {folder} is a Hugging Face model; install transformers to load it") from error
     raw = without(read_json(folder / "config.json"), NEVER)
+    try:
+        plain, shifted = without_shift(raw)
+    except SparsityError as error:
+        raise FileError(f"load: {folder / 'config.json'}: {error}") from error
     state = dense(contents)
     quiet = transformers.logging
     shown = quiet.is_progress_bar_enabled()
@@ -113,8 +118,8 @@ def build(folder: Path, contents: Contents) -> nn.Module:
         quiet.disable_progress_bar()
         held = shapes(contents)
         with room_for(held, folder, 32 if split_modules(held) else 8):
-            config = config_of(raw, folder)
-            cls = class_of(raw, config, folder)
+            config = config_of(plain, folder)
+            cls = class_of(plain, config, folder)
             model, info = _resizing(cls, contents, folder).from_pretrained(
                 None, config=config, state_dict=state, output_loading_info=True, **_as_type(state)
             )
@@ -128,6 +133,8 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     model.__class__ = cls
     _require_all_placed(model, state, info, folder)
     _finish(model, folder, raw)
+    if shifted is not None:
+        shifted.apply(model)  # after its config was checked and its weights are in place
     return model
 
 

@@ -118,6 +118,7 @@ def with_top_k(model):
         lambda model: [QSparse(0.5, block=8).apply(model), settle(model)],
         lambda model: Relufication("squared", inputs=True).apply(model),
         lambda model: Relufication(inputs=True).apply(model),
+        lambda model: Relufication("shifted", shift=0.3, inputs=True).apply(model),
         with_top_k,
     ],
 )

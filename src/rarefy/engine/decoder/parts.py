@@ -16,6 +16,7 @@ _ACTIVATIONS = {
     "SiLU": "silu",
     "SiLUActivation": "silu",
     "ReLU": "relu",
+    "ShiftedReLU": "relu",  # and a shift, which goes into the bias before it: shift_of
     "GELUActivation": "gelu",
     "NewGELUActivation": "gelu_tanh",
     "GELUTanh": "gelu_tanh",
@@ -121,6 +122,11 @@ def merged_of(name: str, *parts: Any, activation: str = "none") -> Merged:
     selector = input_selector(parts[0])
     merged = Merged(name, tuple(parts), activation, selector, rest=rest_of(name, parts[0]))
     return merged if selector is None else replace(merged, select=native_select(selector, merged.in_features))
+
+
+def shift_of(module: Any) -> float:
+    """What an activation takes off before its ReLU."""
+    return float(module.shift) if type(module).__name__ == "ShiftedReLU" else 0.0
 
 
 def activation_of(module: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from rarefy.engine.decoder.parts import (
     merged_of,
     neurons_of,
     norm_of,
+    shift_of,
     stacked_of,
     turn_of,
 )
@@ -155,8 +157,10 @@ def _gated(name: str, mlp: Any) -> tuple[Merged, ...]:
     """Gate and up: one layer, or two where neurons are selected between them."""
     parts = (f"{name}.gate_proj", mlp.gate_proj), (f"{name}.up_proj", mlp.up_proj)
     if neurons_of(mlp.act_fn) is None:
-        return stacked_of(*parts)
-    return merged_of(*parts[0], activation=activation_of(mlp.act_fn)), merged_of(*parts[1])
+        made = stacked_of(*parts)
+    else:
+        made = merged_of(*parts[0], activation=activation_of(mlp.act_fn)), merged_of(*parts[1])
+    return replace(made[0], shift=shift_of(mlp.act_fn)), *made[1:]
 
 
 def _opt(model: Any) -> Structure:
@@ -194,7 +198,7 @@ def _opt_layer(name: str, layer: Any) -> Layer:
         float(attention.scaling),
         merged_of(f"{name}.self_attn.out_proj", attention.out_proj),
         norm_of(layer.final_layer_norm),
-        (merged_of(f"{name}.fc1", layer.fc1, activation=activation),),
+        (replace(merged_of(f"{name}.fc1", layer.fc1, activation=activation), shift=shift_of(layer.activation_fn)),),
         False,
         "none",
         merged_of(f"{name}.fc2", layer.fc2),
@@ -233,7 +237,7 @@ def _gpt2_layer(name: str, layer: Any) -> Layer:
         _gpt2_scaling(layer.attn),
         merged_of(f"{name}.attn.c_proj", layer.attn.c_proj),
         norm_of(layer.ln_2),
-        (merged_of(f"{name}.mlp.c_fc", layer.mlp.c_fc, activation=activation),),
+        (replace(merged_of(f"{name}.mlp.c_fc", layer.mlp.c_fc, activation=activation), shift=shift_of(layer.mlp.act)),),
         False,
         "none",
         merged_of(f"{name}.mlp.c_proj", layer.mlp.c_proj),

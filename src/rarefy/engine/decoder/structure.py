@@ -28,7 +28,7 @@ class Merged:
 
     selector: what they look at of their input, and `select`, the same for the native step; None: all of it. rest: two
     layers through which the inputs go that they do not look at. before: (in, in) by which the input is multiplied
-    first; the weight is that of both.
+    first; the weight is that of both. shift: what the activation behind the first part takes off its rows.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Merged:
     select: Select | None = None
     rest: "tuple[Merged, Merged] | None" = None
     before: Tensor | None = None
+    shift: float = 0.0
 
     def weight(self) -> Tensor:
         """(out, in) float32, contiguous; a copy where there are several parts."""
@@ -70,18 +71,19 @@ class Merged:
         return sum(rows_of(part).shape[0] for part in self.parts)
 
     def bias(self) -> Tensor | None:
-        """(out), zeros for a part without one; None where no part has any."""
+        """(out), zeros for a part without one; None where no part has any and nothing is taken off."""
         found = [part.bias if isinstance(part.bias, Tensor) else None for part in self.parts]
-        if all(bias is None for bias in found):
+        if all(bias is None for bias in found) and not self.shift:
             return None
         pairs = zip(self.parts, found, strict=True)
         whole = [torch.zeros(rows_of(part).shape[0]) if bias is None else bias.detach() for part, bias in pairs]
-        return torch.cat(whole).contiguous()
+        return torch.cat([whole[0] - self.shift, *whole[1:]]).contiguous()
 
     def dense(self, x: Tensor) -> Tensor:
         """The layers as they were given, without activation, selector and rest: (..., in) to (..., out)."""
         x = x if self.before is None else x @ self.before
         outs = [F.linear(x, rows_of(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
+        outs[0] = outs[0] - self.shift if self.shift else outs[0]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
     def look(self, x: Tensor, masks: Mapping[int, Tensor] = MappingProxyType({})) -> Tensor:
