@@ -58,6 +58,14 @@ def test_patterns_allocations_repairs_and_options(asked, tmp_path) -> None:
     assert_equals_in_memory(write_folder(tmp_path / "source", "qwen2"), tmp_path / "target", **asked)
 
 
+def test_a_model_with_shifted_relus(tmp_path) -> None:
+    source = write_folder(tmp_path / "source", "llama")
+    said = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(said | {"hidden_act": "shifted_relu", "shifted_relu": 0.01}))
+    assert_equals_in_memory(source, tmp_path / "target", method="sparsegpt", sparsity=0.5)
+    assert type(rarefy.load(tmp_path / "target").model.layers[0].mlp.act_fn).__name__ == "ShiftedReLU"
+
+
 def test_blocks_compute_in_the_type_asked(tmp_path) -> None:
     source = write_folder(tmp_path / "source", "llama")
     seen: set[torch.dtype] = set()

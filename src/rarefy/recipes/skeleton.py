@@ -18,7 +18,7 @@ from rarefy.formats.folder import read_json
 from rarefy.formats.manifest import digest
 from rarefy.formats.names import recognise
 from rarefy.formats.shards import Shards
-from rarefy.recipes.store_hf import NEVER, class_of, config_of, room_for, type_key, without
+from rarefy.recipes.store_hf import NEVER, class_of, config_of, plain_config, room_for, type_key, without
 
 _OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))  # of early BERT files
 
@@ -46,10 +46,12 @@ def skeleton(folder: Path, shards: Shards, dtype: torch.dtype) -> Skeleton:
         raise FileError(f"{folder}: is a Hugging Face folder; install transformers to prune it") from error
     raw = read_json(folder / "config.json")
     _refuse_quantised(folder, raw, shards)
-    raw = without(raw, NEVER)
+    plain, shifted = plain_config(without(raw, NEVER), folder)
     try:
-        config = config_of(raw, folder)
-        model = _built(class_of(raw, config, folder), config, dtype, shards, folder)
+        config = config_of(plain, folder)
+        model = _built(class_of(plain, config, folder), config, dtype, shards, folder)
+        if shifted is not None:
+            shifted.apply(model)
     except FileError:
         raise
     except Exception as error:  # transformers raises whatever a strange config leads it to

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from rarefy.activations.relufication import without_shift
+from rarefy.activations.relufication import Relufication, without_shift
 from rarefy.core.errors import FileError, SparsityError
 from rarefy.formats.atomic import write_text
 from rarefy.formats.container import Contents, Stored
@@ -107,10 +107,7 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     except ImportError as error:
         raise FileError(f"load: {folder} is a Hugging Face model; install transformers to load it") from error
     raw = without(read_json(folder / "config.json"), NEVER)
-    try:
-        plain, shifted = without_shift(raw)
-    except SparsityError as error:
-        raise FileError(f"load: {folder / 'config.json'}: {error}") from error
+    plain, shifted = plain_config(raw, folder)
     state = dense(contents)
     quiet = transformers.logging
     shown = quiet.is_progress_bar_enabled()
@@ -136,6 +133,14 @@ def build(folder: Path, contents: Contents) -> nn.Module:
     if shifted is not None:
         shifted.apply(model)  # after its config was checked and its weights are in place
     return model
+
+
+def plain_config(raw: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], Relufication | None]:
+    """A config that transformers can build, and what is to be applied to the model then."""
+    try:
+        return without_shift(raw)
+    except SparsityError as error:
+        raise FileError(f"load: {folder / 'config.json'}: {error}") from error
 
 
 def _resizing(cls: Any, contents: Contents, folder: Path) -> Any:
