@@ -33,8 +33,8 @@ from rarefy.recipes.encoder import pooling_of
 from rarefy.recipes.report_file import SCHEMA as REPORT
 from rarefy.recipes.report_file import read_report
 from rarefy.recipes.store_activations import restore_activations, weights_alone
+from rarefy.recipes.store_config import class_of, config_of
 from rarefy.recipes.store_engine import read_engine
-from rarefy.recipes.store_hf import class_of, config_of
 
 _FOLDER = corpus.folder()
 

@@ -32,7 +32,7 @@ PROGRAM = """
     source, target = sys.argv[1:]
     print("ready", flush=True)
     rarefy.prune_folder(source, target, "sparsegpt", sparsity=0.5, data=batches(),
-                        progress=lambda name, done, total: print(name, flush=True))
+                        progress=lambda name, done, total: (print(name, flush=True), sys.stdin.readline()))
 """
 
 
@@ -54,13 +54,16 @@ def test_kill_9_at_random_moments(source, whole, tmp_path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(source), str(target)]
     for lines in (0, 4, 9):  # of progress, before the kill
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(lines + 1):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
             process.stdout.readline()
-        time.sleep(rng.uniform(0.0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        process.stdout.close()
+            for _ in range(lines):  # it waits for an answer to each, so it is never done before the kill
+                process.stdout.readline()
+                process.stdin.write("\n")
+                process.stdin.flush()
+            time.sleep(rng.uniform(0.0, 0.05))
+            process.send_signal(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
     assert killed == 3, "a process was done before its kill; the test showed nothing"
     report = rarefy.prune_folder(source, target, data=batches(), **ASKED)
     assert sums(target) == whole

@@ -27,7 +27,7 @@ from transformers import (
 
 from rarefy.core.errors import FileError
 from rarefy.recipes.store import load, save
-from rarefy.recipes.store_hf import type_key
+from rarefy.recipes.store_config import type_key
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 

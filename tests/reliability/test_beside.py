@@ -15,7 +15,7 @@ from rarefy.recipes.comparison.store import SCHEMA, CellStore
 from rarefy.recipes.comparison.subject import kind_of_folder
 from rarefy.recipes.encoder import pooling_of
 from rarefy.recipes.report_file import read_report
-from rarefy.recipes.store_hf import config_of
+from rarefy.recipes.store_config import config_of
 
 DEEP = "[" * 100_000
 

@@ -19,8 +19,8 @@ from rarefy.formats.interchange import SHARD_BYTES, write_tensors
 from rarefy.recipes.convert_scaled import LaidOut, block, lay_out
 from rarefy.recipes.store_activations import forget_activations, weights_alone
 from rarefy.recipes.store_carry import carry_companions
+from rarefy.recipes.store_config import NEVER, without
 from rarefy.recipes.store_engine import forget_engine
-from rarefy.recipes.store_hf import NEVER, without
 from rarefy.recipes.store_split import split_modules
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from rarefy.formats.codes import Codes
 from rarefy.formats.held import Held, dense
 from rarefy.formats.scaled import Scaled
-from rarefy.recipes.store_hf import NEVER, compression_block, without
+from rarefy.recipes.store_config import NEVER, compression_block, without
 
 _CARRIED = (
     *("version", "config_groups", "format", "ignore", "kv_cache_scheme", "quantization_status"),

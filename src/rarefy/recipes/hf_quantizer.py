@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,7 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Tensor], str], Hel
 
 def is_recent() -> bool:
     """Whether transformers is a release that can be taught (5 or later)."""
-    try:
-        from transformers import core_model_loading  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("transformers") is not None and find_spec("transformers.core_model_loading") is not None
 
 
 def enable_transformers() -> None:
@@ -55,12 +52,12 @@ def enable_transformers() -> None:
     compressed-tensors up to 0.8 called it, counts as `quantization_config`. Weights that are quantised as well stay
     with it. Calling it again changes nothing. Raises FileError if transformers is missing or too old.
     """
-    try:
-        from transformers import core_model_loading, modeling_utils  # noqa: F401
-        from transformers.modeling_utils import get_hf_quantizer
-        from transformers.quantizers import auto
-    except ImportError as error:
-        raise FileError("enable_transformers: needs transformers 5 or later; pip install -U transformers") from error
+    if not is_recent():
+        raise FileError("enable_transformers: needs transformers 5 or later; pip install -U transformers")
+    from transformers import modeling_utils
+    from transformers.modeling_utils import get_hf_quantizer
+    from transformers.quantizers import auto
+
     if METHOD not in auto.AUTO_QUANTIZER_MAPPING:
         modeling_utils.get_hf_quantizer = _with_old_key(get_hf_quantizer)
         config, quantizer = _classes()

@@ -25,7 +25,7 @@ from rarefy.pruning.resolve import fixed_density, resolve_method, resolve_patter
 from rarefy.pruning.rounding import with_rounding
 from rarefy.pruning.sensitivity import layer_errors
 from rarefy.recipes.store_codes import codes_by_name
-from rarefy.recipes.store_hf import is_hugging_face
+from rarefy.recipes.store_config import is_hugging_face
 from rarefy.recipes.store_state import collect
 from rarefy.recipes.store_widths import widths_of
 from rarefy.recipes.target_losses import Losses

@@ -18,7 +18,8 @@ from rarefy.formats.folder import read_json
 from rarefy.formats.manifest import digest
 from rarefy.formats.names import recognise
 from rarefy.formats.shards import Shards
-from rarefy.recipes.store_hf import NEVER, class_of, config_of, plain_config, room_for, type_key, without
+from rarefy.recipes.store_config import NEVER, class_of, config_of, plain_config, type_key, without
+from rarefy.recipes.store_hf import room_for
 
 _OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))  # of early BERT files
 

@@ -21,8 +21,9 @@ from rarefy.recipes.store_activations import (
 )
 from rarefy.recipes.store_carry import carry_companions, origin_of
 from rarefy.recipes.store_codes import attach_grids, codes_by_name
+from rarefy.recipes.store_config import is_hugging_face, write_config
 from rarefy.recipes.store_engine import forget_engine, read_engine, write_engine
-from rarefy.recipes.store_hf import build, is_hugging_face, write_config
+from rarefy.recipes.store_hf import build
 from rarefy.recipes.store_packed import packed_only, stored_layers, stored_weights, without
 from rarefy.recipes.store_report import SaveReport
 from rarefy.recipes.store_split import FORMAT as split_layers

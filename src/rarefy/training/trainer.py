@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rarefy.core.errors import DataError, ModelError
+from rarefy.core.errors import ModelError
 from rarefy.core.shapes import Mask
 from rarefy.training import checkpoint, optimizers
 from rarefy.training.kept_gradients import KeptGradients
 from rarefy.training.method import SparseMethod
 from rarefy.training.report import TrainingReport, report_of
 from rarefy.training.run import Run
+from rarefy.training.step_checks import require_gradients
 from rarefy.training.switching import Switching
 
 
@@ -132,7 +133,7 @@ class SparseTrainer:
         if self._skipped:
             return
         self._gradients.restore()
-        self._check_gradients()
+        require_gradients(self.run)
         run, transform = self.run, self.method.transform
         leave_out = self.method.topology.before(run)
         if leave_out:
@@ -202,36 +203,6 @@ class SparseTrainer:
             if value is None:
                 return [None] * len(leaves)
             return list(torch.autograd.grad(value, leaves, allow_unused=True))
-
-    def _check_model(self) -> None:
-        """Weights without a gradient may have left the model: what came in their place is in no mask."""
-        idle = [state for state in self.run.states if state.weight.parameter.grad is None]
-        here = {id(parameter) for parameter in self.run.model.parameters()} if idle else set()
-        for state in idle:
-            if id(state.weight.parameter) not in here:
-                raise ModelError(
-                    f"step {self.run.step}: {state.name} is not in the model any more: the layer was replaced after "
-                    "sparse training began, and what took its place is dense; replace layers first, then make the "
-                    "optimizer and the trainer anew (trainer.detach() ends this one)"
-                )
-
-    def _check_gradients(self) -> None:
-        """Nothing has been touched yet when this raises."""
-        self._check_model()
-        if all(state.weight.parameter.grad is None for state in self.run.states):
-            raise DataError(
-                f"step {self.run.step}: no trained weight has a gradient; call loss.backward() before trainer.step(), "
-                "and zero_grad() only after it"
-            )
-        for group in self.run.optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                    known = self.run.model.named_parameters()
-                    name = next((name for name, p in known if p is parameter), "a parameter")
-                    raise DataError(
-                        f"step {self.run.step}: the gradient of {name} is not finite; "
-                        "nothing was changed; lower the learning rate, clip, or skip this batch (zero_grad())"
-                    )
 
 
 def require_in_optimizer(run: Run) -> None:
