@@ -15,46 +15,14 @@ With t the step of the tensor and a the age of the weight, each optimizer is set
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, optim
 
+from rarefy.training.fresh_job import OLD, Factors, Job, put
 from rarefy.training.optimizers import group_of
 
-_OLD = 1e-4  # a moment is old enough when beta^age is below it: the correction is 1 to this much
 _UNCOUNTED = (optim.RMSprop, optim.Adadelta, optim.Rprop, optim.Adagrad, optim.SGD)  # steps are counted but not used
-
-
-class Job:
-    """One correction: the young entries `index` (flat positions) of a parameter, and their `age` in steps."""
-
-    def __init__(self, optimizer: optim.Optimizer, parameter: Tensor, index: Tensor, age: Tensor) -> None:
-        self.memory: dict[str, Any] = optimizer.state[parameter]
-        self.group = group_of(optimizer, parameter) or {}
-        self.optimizer, self.parameter, self.index = optimizer, parameter, index
-        self.before, self.age = age.double(), (age + 1).double()  # ahead of the step and after it
-        self.t = _steps(self.memory) + 1
-
-    def held(self, name: str) -> Tensor:
-        """The memory of the entries, zero for new ones; float64."""
-        found = self.memory[name].reshape(-1)[self.index].double()
-        return torch.where(self.before > 0, found, torch.zeros_like(found))
-
-    def store(self, name: str, value: Tensor) -> None:
-        _put(self.memory[name], self.index, value)
-
-    def gradient(self) -> Tensor:
-        """The gradient that the optimizer puts into its moments: with L2 decay where that is not decoupled; float64."""
-        assert self.parameter.grad is not None
-        grad = self.parameter.grad.reshape(-1)[self.index].double()
-        grad = -grad if self.group.get("maximize") else grad
-        decay = float(self.group.get("weight_decay", 0.0))
-        # Before torch 2.7 an AdamW has no such setting.
-        decoupled = isinstance(self.optimizer, optim.AdamW) or self.group.get("decoupled_weight_decay", False)
-        if decay and not decoupled:
-            grad = grad + decay * self.parameter.detach().reshape(-1)[self.index].double()
-        return grad
 
 
 Finish = Callable[[], None]
@@ -100,36 +68,19 @@ def correct(optimizer: optim.Optimizer, parameter: Tensor, index: Tensor, age: T
     return rule(Job(optimizer, parameter, index, age))
 
 
-def _steps(memory: dict[str, Any]) -> int:
-    step = memory.get("step", 0)
-    return int(step.item() if isinstance(step, Tensor) else step)
-
-
-def _put(tensor: Tensor, index: Tensor, value: Tensor) -> None:
-    tensor[torch.unravel_index(index, tensor.shape)] = value.to(tensor.dtype)
-
-
-def _scales(job: Job, beta: float) -> tuple[Tensor, Tensor]:
-    """c ahead of the step and after it (1 ahead of the first, where nothing is held)."""
-    old, new = 1.0 - beta ** (job.t - 1), 1.0 - beta**job.t
-    now = torch.where(job.before > 0, old / (1.0 - beta**job.before).clamp_min(1e-300), torch.ones_like(job.before))
-    return now.clamp_min(1e-300), new / (1.0 - beta**job.age)
-
-
 def _moment(job: Job, name: str, beta: float, push: Tensor) -> Tensor:
     """Scales a moment ahead of a step that adds `push` to it; gives which entries are young after it."""
     if beta <= 0.0:
         return torch.zeros_like(job.age, dtype=torch.bool)
-    now, then = _scales(job, beta)
-    job.store(name, then * (job.held(name) / now) + (then - 1.0) * (1.0 - beta) / beta * push)
-    return beta**job.age > _OLD
+    by = Factors(job, beta)
+    job.store(name, by.scale * job.held(name) + by.push * push)
+    return by.young
 
 
 def _adam(job: Job) -> tuple[Tensor, None]:
     grad, (first, second) = job.gradient(), map(float, job.group["betas"])
     if "max_exp_avg_sq" in job.memory and second > 0.0:
-        now, then = _scales(job, second)
-        job.store("max_exp_avg_sq", then * (job.held("max_exp_avg_sq") / now))
+        job.store("max_exp_avg_sq", Factors(job, second).scale * job.held("max_exp_avg_sq"))
     young = _moment(job, "exp_avg", first, grad)
     return young | _moment(job, "exp_avg_sq", second, grad * grad), None
 
@@ -179,7 +130,7 @@ def _nadam(job: Job) -> tuple[Tensor, Finish]:
     _aim(job, "exp_avg_sq", second, grad * grad, square * (1.0 - second**job.t) / (1.0 - second**job.age))
     # The schedule of the momentum is in 0.96^(decay * age), which lives longest.
     schedule = 0.96 ** (decay * job.age) - 0.96 ** (decay * job.t)
-    young = (second**job.age > _OLD) | (first**job.age > _OLD) | (schedule > _OLD)
+    young = (second**job.age > OLD) | (first**job.age > OLD) | (schedule > OLD)
     return _renewed(job, ("exp_avg", "exp_avg_sq"), (moment, square), young)
 
 
@@ -202,7 +153,7 @@ def _radam(job: Job) -> tuple[Tensor, Finish]:
     scaled = moment * (1.0 - first**job.t) / (1.0 - first**job.age) * (mine / k).nan_to_num(1.0, 0.0, 0.0)
     _aim(job, "exp_avg", first, grad, scaled)
     _aim(job, "exp_avg_sq", second, grad * grad, aimed)
-    young = (first**job.age > _OLD) | (second**job.age > _OLD)
+    young = (first**job.age > OLD) | (second**job.age > OLD)
     return _renewed(job, ("exp_avg", "exp_avg_sq"), (moment, square), young)
 
 
@@ -231,9 +182,9 @@ def _stretched(job: Job, ratio: Tensor) -> tuple[Tensor, Finish]:
 
     def finish() -> None:
         after = job.parameter.detach()
-        _put(after, job.index, before + ratio * (after.reshape(-1)[job.index].double() - before))
+        put(after, job.index, before + ratio * (after.reshape(-1)[job.index].double() - before))
 
-    return (ratio - 1.0).abs() > _OLD, finish
+    return (ratio - 1.0).abs() > OLD, finish
 
 
 def _adagrad(job: Job) -> tuple[Tensor, Finish]:

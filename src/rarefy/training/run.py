@@ -13,9 +13,22 @@ from torch import Tensor, nn
 from rarefy.core.errors import SparsityError
 from rarefy.core.shapes import Mask, Weight
 from rarefy.training import fresh_steps, optimizers
+from rarefy.training.runtime.topology import Topology
 from rarefy.training.state import WeightState
 
 SOURCE = "source"  # in state.extra, where a run is confined to it: the entries that may be kept at all, (out, in)
+
+
+class Found:
+    """Where flat positions lie among the entries of a topology, as long as neither changes."""
+
+    def __init__(self, index: Tensor, topology: Topology | None, where: Tensor) -> None:
+        self.index, self.topology, self.where = index, topology, where
+        self.version = None if topology is None else topology.version
+
+    def fits(self, index: Tensor, topology: Topology) -> bool:
+        """Whether it is of these positions and of this topology, as it is now."""
+        return index is self.index and topology is self.topology and topology.version == self.version
 
 
 @dataclass
@@ -25,9 +38,9 @@ class Run:
     density: asked over all weights of `states`; step: optimizer steps done so far; generator: of everything random,
     the same on all ranks; batches, loss: what the user gave for methods that look at the loss; memory: what the
     topology remembers across weights (plain numbers and tensors, saved with the checkpoint); young: flat positions and
-    ages of what has just grown; opener: of packed weights, see `opened`; finish: what `correct_young` left to do after
-    the step; said_unknown: whether the warning about the optimizer has been given; collapsed: weights that a mask left
-    one entry of, and whether the user knows.
+    ages of what has just grown; found: their places in packed weights; opener: of packed weights, see `opened`;
+    finish: what `correct_young` left to do after the step; said_unknown: whether the warning about the optimizer has
+    been given; collapsed: weights that a mask left one entry of, and whether the user knows.
     """
 
     model: nn.Module
@@ -44,6 +57,7 @@ class Run:
     young: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     opener: Callable[[WeightState], AbstractContextManager[None]] | None = None
     finish: list[fresh_steps.Finish] = field(default_factory=list)
+    found: dict[str, Found] = field(default_factory=dict)
     said_unknown: bool = False
     collapsed: dict[str, bool] = field(default_factory=dict)
 
@@ -144,11 +158,21 @@ class Run:
             state, parameter = self[name], self[name].weight.parameter
             if parameter.grad is None or not len(index):
                 continue
-            where = index if state.packed is None else state.packed.entries(index)
+            where = self._entries(state, index)
             stay, finish = fresh_steps.correct(self.optimizer, parameter, where, age)
-            self.young[name] = index[stay], age[stay] + 1
+            if not bool(stay.all()):
+                index, age, where = index[stay], age[stay], where[stay]
+            self.young[name], self.found[name] = (index, age + 1), Found(index, state.packed, where)
             if finish is not None:
                 self.finish.append(finish)
+
+    def _entries(self, state: WeightState, index: Tensor) -> Tensor:
+        """The places of flat positions in the parameter; searched for once a change where only kept values exist."""
+        topology = state.packed
+        if topology is None:
+            return index
+        known = self.found.get(state.name)
+        return known.where if known is not None and known.fits(index, topology) else topology.entries(index)
 
     def finish_young(self) -> None:
         """After an optimizer step, ahead of all else that changes weights: what `correct_young` left to do."""
