@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rarefy.core import kth
 from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.topk import exact_count, keep_top
 
@@ -19,13 +20,59 @@ def rows_and_count(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(rows_and_count())
-def test_equals_a_stable_sort(drawn: tuple[torch.Tensor, int]) -> None:
+@given(rows_and_count(), st.sampled_from([None, 1, 2, 5]))
+def test_equals_a_stable_sort(drawn: tuple[torch.Tensor, int], sample: int | None) -> None:
+    """sample: where rows are taken for long ones, the entries that are looked at first."""
     scores, count = drawn
-    kept = keep_top(scores, count)
+    with pytest.MonkeyPatch.context() as patch:
+        if sample is not None:
+            patch.setattr(kth, "_LONG", 1)
+            patch.setattr(kth, "_SAMPLE", sample)
+            patch.setattr(kth, "_SHARE", 0)  # however much lies between
+        kept = keep_top(scores, count)
     for row, mask in zip(scores.tolist(), kept.tolist(), strict=True):
         order = sorted(range(len(row)), key=lambda j: (-row[j], j))
         assert [j for j, keep in enumerate(mask) if keep] == sorted(order[:count])
+
+
+@pytest.mark.parametrize(
+    "kind", ["random", "sorted", "mostly one value", "half zero", "two values", "periodic", "blocks"]
+)
+def test_long_rows(kind: str) -> None:
+    n, generator = 2**16 + 3, torch.Generator().manual_seed(0)
+    x = torch.rand(n, generator=generator)
+    few = torch.rand(n, generator=generator) < 0.05
+    row = {
+        "random": x,
+        "sorted": torch.arange(n).float(),
+        "mostly one value": torch.where(few, x, -1.0),
+        "half zero": torch.where(x < 0.5, 0.0, x),
+        "two values": few.float(),
+        "periodic": (torch.arange(n) % 5).float() + 1e-3 * x,  # a sample of every fifth sees one of five
+        "blocks": torch.cat([x[: n // 2], 5 + x[n // 2 :]]),
+    }[kind]
+    scores = torch.stack([row, row.flip(0)])
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    for count in (1, n // 100, n // 20, n // 3, n // 2, n // 2 + 1, n - n // 20, n - 1):
+        wanted = torch.zeros(2, n, dtype=torch.bool).scatter_(1, order[:, :count], True)
+        assert torch.equal(keep_top(scores, count), wanted)
+        assert torch.equal(keep_top(scores[:1], count), wanted[:1])
+
+
+@pytest.mark.parametrize("where", ["random", "tied"])
+def test_a_long_row_is_not_ordered_as_a_whole(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = torch.rand(1, 2**18, generator=torch.Generator().manual_seed(0))
+    row = row if where == "random" else torch.where(row < 0.6, 0.0, row)
+    longest: list[int] = []
+    ordered = torch.Tensor.kthvalue
+
+    def seen(tensor: torch.Tensor, *args: object, **more: object) -> object:
+        longest.append(tensor.numel())
+        return ordered(tensor, *args, **more)
+
+    monkeypatch.setattr(torch.Tensor, "kthvalue", seen)
+    assert int(keep_top(row, 2**17).sum()) == 2**17
+    assert max(longest, default=0) < 2**18 // 20
 
 
 def test_scores_with_a_gradient_and_in_other_order_in_memory() -> None:

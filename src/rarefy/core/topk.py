@@ -5,14 +5,12 @@ A threshold misses the asked count as soon as scores repeat; `keep_top` never do
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rarefy.core.errors import DataError, SparsityError
+from rarefy.core.kth import kth_smallest
 from rarefy.core.shapes import RowMask, Scores
-
-_NUMPYS = (torch.float32, torch.float64)  # selected by numpy: a third of torch's time, and no index beside the values
 
 
 def exact_count(size: int, density: float) -> int:
@@ -38,22 +36,20 @@ def keep_top(scores: Scores, count: int) -> RowMask:
     rows, n = scores.shape
     if not 0 <= count <= n:
         raise SparsityError(f"keep_top: count {count} is outside [0, {n}] for rows of {n} entries")
-    if scores.isnan().any():
+    if not scores.sum().isfinite() and scores.isnan().any():
         row = int(scores.isnan().any(dim=1).nonzero()[0])
         raise DataError(f"keep_top: row {row} of the scores holds NaN; check the weights and the data for NaN")
     if count in (0, n):
         return torch.full((rows, n), count == n, dtype=torch.bool, device=scores.device)
-    kth = _smallest(scores, n - count)
+    kth = kth_smallest(scores, n - count)
     above, tied = scores > kth, scores == kth
-    missing = count - above.sum(dim=1)
-    spare = tied.sum(dim=1) > missing  # rows of which not every tied entry has room: numbering them takes memory
+    missing = count - _true(above)
+    spare = _true(tied) > missing  # rows of which not every tied entry has room: numbering them takes memory
     if spare.any():
         tied[spare] &= tied[spare].cumsum(dim=1) <= missing[spare, None]
     return above.logical_or_(tied)
 
 
-def _smallest(scores: Scores, k: int) -> Tensor:
-    """The entry `(rows, 1)` of each row that has k others before it in ascending order."""
-    if scores.is_cpu and scores.dtype in _NUMPYS:
-        return torch.from_numpy(np.partition(scores.detach().numpy(), k, axis=1)[:, k : k + 1].copy())
-    return scores.kthvalue(k + 1, dim=1, keepdim=True).values
+def _true(mask: RowMask) -> Tensor:
+    """How many entries of each row; torch counts bools in int64 twenty times slower than so."""
+    return mask.count_nonzero()[None] if len(mask) == 1 else mask.sum(dim=1, dtype=torch.int32)

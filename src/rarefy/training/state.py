@@ -96,7 +96,7 @@ class WeightState:
 
     @property
     def kept(self) -> int:
-        return self.support.nnz if isinstance(self.support, Topology) else int(self.support.sum())
+        return self.support.nnz if isinstance(self.support, Topology) else int(self.support.count_nonzero())
 
     def value(self) -> Weight:
         """The weight that is trained, `(out, in)`: the dense master where there is one. A view, not a copy."""
