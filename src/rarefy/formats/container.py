@@ -188,7 +188,7 @@ def _pack_if_smaller(dense: Tensor) -> dict[str, Tensor] | None:
         return None
     rows = dense.shape[0]
     bits = rows * ((dense.numel() // rows + 7) // 8)
-    kept = int(dense.ne(0).sum())
+    kept = int(dense.ne(0).count_nonzero())
     if kept * dense.element_size() + bits + 8 * (rows + dense.dim()) + NAMING_BYTES >= dense.nbytes:
         return None
     return bitmask.pack(Packed.from_dense(dense))
@@ -196,15 +196,15 @@ def _pack_if_smaller(dense: Tensor) -> dict[str, Tensor] | None:
 
 def _record(name: str, dense: Tensor, stored: Mapping[str, Tensor], encoding: str, prefix: str) -> Stored:
     zero = dense.eq(0)
-    minus = int((zero & as_integers(dense).ne(0)).sum()) if encoding != "dense" else 0  # zero, though not all bits are
+    signed = zero & as_integers(dense).ne(0) if encoding != "dense" else None  # zero, not all bits
     return Stored(
         name=name,
         shape=tuple(dense.shape),
         dtype=str(dense.dtype).removeprefix("torch."),
         encoding=encoding,
         prefix=prefix,
-        zeros=int(zero.sum()),
-        negative_zeros=minus,
+        zeros=int(zero.count_nonzero()),
+        negative_zeros=0 if signed is None else int(signed.count_nonzero()),
         dense_bytes=dense.nbytes,
         file_bytes=sum(tensor.nbytes for tensor in stored.values()),
     )

@@ -59,6 +59,6 @@ def solve_together(
 
 
 def _check_count(where: str, mask: Tensor, asked: int, alive: Tensor) -> None:
-    kept = int(mask.sum())
+    kept = int(mask.count_nonzero())
     if kept > asked or (kept < asked and bool(alive.all())):
         raise SolverError(f"{where}: the solver kept {kept} weights, but {asked} were asked; use supports.select")

@@ -38,7 +38,7 @@ def _solved(solver: Solver, weight: Weight, pattern: Pattern, density: float, ev
     gone = weight == 0
     if bool((solution.mask & gone).any()):
         raise SolverError(f"{site}: the solver brought back weights that were zero already")
-    kept, asked = int(solution.mask.sum()), pattern.count(weight.shape[0], weight.shape[1], density)
+    kept, asked = int(solution.mask.count_nonzero()), pattern.count(weight.shape[0], weight.shape[1], density)
     if kept > asked or (kept < asked and not gone.any()):
         raise SolverError(f"{site}: the solver kept {kept} weights, but {asked} were asked; use pattern.select")
     if not gone.any() and not pattern.allows(solution.mask):

@@ -113,7 +113,7 @@ class Work:
         supports = supports_of(job.sites, job.patterns, densities, self.alive, total)
         evidence = [self._joined(Evidence(site.name, seed=job.seed), self._whole[site.name]) for site in job.sites]
         for site in job.sites:
-            self.already.setdefault(site.name, int((site.parameter == 0).sum()))
+            self.already.setdefault(site.name, int((site.parameter == 0).count_nonzero()))
         solutions = solve_together(solver, job.sites, supports, evidence)
         seconds = time.perf_counter() - started
         for site, solution in zip(job.sites, solutions, strict=True):
@@ -127,14 +127,14 @@ class Work:
     def _solve(self, site: Site, density: float, evidence: Evidence) -> None:
         started, job = time.perf_counter(), self.job
         weight = site.read()
-        self.already.setdefault(site.name, int((weight == 0).sum()))
+        self.already.setdefault(site.name, int((weight == 0).count_nonzero()))
         solution = solve(job.one_shot.solver, weight, job.patterns[site.name], density, evidence, site.groups)
         broken = tell_broken(site.name, solution.mask, job.patterns[site.name], site.groups, job.fit)
         site.write(solution.weight, solution.mask)
         attach_grid(site, solution.grid)
         result = {**solution.result, **broken}
         if solution.grid is not None:
-            zeroed = int((solution.mask & (solution.weight == 0)).sum())
+            zeroed = int((solution.mask & (solution.weight == 0)).count_nonzero())
             if (
                 site.name in self.reports
             ):  # a layer that two blocks share is solved again, its zeros being there by then
@@ -147,7 +147,7 @@ class Work:
         self._report(site, density, error, time.perf_counter() - started, result)
 
     def _report(self, site: Site, density: float, error: float | None, seconds: float, result: dict[str, Any]) -> None:
-        zeros, size = int((site.parameter == 0).sum()), site.parameter.numel()
+        zeros, size = int((site.parameter == 0).count_nonzero()), site.parameter.numel()
         self.reports[site.name] = SiteReport(
             site.name, site.shape, 1.0 - density, zeros, size, self.already[site.name], error, seconds, result
         )
@@ -178,7 +178,7 @@ class Work:
 
     def _looked_at_again(self, site: Site, result: dict[str, Any]) -> SiteReport:
         """The report of a layer whose weights have moved since."""
-        known, zeros = self.reports[site.name], int((site.parameter == 0).sum())
+        known, zeros = self.reports[site.name], int((site.parameter == 0).count_nonzero())
         codes = codes_of(site.module)
         if "rounded_to_zero" in known.result:
             asked = known.zeros - known.result["rounded_to_zero"]

@@ -115,7 +115,7 @@ class Run:
                 if not value.isfinite().all():
                     raise SolverError(f"{name}: what was solved does not fit into {stored}; raise the damping")
         report = self.work.reports[site.name]
-        self.work.reports[site.name] = replace(report, zeros=int((site.parameter == 0).sum()))
+        self.work.reports[site.name] = replace(report, zeros=int((site.parameter == 0).count_nonzero()))
 
     def _commit(self, unit: Unit) -> None:
         journal = self.target.journal

@@ -48,6 +48,6 @@ class Remembering:
         shifts = [part.shift for part in parts if part.shift is not None]
         if shifts:
             site.shift(torch.cat(shifts))
-        zeros = int((site.parameter == 0).sum())
+        zeros = int((site.parameter == 0).count_nonzero())
         error = errors[0] if site.groups == 1 else None  # of groups that are apart there is no common scale left
         return replace(report, asked=1.0 - density, zeros=zeros, error=error, result=parts[0].result)

@@ -62,7 +62,7 @@ class ALPS:
     ) -> tuple[Mask, int, float]:
         """The support on which the splitting comes to rest, the iterations that took, and the last penalty."""
         values, vectors = inputs.values, inputs.vectors
-        target, kept = dense @ inputs.h, max(1, int(first.sum()))
+        target, kept = dense @ inputs.h, max(1, int(first.count_nonzero()))
         rho, risen = self.rho, False
         point, dual, seen, mask = dense * first, torch.zeros_like(dense), first, first
         for step in range(1, self.iterations + 1):
@@ -73,7 +73,7 @@ class ALPS:
             dual = dual + rho * (free - point)
             if step % self.every:
                 continue
-            changed = int((mask != seen).sum())
+            changed = int((mask != seen).count_nonzero())
             if changed == 0 and risen:
                 return mask, step, rho
             if changed / kept > _RISES[1][0] or (changed and risen):

@@ -23,7 +23,7 @@ def exchange(
     known: Tensor | None = None
     for _ in range(trials):
         mask = best.weight != 0
-        if share * int(mask.sum()) < 1:
+        if share * int(mask.count_nonzero()) < 1:
             break
         if known is None:
             known = _worth(quadratic, best.weight, mask, diagonal)
@@ -46,7 +46,7 @@ def _worth(quadratic: Quadratic, weight: Tensor, mask: Tensor, diagonal: Tensor)
 def _with_strangers(worth: Tensor, mask: Tensor, share: float) -> Tensor:
     """The worth, that of all strangers but the dearest `share` of as many as are kept set to nothing."""
     strangers = worth.masked_fill(mask, -torch.inf)
-    count = min(max(1, int(share * int(mask.sum()))), int((~mask).sum()))
+    count = min(max(1, int(share * int(mask.count_nonzero()))), int((~mask).count_nonzero()))
     if count == 0:
         return worth
     least = strangers.topk(count).values[-1]

@@ -28,7 +28,7 @@ class MaskStart:
     def __call__(self, run: Run) -> None:
         for state in run.states:
             mask = self.masks[state.name]
-            state.density = state.asked = int(mask.sum()) / mask.numel()
+            state.density = state.asked = int(mask.count_nonzero()) / mask.numel()
             run.set_mask(state, mask)
 
 

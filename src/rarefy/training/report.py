@@ -47,5 +47,5 @@ def report_of(name: str, run: Run) -> TrainingReport:
     )
     size = sum(s.size for s in run.states)
     explored = [s.explored for s in run.states if s.explored is not None]
-    share = sum(int(e.sum()) for e in explored) / size if len(explored) == len(run.states) else None
+    share = sum(int(e.count_nonzero()) for e in explored) / size if len(explored) == len(run.states) else None
     return TrainingReport(name, run.step, 1.0 - sum(r.kept for r in rows) / size, share, rows)

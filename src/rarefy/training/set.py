@@ -36,8 +36,8 @@ class DropNearZero:
         positive = state.mask & (weight >= 0)
         negative = state.mask & ~positive
         drop = exact_count(state.kept, fraction)
-        from_positive = min(drop, exact_count(int(positive.sum()), fraction))
-        from_negative = min(int(negative.sum()), drop - from_positive)
+        from_positive = min(drop, exact_count(int(positive.count_nonzero()), fraction))
+        from_negative = min(int(negative.count_nonzero()), drop - from_positive)
         gone = _smallest(weight, positive, from_positive) | _smallest(weight, negative, from_negative)
         return state.mask & ~gone
 

@@ -49,10 +49,10 @@ class MoveByMomentum:
         moments = [GrowMoment()(run, state).float() for state in run.states]
         shares = [float(m[s.mask].mean()) for m, s in zip(moments, run.states, strict=True)]
         survivors = [DropSmallest()(run, state, fraction) for state in run.states]
-        room = [int((~kept).sum()) for kept in survivors]
-        total = sum(s.kept - int(kept.sum()) for s, kept in zip(run.states, survivors, strict=True))
+        room = [int((~kept).count_nonzero()) for kept in survivors]
+        total = sum(s.kept - int(kept.count_nonzero()) for s, kept in zip(run.states, survivors, strict=True))
         for state, kept, moment, more in zip(run.states, survivors, moments, deal(total, shares, room), strict=True):
-            state.density = (int(kept.sum()) + more) / kept.numel()
+            state.density = (int(kept.count_nonzero()) + more) / kept.numel()
             rank = torch.where(kept, torch.full_like(moment, 1e30), moment)
             run.set_mask(state, state.pattern.select(rank, state.density))
 

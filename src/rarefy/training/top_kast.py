@@ -24,7 +24,7 @@ _BACKWARD = "backward"
 
 def backward_set(weight: Weight, forward: Mask, density: float) -> Mask:
     """The forward set and, beyond it, the largest of the other weights, at `density` in all (none if below)."""
-    count = max(int(forward.sum()), exact_count(forward.numel(), density))
+    count = max(int(forward.count_nonzero()), exact_count(forward.numel(), density))
     score = weight.float().abs().masked_fill(forward, float("inf"))
     return keep_top(score.reshape(1, -1), count).reshape(forward.shape)
 
