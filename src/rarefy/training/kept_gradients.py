@@ -60,7 +60,7 @@ class KeptGradients:
             cleared = so_far is None or not bool(so_far.any())
             before = None if cleared else self._whole.get(state.name)
             self._whole[state.name] = grad.detach().clone() if before is None else before.add_(grad)
-        return grad.masked_fill(~state.weight.as_parameter(state.mask), 0.0)
+        return torch.where(state.weight.as_parameter(state.mask), grad, 0.0)
 
     def restore(self) -> None:
         """Gives the step that is about to begin the dense gradients it looks at."""

@@ -25,7 +25,8 @@ class Masked:
         return weight * state.mask
 
     def on_grad(self, grad: Weight, weight: Weight, state: Any) -> Weight:
-        return grad if self.wants_dense_grad else grad * state.mask
+        """In place, as `on_step`: both tensors are the parameter's own."""
+        return grad if self.wants_dense_grad else grad.mul_(state.mask)
 
     def on_step(self, weight: Weight, state: Any) -> Weight:
-        return weight * state.mask
+        return weight.mul_(state.mask)

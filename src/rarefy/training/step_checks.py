@@ -1,5 +1,7 @@
 """What a step of sparse training refuses before it has changed anything."""
 
+from torch import Tensor
+
 from rarefy.core.errors import DataError, ModelError
 from rarefy.training.run import Run
 
@@ -14,12 +16,17 @@ def require_gradients(run: Run) -> None:
         )
     for group in run.optimizer.param_groups:
         for parameter in group["params"]:
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            if parameter.grad is not None and not _is_finite(parameter.grad):
                 name = next((name for name, p in run.model.named_parameters() if p is parameter), "a parameter")
                 raise DataError(
                     f"step {run.step}: the gradient of {name} is not finite; "
                     "nothing was changed; lower the learning rate, clip, or skip this batch (zero_grad())"
                 )
+
+
+def _is_finite(grad: Tensor) -> bool:
+    """A sum that is finite has only finite parts; one that is not may have overflowed."""
+    return bool(grad.sum().isfinite()) or bool(grad.isfinite().all())
 
 
 def _require_in_model(run: Run) -> None:
