@@ -19,7 +19,7 @@ import rarefy
 from rarefy.training.runtime import SparseLinear, Topology
 
 WIDTH, DEPTH, TOKENS, SPARSITY, EVERY = 2048, 4, 256, 0.95, 100
-SIDES = {"torch dense": None, 'rigl, runtime="dense"': "dense", 'rigl, runtime="sparse"': "sparse"}
+SIDES = {"torch dense": None, "rigl, dense runtime": "dense", "rigl, sparse runtime": "sparse"}
 GROWS = " at a change of masks"
 CHANGES = 3
 OLDER = f"the same, after {CHANGES} changes of masks"
@@ -72,7 +72,7 @@ def main() -> None:
     sides.turns = {name: training(call) for name, call in calls.items()}
     times = timed(sides, 2 if asked.quick else 5, seconds=0.3, most=10)
     sides.close()
-    dense, ours = "torch dense", 'rigl, runtime="sparse"'
+    dense, ours = "torch dense", "rigl, sparse runtime"
     mean = {
         n: (times.ms(n) * (EVERY - 1) + times.ms(n + GROWS if n + GROWS in times.rounds else n)) / EVERY for n in SIDES
     }
