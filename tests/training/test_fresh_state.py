@@ -67,22 +67,26 @@ def test_a_grown_weight_moves_as_under_a_fresh_optimizer(name: str, more: dict[s
             optimizers.forget(first, old, torch.tensor([False, True]))
             old.data[1] = 0.0
         old.grad = torch.tensor([1.0, float(grad)], dtype=torch.float64)
-        finish = None
+        finish: list[fresh_steps.Finish] = []
         if step >= 40:
             stay, finish = fresh_steps.correct(first, old, index, age)
             index, age = index[stay], age[stay] + 1
             new.grad = torch.tensor([float(grad)], dtype=torch.float64)
             second.step()
         first.step()
-        if finish is not None:
-            finish()
+        for each in finish:
+            each()
         if step >= 40:
             assert float(old[1].detach()) == pytest.approx(float(new[0].detach()), rel=1e-5, abs=1e-6), step
 
 
+@pytest.mark.parametrize("part", [7, 2**16])
 @pytest.mark.parametrize("runtime", ["dense", "sparse"])
 @pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam", "Adagrad"])
-def test_in_training_too_the_first_steps_of_grown_weights_are_fresh(name: str, runtime: str) -> None:
+def test_in_training_too_the_first_steps_of_grown_weights_are_fresh(
+    name: str, runtime: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh_steps, "_PART", part)
     task, grown = mlp(), 0
     more = {"lr_decay": 0.1} if name == "Adagrad" else {}
     make: Any = lambda parameters: getattr(torch.optim, name)(parameters, lr=1e-3, **more)  # noqa: E731

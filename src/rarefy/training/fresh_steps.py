@@ -25,6 +25,9 @@ from rarefy.training.optimizers import group_of
 _UNCOUNTED = (optim.RMSprop, optim.Adadelta, optim.Rprop, optim.Adagrad, optim.SGD)  # steps are counted but not used
 
 
+_PART = 2**16
+"""Weights corrected at a time: what is worked out for them in float64 stays in the cache."""
+
 Finish = Callable[[], None]
 Rule = Callable[[Job], tuple[Tensor, Finish | None]]
 
@@ -57,15 +60,17 @@ def unknown(optimizer: optim.Optimizer, parameter: Tensor) -> bool:
     return counts and rule_of(optimizer, parameter) is None and not isinstance(optimizer, _UNCOUNTED)
 
 
-def correct(optimizer: optim.Optimizer, parameter: Tensor, index: Tensor, age: Tensor) -> tuple[Tensor, Finish | None]:
-    """Ahead of a step; gives a mask of the weights that are young after it, and what has to be called after it, if any.
+def correct(optimizer: optim.Optimizer, parameter: Tensor, index: Tensor, age: Tensor) -> tuple[Tensor, list[Finish]]:
+    """Ahead of a step; gives a mask of the weights that are young after it, and what has to be called after it.
 
     index: flat positions in the parameter; age: steps that each has taken since it was grown.
     """
     rule = rule_of(optimizer, parameter)
     if rule is None:
-        return torch.zeros_like(age, dtype=torch.bool), None
-    return rule(Job(optimizer, parameter, index, age))
+        return torch.zeros_like(age, dtype=torch.bool), []
+    parts = zip(index.split(_PART), age.split(_PART), strict=True)
+    young, finish = zip(*(rule(Job(optimizer, parameter, *part)) for part in parts), strict=True)
+    return torch.cat(young), [each for each in finish if each is not None]
 
 
 def _moment(job: Job, name: str, beta: float, push: Tensor) -> Tensor:

@@ -163,8 +163,7 @@ class Run:
             if not bool(stay.all()):
                 index, age, where = index[stay], age[stay], where[stay]
             self.young[name], self.found[name] = (index, age + 1), Found(index, state.packed, where)
-            if finish is not None:
-                self.finish.append(finish)
+            self.finish += finish
 
     def _entries(self, state: WeightState, index: Tensor) -> Tensor:
         """The places of flat positions in the parameter; searched for once a change where only kept values exist."""

@@ -38,7 +38,8 @@ def exchange(run: Run, state: WeightState, survivors: int, kept: int) -> None:
     stay = keep_top(parameter.detach().abs().float()[None], min(survivors, topology.nnz))[0]
     old = topology.positions
     scale = Scale()
-    grads, places = largest(_blocks(packing, parameter.grad, scale), old[stay], kept - int(stay.sum()))
+    blocks = _blocks(packing, old, parameter.grad, scale)
+    grads, places = largest(blocks, old[stay], kept - int(stay.count_nonzero()))
     known = topology.entries(places)
     leave = ~stay
     leave[known[known >= 0]] = False  # just dropped, and grown again at once: it has never been away
@@ -46,6 +47,7 @@ def exchange(run: Run, state: WeightState, survivors: int, kept: int) -> None:
     move = topology.edit(leave.nonzero().flatten(), places[fresh])
     _carry(run, state, move, scale.factor * grads[fresh])
     gone = old[leave]
+    del old
     run.renew(state, lambda index: torch.isin(index, gone), places[fresh])
     if state.tried is not None:
         state.tried |= topology.bits
@@ -75,10 +77,10 @@ def _best(grads: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return grads[best], places[best]
 
 
-def _blocks(packing: Packing, now: Tensor | None, scale: Scale) -> Iterator[tuple[int, Tensor]]:
+def _blocks(packing: Packing, positions: Tensor, now: Tensor | None, scale: Scale) -> Iterator[tuple[int, Tensor]]:
     """(first flat position, gradients) of some rows at a time; scale: sees the kept ones beside what they are now."""
     assert packing.watch is not None
-    width, positions = packing.topology.shape[1], packing.topology.positions
+    width = packing.topology.shape[1]
     for rows, grad in packing.watch.blocks(max(1, _ENTRIES // width)):
         first, flat = rows.start * width, grad.flatten()
         if now is not None:

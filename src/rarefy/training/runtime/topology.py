@@ -92,8 +92,7 @@ class Topology:
     @property
     def positions(self) -> Int[Tensor, " nnz"]:
         """`row * n + column` of each entry, ascending."""
-        rows = torch.repeat_interleave(torch.arange(self.shape[0]), self.row_counts)
-        return rows * self.shape[1] + self._columns
+        return torch.repeat_interleave(torch.arange(self.shape[0]) * self.shape[1], self.row_counts).add_(self._columns)
 
     @property
     def mask(self) -> Bool[Tensor, "rows n"]:
