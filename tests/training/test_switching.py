@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rarefy
-from rarefy.core.errors import DataError, UnknownNameError
+from rarefy.core.errors import DataError, ModelError, UnknownNameError
 from rarefy.core.topk import keep_top
 from rarefy.ops import available
 from rarefy.training.runtime import Speed
@@ -385,6 +385,38 @@ def test_auto_asks_again_after_everything_was_unpacked(monkeypatch: pytest.Monke
     assert task.model[0].weight.shape == (64, 16)
     list(loops.train(task, trainer, 2))
     assert set(trainer.runtime.values()) == {"sparse"}
+
+
+def test_auto_goes_on_from_a_checkpoint_with_the_answers_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timings of another run may differ: the losses are the same bit for bit all the same."""
+    ratio = {64: 2.0, 10: 0.5}
+    measured = lambda layer, images, density: Speed(ratio.get(layer.out, 1.0), 1.0)  # noqa: E731
+    monkeypatch.setattr("rarefy.training.switching.faster", measured)
+    task = loops.mlp()
+    optimizer = loops.adam(task.model)
+    begin = lambda model, optimizer, **more: rarefy.sparse_training(  # noqa: E731
+        model, optimizer, "rigl", sparsity=0.9, every=4, total_steps=40, runtime="auto", **more
+    )
+    trainer = begin(task.model, optimizer)
+    list(loops.train(task, trainer, 10))
+    assert {said.split(":")[0] for said in trainer.runtime.values()} == {"sparse", "dense"}
+    saved = copy.deepcopy([task.model.state_dict(), optimizer.state_dict(), trainer.state_dict()])
+    faces, losses = trainer.runtime, list(loops.train(task, trainer, 10))
+
+    def never(*_: Any, **__: Any) -> Speed:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("rarefy.training.switching.faster", never)
+    other = loops.mlp()
+    other.model.load_state_dict(saved[0])
+    second = loops.adam(other.model)
+    second.load_state_dict(saved[1])
+    resumed = begin(other.model, second, state=saved[2])
+    assert resumed.runtime == faces
+    assert list(loops.train(other, resumed, 10)) == losses
+    saved[2]["measured"] = {"0": "fast"}
+    with pytest.raises(ModelError, match="what was measured has no sizes"):
+        resumed.load_state_dict(saved[2])
 
 
 def test_an_unknown_runtime_is_refused_and_nothing_has_changed() -> None:

@@ -91,12 +91,19 @@ def _unsound(saved: Mapping[str, Any], run: Run) -> str | None:
     packed = saved.get("packed", [])
     if not isinstance(packed, list) or not all(isinstance(name, str) for name in packed):
         return "what was packed has no names"
+    measured = saved.get("measured", {})
+    if not isinstance(measured, dict) or not all(_are_sizes(held) for held in measured.values()):
+        return "what was measured has no sizes"
     wrong = [s.name for s in run.states if not _is_weight(saved["weights"].get(s.name), s)]
     return f"{wrong[0]!r} is stored otherwise than it is here" if wrong else None
 
 
 def _names(run: Run) -> set[str]:
     return {state.name for state in run.states}
+
+
+def _are_sizes(held: Any) -> bool:
+    return isinstance(held, list) and len(held) > 1 and all(type(number) is int for number in held)
 
 
 def _are_two(held: Any) -> bool:

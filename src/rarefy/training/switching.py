@@ -58,7 +58,7 @@ class Switching:
         general = "runtime='dense'" if mode == "dense" else why_never(run, method)
         self._reasons = {state.name: general or why_not(state) for state in run.states}
         self._sizes: dict[str, InputSize] = {}
-        self._asked: dict[str, Any] = {}
+        self._asked: dict[str, tuple[tuple[int, ...], int]] = {}
         self._hooks: list[Any] = []
         self._fast_path = FastPath(run.model)
         if not self._able():
@@ -135,11 +135,17 @@ class Switching:
             if state.packed is not None:
                 self.unpack(state)
 
-    def pack_named(self, names: list[str]) -> None:
-        """Packs what a checkpoint says was packed, where that is possible here."""
+    def answers(self) -> dict[str, list[int]]:
+        """Of each weight that was measured: the size of the input, and the step of density behind it."""
+        return {name: [*shape, step] for name, (shape, step) in self._asked.items()}
+
+    def pack_named(self, names: list[str], answers: dict[str, list[int]]) -> None:
+        """Packs what a checkpoint says was packed, where that is possible here; what it measured is not asked again."""
         for state in self._able():
             if state.name in names and state.packed is None and not why_not_now(state):
                 self.pack(state)
+            if state.name in answers:
+                self._asked[state.name] = (tuple(answers[state.name][:-1]), answers[state.name][-1])
 
     def release(self, module: nn.Module) -> bool:
         """Unpacks the weight of a module of this run; False for another's (a copy)."""

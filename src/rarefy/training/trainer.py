@@ -96,7 +96,7 @@ class SparseTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the trainer has beyond model and optimizer: plain numbers, strings and tensors."""
-        return checkpoint.save(self.name, self.method, self.run)
+        return checkpoint.save(self.name, self.method, self.run) | {"measured": self._switching.answers()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken; load the model's and the optimizer's state first.
@@ -105,7 +105,7 @@ class SparseTrainer:
         """
         self._switching.unpack_all()
         checkpoint.load(state, self.name, self.method, self.run)
-        self._switching.pack_named(state.get("packed", []))
+        self._switching.pack_named(state.get("packed", []), state.get("measured", {}))
         self._prepare()
 
     def _pre_hook(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
