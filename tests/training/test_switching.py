@@ -68,6 +68,31 @@ def test_convolutions_too(method: str) -> None:
     assert all(torch.equal(mask, packed.masks[name]) for name, mask in plain.masks.items())
 
 
+@pytest.mark.parametrize("task", [loops.mlp, loops.convnet])
+@pytest.mark.parametrize(
+    ("method", "more", "ablates"),
+    [
+        ("rigl", {"pattern": "fanin"}, False),
+        ("rigl", {"pattern": "rowwise"}, False),
+        ("srigl", {"pattern": "fanin", "gamma": 0.0}, None),  # those without a salient entry, if there are any
+        ("srigl", {"pattern": "fanin", "gamma": 0.95, "sparsity": 0.9}, True),
+    ],
+)
+def test_masks_by_rows_are_chosen_from_blocks_as_from_the_whole(
+    method: str, more: dict[str, Any], ablates: bool | None, task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rarefy.training.streamed_growth._ENTRIES", 300)  # of some rows, the last block has fewer
+    more = {"every": 4, "fraction": 0.5, "optimizer": loops.sgd, "steps": 24, **more}
+    dense, plain, _, _ = run(method, "dense", task, **more)
+    still = {name: mask.clone() for name, mask in run(method, "dense", task, **{**more, "steps": 2})[1].masks.items()}
+    sparse, packed, _, _ = run(method, "sparse", task, **more)
+    assert sparse == pytest.approx(dense, rel=1e-3)
+    assert all(torch.equal(mask, packed.masks[name]) for name, mask in plain.masks.items())
+    assert not all(torch.equal(mask, packed.masks[name]) for name, mask in still.items())
+    hidden = [mask for name, mask in packed.masks.items() if packed.runtime[name] == "sparse"][:-1]
+    assert ablates in (None, any(bool((mask.sum(1) == 0).any()) for mask in hidden))
+
+
 def test_losses_agree_over_two_hundred_steps() -> None:
     dense, *_ = run("static", "dense", steps=200, optimizer=loops.sgd, total_steps=200)
     sparse, *_ = run("static", "sparse", steps=200, optimizer=loops.sgd, total_steps=200)
@@ -462,12 +487,17 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("method", ["rigl", "dst-ee"])
-def test_growth_by_gradient_makes_no_dense_tensor(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("rigl", {}), ("rigl", {"pattern": "fanin"}), ("rigl", {"pattern": "rowwise"}), ("srigl", {}), ("dst-ee", {})],
+)
+def test_growth_by_gradient_makes_no_dense_tensor(
+    method: str, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against the impostor: a rule that looks at every entry opens the layer, and that is seen."""
     monkeypatch.setattr("rarefy.training.streamed_growth._ENTRIES", 512)
     task = loops.mlp()
-    options = {"total_steps": 48, "sparsity": 0.9, "every": 4}
+    options = {"total_steps": 48, "sparsity": 0.9, "every": 4, **more}
     trainer = rarefy.sparse_training(task.model, loops.adam(task.model), method, runtime="sparse", **options)
     list(loops.train(task, trainer, 4))
     before = trainer.masks["2"]
@@ -475,7 +505,7 @@ def test_growth_by_gradient_makes_no_dense_tensor(method: str, monkeypatch: pyte
     with Largest() as seen:
         trainer.step()
     assert not torch.equal(before, trainer.masks["2"])
-    assert (seen.entries < 64 * 64 // 2) == (method == "rigl"), seen.entries
+    assert (seen.entries < 64 * 64 // 2) == (method != "dst-ee"), seen.entries
 
 
 def test_the_largest_gradients_stream_as_one_ranking() -> None:

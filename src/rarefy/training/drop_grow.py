@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,14 +12,15 @@ from rarefy.core.memory import give_back
 from rarefy.core.protocols import Schedule
 from rarefy.core.shapes import Mask, Weight
 from rarefy.core.topk import exact_count, keep_top
+from rarefy.patterns.fanin import FanIn
 from rarefy.patterns.fixed import fixed_density
-from rarefy.patterns.unstructured import Layerwise
+from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.clock import Clock
 from rarefy.training.growth import GrowGradient
-from rarefy.training.run import SOURCE, Run
+from rarefy.training.run import Run
 from rarefy.training.state import WeightState
-from rarefy.training.streamed_growth import exchange, watched
+from rarefy.training.streamed_growth import exchange, exchange_rows, watched
 
 _FIRST = 1e30  # above every score: what has survived stays
 
@@ -116,18 +118,20 @@ class DropGrow:
         return self.grow.before and self.clock.due(run, "grow", run.step)
 
     def _change(self, run: Run, state: WeightState, fraction: float) -> None:
-        if self._streams(state):
-            shape, density = state.shape, state.density
-            kept, remain = (state.pattern.count(*shape, d) for d in (density, density * (1.0 - fraction)))
-            exchange(run, state, remain, kept)
-            return
-        with run.opened(state):
-            self._exchange(run, state, fraction)
+        remain, pattern = state.density * (1.0 - fraction), state.pattern
+        if not self._streams(state):
+            with run.opened(state):
+                self._exchange(run, state, fraction)
+        elif isinstance(pattern, Layerwise):
+            exchange(run, state, pattern.count(*state.shape, remain), pattern.count(*state.shape, state.density))
+        else:
+            exchange_rows(run, state, partial(_next_rows, state, remain))
 
     def _streams(self, state: WeightState) -> bool:
-        """Whether a packed weight needs no dense tensor for the change: the entries of a layer compete by gradient."""
+        """Whether a packed weight needs no dense tensor for the change: entries of a layer or a row compete by
+        gradient."""
         plain = isinstance(self.grow, GrowGradient) and isinstance(self.drop, DropSmallest) and self.return_dropped
-        return plain and isinstance(state.pattern, Layerwise) and SOURCE not in state.extra and watched(state)
+        return plain and isinstance(state.pattern, Layerwise | Rowwise | FanIn) and watched(state)
 
     def _exchange(self, run: Run, state: WeightState, fraction: float) -> None:
         stay = self.drop(run, state, fraction)
@@ -136,3 +140,11 @@ class DropGrow:
         if not self.return_dropped:
             rank = rank.masked_fill(state.mask & ~stay, torch.finfo(rank.dtype).min)
         run.set_mask(state, state.pattern.select(rank, state.density), self.grow.values(run, state))
+
+
+def _next_rows(state: WeightState, remain: float, rows: range, entries: slice, here: Tensor, grad: Tensor) -> Mask:
+    """Of some rows: their largest kept weights, as many as the density `remain` keeps, and their largest gradients."""
+    score = torch.full_like(grad, -1.0, dtype=torch.float32)
+    score.view(-1)[here] = state.weight.parameter.detach()[entries].abs().float()
+    stay = state.pattern.select(score, remain) & (score >= 0.0)
+    return state.pattern.select(torch.where(stay, _FIRST, grad.abs().float()), state.density)

@@ -99,8 +99,7 @@ class Run:
         mask = self.agreed(mask & state.extra[SOURCE] if SOURCE in state.extra else mask)
         dropped, fresh = state.mask & ~mask, mask & ~state.mask
         state.mask = mask
-        if state.name not in self.collapsed and state.kept == 1 and self.density * state.size >= 2:
-            self.collapsed[state.name] = False
+        self.note_collapse(state)
         if state.explored is not None:
             state.explored |= mask
         if state.master is not None:
@@ -109,6 +108,11 @@ class Run:
         state.put(value.mul_(mask))
         if not self.keeps_memory:
             self.forget(state, dropped | fresh, fresh)
+
+    def note_collapse(self, state: WeightState) -> None:
+        """To be called after a change of the mask: `tell_of_collapse` warns where it left one entry."""
+        if state.name not in self.collapsed and state.kept == 1 and self.density * state.size >= 2:
+            self.collapsed[state.name] = False
 
     def tell_of_collapse(self) -> None:
         """Warns of weights that have come down to the one entry which is kept in any case, once each."""

@@ -14,11 +14,15 @@ from rarefy.core.shapes import Mask
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.patterns.fanin import FanIn
 from rarefy.schedules.cosine import Cosine
+from rarefy.training import streamed_growth
 from rarefy.training.clock import Clock
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import RandomStart
 from rarefy.training.state import WeightState
+from rarefy.training.streamed_growth import watched
+
+_FIRST = 1e30  # above every gradient: what has survived stays
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,14 @@ class ConstantFanIn:
         last = max(1, round(self.clock.end * run.end("srigl")))
         zeta = (self.fraction or Cosine(self.initial, 0.0, last))(run.step)
         for state in run.states:
+            ablate = state is not run.states[-1]
+            if 0 < state.kept < state.size and watched(state):
+                self._stream(run, state, zeta, ablate=ablate)
+                continue
             with run.opened(state):
                 grad = state.grad()
                 if grad is not None and 0 < state.kept < state.size:
-                    mask = self.choose(state, grad.abs().float(), zeta, ablate=state is not run.states[-1])
-                    run.set_mask(state, mask)
+                    run.set_mask(state, self.choose(state, grad.abs().float(), zeta, ablate=ablate))
         return self.instead
 
     def wants_gradient(self, run: Run) -> bool:
@@ -67,13 +74,32 @@ class ConstantFanIn:
         drop = exact_count(state.kept, zeta)
         survivors = _top(weight, mask, state.kept - drop)
         salient = survivors | _top(grad, ~mask, drop)
-        alive = mask.any(1)
-        if ablate:
-            fan_in = int(mask.sum(1).max())
-            alive = _enough(alive, salient.sum(1), max(1.0, self.gamma * fan_in))
-        fan_in = min(mask.shape[1], max(1, state.count // int(alive.sum())))
-        rank = torch.where(survivors, torch.full_like(grad, 1e30), grad)
+        alive, fan_in = self._left(state, mask.sum(1), salient.sum(1), ablate)
+        rank = torch.where(survivors, torch.full_like(grad, _FIRST), grad)
         return keep_top(rank, fan_in) & alive[:, None]
+
+    def _left(self, state: WeightState, fan_ins: Tensor, salient: Tensor, ablate: bool) -> tuple[Tensor, int]:
+        """Which neurons stay, and the fan-in that they share the layer's budget with."""
+        alive = fan_ins > 0
+        if ablate:
+            alive = _enough(alive, salient, max(1.0, self.gamma * int(fan_ins.max())))
+        return alive, min(state.shape[1], max(1, state.count // int(alive.sum())))
+
+    def _stream(self, run: Run, state: WeightState, zeta: float, *, ablate: bool) -> None:
+        """The same masks where only the kept values exist, and the dense gradient goes by in blocks."""
+        topology, drop = state.packed, exact_count(state.kept, zeta)
+        assert topology is not None
+        stay = keep_top(state.weight.parameter.detach().abs().float()[None], state.kept - drop)[0]
+        rows, fan_ins = topology.positions[stay] // state.shape[1], topology.row_counts
+        salient = torch.bincount(rows, minlength=state.shape[0]) + streamed_growth.salient(state, drop)
+        alive, fan_in = self._left(state, fan_ins, salient, ablate)
+
+        def choose(rows: range, entries: slice, here: Tensor, grad: Tensor) -> Mask:
+            rank = grad.abs().float()
+            rank.view(-1)[here[stay[entries]]] = _FIRST
+            return keep_top(rank, fan_in) & alive[rows.start : rows.stop, None]
+
+        streamed_growth.exchange_rows(run, state, choose)
 
 
 def _top(score: Tensor, among: Mask, count: int) -> Mask:

@@ -1,14 +1,14 @@
-"""The exchange of RigL on a packed weight: the dense gradient goes by in blocks, only its largest entries stay."""
+"""Growth by gradient on a packed weight: the dense gradient goes by in blocks, only its largest entries stay."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from rarefy.core.topk import keep_top
 from rarefy.training import optimizers
-from rarefy.training.run import Run
+from rarefy.training.run import SOURCE, Run
 from rarefy.training.runtime.data import replace_data
 from rarefy.training.runtime.faces import Packing
 from rarefy.training.runtime.topology import Move
@@ -17,10 +17,13 @@ from rarefy.training.state import WeightState
 
 _ENTRIES = 2**18  # of the dense gradient at a time: 1 MiB
 
+Choose = Callable[[range, slice, Tensor, Tensor], Tensor]
+"""(rows, their entries, where those lie in the block, the block of the gradient `(rows, n)`) -> their next mask."""
+
 
 def watched(state: WeightState) -> bool:
-    """Whether only the kept values exist and this step's dense gradient can be had in blocks."""
-    if state.packed is None:
+    """Whether only the kept values exist, any entry may be grown, and this step's dense gradient comes in blocks."""
+    if state.packed is None or SOURCE in state.extra:
         return False
     packing = state.weight.module.packing
     assert isinstance(packing, Packing)
@@ -32,23 +35,59 @@ def exchange(run: Run, state: WeightState, survivors: int, kept: int) -> None:
 
     The masks are those of the same exchange on dense tensors: ties go to the lower index there as here.
     """
-    packing = state.weight.module.packing
-    assert isinstance(packing, Packing) and packing.watch is not None
-    topology, parameter = packing.topology, state.weight.parameter
+    packing, parameter = _packing(state), state.weight.parameter
+    topology = packing.topology
     stay = keep_top(parameter.detach().abs().float()[None], min(survivors, topology.nnz))[0]
-    old = topology.positions
-    scale = Scale()
+    old, scale = topology.positions, Scale()
     blocks = _blocks(packing, old, parameter.grad, scale)
     grads, places = largest(blocks, old[stay], kept - int(stay.count_nonzero()))
     known = topology.entries(places)
     leave = ~stay
     leave[known[known >= 0]] = False  # just dropped, and grown again at once: it has never been away
     fresh = known < 0
-    move = topology.edit(leave.nonzero().flatten(), places[fresh])
-    _carry(run, state, move, scale.factor * grads[fresh])
-    gone = old[leave]
-    del old
-    run.renew(state, lambda index: torch.isin(index, gone), places[fresh])
+    _become(run, state, leave, places[fresh], scale.factor * grads[fresh])
+
+
+def exchange_rows(run: Run, state: WeightState, choose: Choose) -> None:
+    """The next mask where rows do not compete, some rows at a time."""
+    packing, parameter = _packing(state), state.weight.parameter
+    width, old, scale = packing.topology.shape[1], packing.topology.positions, Scale()
+    leave, places, grads, low = [], [], [], 0
+    for first, flat in _blocks(packing, old, parameter.grad, scale):
+        high = int(torch.searchsorted(old, first + flat.numel()))
+        here, rows = old[low:high] - first, range(first // width, (first + flat.numel()) // width)
+        keep = choose(rows, slice(low, high), here, flat.view(-1, width)).flatten()
+        leave.append(~keep[here])
+        keep[here] = False
+        fresh = keep.nonzero().flatten()
+        places.append(fresh + first)
+        grads.append(flat[fresh])
+        low = high
+    _become(run, state, torch.cat(leave), torch.cat(places), scale.factor * torch.cat(grads))
+
+
+def salient(state: WeightState, count: int) -> Tensor:
+    """How many of the `count` largest dense gradients of entries that are not kept lie in each row."""
+    packing = _packing(state)
+    rows, width = packing.topology.shape
+    old = packing.topology.positions
+    places = largest(_blocks(packing, old, None, Scale()), old, min(count, rows * width - len(old)))[1]
+    return torch.bincount(places // width, minlength=rows)
+
+
+def _packing(state: WeightState) -> Packing:
+    packing = state.weight.module.packing
+    assert isinstance(packing, Packing) and packing.watch is not None
+    return packing
+
+
+def _become(run: Run, state: WeightState, leave: Tensor, places: Tensor, grads: Tensor) -> None:
+    """leave: which entries go; places: flat positions of fresh ones, ascending; grads: theirs."""
+    topology = _packing(state).topology
+    gone = topology.positions[leave]
+    _carry(run, state, topology.edit(leave.nonzero().flatten(), places), grads)
+    run.renew(state, lambda index: torch.isin(index, gone), places)
+    run.note_collapse(state)
     if state.tried is not None:
         state.tried |= topology.bits
 
