@@ -30,7 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
 DENSE = "dense torch"
 NOTE = """\
 Steps and bytes are those before the first change of masks. After some, a step with Adam also corrects the moments of
-young weights, which adds half to the packed ones of speed-trainer.md, and their places and ages are held (16 bytes each).
+young weights, which adds half to the packed ones of speed-trainer.md; their places and ages are held (16 bytes each).
 DST-EE counts the rounds of every entry from its first growth on: 4 bytes each, 0.25 of what dense training holds."""
 
 
