@@ -74,11 +74,13 @@ def test_convolutions_too(method: str) -> None:
     [
         ("rigl", {"pattern": "fanin"}, False),
         ("rigl", {"pattern": "rowwise"}, False),
-        ("srigl", {"pattern": "fanin", "gamma": 0.0}, None),  # those without a salient entry, if there are any
+        ("dst-ee", {"c": 0.01}, None),
+        ("dst-ee", {"pattern": "fanin", "c": 0.01}, False),
+        ("srigl", {"pattern": "fanin", "gamma": 0.0}, None),
         ("srigl", {"pattern": "fanin", "gamma": 0.95, "sparsity": 0.9}, True),
     ],
 )
-def test_masks_by_rows_are_chosen_from_blocks_as_from_the_whole(
+def test_masks_are_chosen_from_blocks_as_from_the_whole(
     method: str, more: dict[str, Any], ablates: bool | None, task: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rarefy.training.streamed_growth._ENTRIES", 300)  # of some rows, the last block has fewer
@@ -489,12 +491,19 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     ("method", "more"),
-    [("rigl", {}), ("rigl", {"pattern": "fanin"}), ("rigl", {"pattern": "rowwise"}), ("srigl", {}), ("dst-ee", {})],
+    [
+        ("rigl", {}),
+        ("rigl", {"pattern": "fanin"}),
+        ("rigl", {"pattern": "rowwise"}),
+        ("srigl", {}),
+        ("dst-ee", {}),
+        ("rigl", {"pattern": "1:4", "sparsity": None}),
+    ],
 )
 def test_growth_by_gradient_makes_no_dense_tensor(
-    method: str, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    method: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the impostor: a rule that looks at every entry opens the layer, and that is seen."""
+    """Against the impostor: a pattern whose entries compete otherwise opens the layer, and that is seen."""
     monkeypatch.setattr("rarefy.training.streamed_growth._ENTRIES", 512)
     task = loops.mlp()
     options = {"total_steps": 48, "sparsity": 0.9, "every": 4, **more}
@@ -505,14 +514,15 @@ def test_growth_by_gradient_makes_no_dense_tensor(
     with Largest() as seen:
         trainer.step()
     assert not torch.equal(before, trainer.masks["2"])
-    assert (seen.entries < 64 * 64 // 2) == (method != "dst-ee"), seen.entries
+    assert (seen.entries < 64 * 64 // 2) == (more.get("pattern") != "1:4"), seen.entries
 
 
 def test_the_largest_gradients_stream_as_one_ranking() -> None:
     generator = torch.Generator().manual_seed(0)
     grad = torch.randint(-4, 5, (12, 10), generator=generator).float()  # many ties
     without = torch.tensor([0, 1, 7, 30, 31, 118])
-    blocks = ((first, grad.flatten()[first : first + 30]) for first in range(0, 120, 30))
+    flat = grad.flatten()
+    blocks = ((first, flat[first : first + 30], flat[first : first + 30].abs()) for first in range(0, 120, 30))
     values, places = largest(blocks, without, 25)
     rank = grad.abs().flatten()
     rank[without] = -1

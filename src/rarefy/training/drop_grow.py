@@ -17,7 +17,7 @@ from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.clock import Clock
-from rarefy.training.growth import GrowGradient
+from rarefy.training.growth import GrowExplore, GrowGradient
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
 from rarefy.training.streamed_growth import exchange, exchange_rows, watched
@@ -122,15 +122,19 @@ class DropGrow:
         if not self._streams(state):
             with run.opened(state):
                 self._exchange(run, state, fraction)
-        elif isinstance(pattern, Layerwise):
-            exchange(run, state, pattern.count(*state.shape, remain), pattern.count(*state.shape, state.density))
+            return
+        assert isinstance(self.grow, GrowGradient | GrowExplore)
+        score, shape = self.grow.score(run, state), state.shape
+        if isinstance(pattern, Layerwise):
+            exchange(run, state, pattern.count(*shape, remain), pattern.count(*shape, state.density), score)
         else:
-            exchange_rows(run, state, partial(_next_rows, state, remain))
+            exchange_rows(run, state, partial(_next_rows, state, remain), score)
 
     def _streams(self, state: WeightState) -> bool:
-        """Whether a packed weight needs no dense tensor for the change: entries of a layer or a row compete by
-        gradient."""
-        plain = isinstance(self.grow, GrowGradient) and isinstance(self.drop, DropSmallest) and self.return_dropped
+        """Whether a packed weight needs no dense tensor for the change: the entries of a layer or of a row compete by
+        what their own gradients say."""
+        by_gradient = isinstance(self.grow, GrowGradient | GrowExplore)
+        plain = by_gradient and isinstance(self.drop, DropSmallest) and self.return_dropped
         return plain and isinstance(state.pattern, Layerwise | Rowwise | FanIn) and watched(state)
 
     def _exchange(self, run: Run, state: WeightState, fraction: float) -> None:
@@ -142,9 +146,9 @@ class DropGrow:
         run.set_mask(state, state.pattern.select(rank, state.density), self.grow.values(run, state))
 
 
-def _next_rows(state: WeightState, remain: float, rows: range, entries: slice, here: Tensor, grad: Tensor) -> Mask:
-    """Of some rows: their largest kept weights, as many as the density `remain` keeps, and their largest gradients."""
-    score = torch.full_like(grad, -1.0, dtype=torch.float32)
-    score.view(-1)[here] = state.weight.parameter.detach()[entries].abs().float()
-    stay = state.pattern.select(score, remain) & (score >= 0.0)
-    return state.pattern.select(torch.where(stay, _FIRST, grad.abs().float()), state.density)
+def _next_rows(state: WeightState, remain: float, rows: range, entries: slice, here: Tensor, scores: Tensor) -> Mask:
+    """Of some rows: their largest kept weights, as many as the density `remain` keeps, and the best scores."""
+    size = torch.full_like(scores, -1.0)
+    size.view(-1)[here] = state.weight.parameter.detach()[entries].abs().float()
+    stay = state.pattern.select(size, remain) & (size >= 0.0)
+    return state.pattern.select(torch.where(stay, _FIRST, scores), state.density)

@@ -11,6 +11,7 @@ from rarefy.core.errors import ModelError
 from rarefy.core.shapes import Weight
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
+from rarefy.training.streamed_growth import Score
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class GrowGradient:
     def __call__(self, run: Run, state: WeightState) -> Weight:
         grad = state.grad()
         return state.value() * 0 if grad is None else grad.abs()
+
+    def score(self, run: Run, state: WeightState) -> None:
+        """The gradient's size alone."""
 
     def values(self, run: Run, state: WeightState) -> Tensor | None:
         return None
@@ -42,10 +46,22 @@ class GrowExplore:
     before: ClassVar[bool] = True
 
     def __call__(self, run: Run, state: WeightState) -> Weight:
-        seen = state.extra.setdefault("rounds", torch.zeros(state.weight.shape, dtype=torch.int32))
+        seen = self._rounds(state)
         seen += state.mask
-        bonus = self.c * math.log(max(1, run.step)) / (seen + self.eps)
-        return GrowGradient()(run, state) + bonus
+        return GrowGradient()(run, state) + self._bonus(run, seen)
+
+    def score(self, run: Run, state: WeightState) -> Score:
+        """The same of a part of a weight of which only the kept values exist; counts this round."""
+        assert state.packed is not None
+        seen = self._rounds(state).view(-1)
+        seen[state.packed.positions] += 1
+        return lambda first, grad: grad.abs() + self._bonus(run, seen[first : first + len(grad)])
+
+    def _rounds(self, state: WeightState) -> Tensor:
+        return state.extra.setdefault("rounds", torch.zeros(state.shape, dtype=torch.int32))
+
+    def _bonus(self, run: Run, seen: Tensor) -> Tensor:
+        return self.c * math.log(max(1, run.step)) / (seen + self.eps)
 
     def values(self, run: Run, state: WeightState) -> Tensor | None:
         return None

@@ -94,8 +94,7 @@ class ConstantFanIn:
         salient = torch.bincount(rows, minlength=state.shape[0]) + streamed_growth.salient(state, drop)
         alive, fan_in = self._left(state, fan_ins, salient, ablate)
 
-        def choose(rows: range, entries: slice, here: Tensor, grad: Tensor) -> Mask:
-            rank = grad.abs().float()
+        def choose(rows: range, entries: slice, here: Tensor, rank: Tensor) -> Mask:
             rank.view(-1)[here[stay[entries]]] = _FIRST
             return keep_top(rank, fan_in) & alive[rows.start : rows.stop, None]
 

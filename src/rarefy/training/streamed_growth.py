@@ -18,7 +18,10 @@ from rarefy.training.state import WeightState
 _ENTRIES = 2**18  # of the dense gradient at a time: 1 MiB
 
 Choose = Callable[[range, slice, Tensor, Tensor], Tensor]
-"""(rows, their entries, where those lie in the block, the block of the gradient `(rows, n)`) -> their next mask."""
+"""(rows, their entries, where those lie in the block, the scores of the block `(rows, n)`) -> their next mask."""
+
+Score = Callable[[int, Tensor], Tensor]
+"""(flat position, the gradients from there on, as they are now) -> scores that are not negative; a new tensor."""
 
 
 def watched(state: WeightState) -> bool:
@@ -30,16 +33,17 @@ def watched(state: WeightState) -> bool:
     return packing.watch is not None and bool(packing.watch.seen)
 
 
-def exchange(run: Run, state: WeightState, survivors: int, kept: int) -> None:
-    """The `survivors` largest kept weights stay, and the largest dense gradients elsewhere come, `kept` in all.
+def exchange(run: Run, state: WeightState, survivors: int, kept: int, score: Score | None = None) -> None:
+    """The `survivors` largest kept weights stay, and the best scores elsewhere come, `kept` in all.
 
-    The masks are those of the same exchange on dense tensors: ties go to the lower index there as here.
+    score: of the gradient, its size without one. The masks are those of the same exchange on dense tensors: ties go to
+    the lower index there as here.
     """
     packing, parameter = _packing(state), state.weight.parameter
     topology = packing.topology
     stay = keep_top(parameter.detach().abs().float()[None], min(survivors, topology.nnz))[0]
     old, scale = topology.positions, Scale()
-    blocks = _blocks(packing, old, parameter.grad, scale)
+    blocks = _scored(packing, old, parameter.grad, scale, score)
     grads, places = largest(blocks, old[stay], kept - int(stay.count_nonzero()))
     known = topology.entries(places)
     leave = ~stay
@@ -48,15 +52,15 @@ def exchange(run: Run, state: WeightState, survivors: int, kept: int) -> None:
     _become(run, state, leave, places[fresh], scale.factor * grads[fresh])
 
 
-def exchange_rows(run: Run, state: WeightState, choose: Choose) -> None:
-    """The next mask where rows do not compete, some rows at a time."""
+def exchange_rows(run: Run, state: WeightState, choose: Choose, score: Score | None = None) -> None:
+    """The next mask where rows do not compete, some rows at a time; score: as for `exchange`."""
     packing, parameter = _packing(state), state.weight.parameter
     width, old, scale = packing.topology.shape[1], packing.topology.positions, Scale()
     leave, places, grads, low = [], [], [], 0
-    for first, flat in _blocks(packing, old, parameter.grad, scale):
+    for first, flat, scores in _scored(packing, old, parameter.grad, scale, score):
         high = int(torch.searchsorted(old, first + flat.numel()))
         here, rows = old[low:high] - first, range(first // width, (first + flat.numel()) // width)
-        keep = choose(rows, slice(low, high), here, flat.view(-1, width)).flatten()
+        keep = choose(rows, slice(low, high), here, scores.view(-1, width)).flatten()
         leave.append(~keep[here])
         keep[here] = False
         fresh = keep.nonzero().flatten()
@@ -71,7 +75,8 @@ def salient(state: WeightState, count: int) -> Tensor:
     packing = _packing(state)
     rows, width = packing.topology.shape
     old = packing.topology.positions
-    places = largest(_blocks(packing, old, None, Scale()), old, min(count, rows * width - len(old)))[1]
+    blocks = _scored(packing, old, None, Scale(), None)
+    places = largest(blocks, old, min(count, rows * width - len(old)))[1]
     return torch.bincount(places // width, minlength=rows)
 
 
@@ -92,28 +97,43 @@ def _become(run: Run, state: WeightState, leave: Tensor, places: Tensor, grads: 
         state.tried |= topology.bits
 
 
-def largest(blocks: Iterator[tuple[int, Tensor]], without: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(gradients, flat positions) of the `count` entries of largest magnitude that are not in `without` (ascending).
+def largest(blocks: Iterator[tuple[int, Tensor, Tensor]], without: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(gradients, flat positions) of the `count` entries of largest score that are not in `without` (ascending).
 
-    blocks: (first flat position, gradients (entries,)) in ascending order; ties go to the lower position.
+    blocks: (first flat position, gradients (entries,), scores (entries,)) in ascending order; ties go to the lower
+    position.
     """
-    grads, places = torch.empty(0), torch.empty(0, dtype=torch.long)
+    best, held, places = torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.long)
     least = -1.0  # what an entry must exceed: entries further on lose every tie
-    for first, block in blocks:
-        size = block.abs()
-        low, high = torch.searchsorted(without, torch.tensor([first, first + block.numel()])).tolist()
-        size[without[low:high] - first] = -1.0
-        here = (size > least).nonzero().flatten()
-        grads, places = torch.cat([grads, block[here]]), torch.cat([places, here + first])
-        if grads.numel() > 2 * count:
-            grads, places = _best(grads, places, count)
-            least = float(grads.abs().min()) if count else math.inf
-    return _best(grads, places, count)
+    for first, grads, scores in blocks:
+        low, high = torch.searchsorted(without, torch.tensor([first, first + grads.numel()])).tolist()
+        scores[without[low:high] - first] = -1.0
+        here = (scores > least).nonzero().flatten()
+        best, held = torch.cat([best, scores[here]]), torch.cat([held, grads[here]])
+        places = torch.cat([places, here + first])
+        if len(best) > 2 * count:
+            best, held, places = _best(best, held, places, count)
+            least = float(best.min()) if count else math.inf
+    return _best(best, held, places, count)[1:]
 
 
-def _best(grads: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    best = keep_top(grads.abs()[None], min(count, grads.numel()))[0]
-    return grads[best], places[best]
+def _best(scores: Tensor, grads: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    best = keep_top(scores[None], min(count, len(scores)))[0]
+    return scores[best], grads[best], places[best]
+
+
+def _scored(
+    packing: Packing, positions: Tensor, now: Tensor | None, scale: Scale, score: Score | None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(first flat position, gradients, scores); where these depend on how the gradient was scaled, it goes by twice."""
+    if score is None:
+        for first, flat in _blocks(packing, positions, now, scale):
+            yield first, flat, flat.abs().float()
+        return
+    for _ in _blocks(packing, positions, now, scale):
+        pass
+    for first, flat in _blocks(packing, positions, None, scale):
+        yield first, flat, score(first, scale.factor * flat).float()
 
 
 def _blocks(packing: Packing, positions: Tensor, now: Tensor | None, scale: Scale) -> Iterator[tuple[int, Tensor]]:
