@@ -60,7 +60,7 @@ _SETTINGS: dict[str, dict[str, Setting]] = {
         ),
     },
 }
-_HIGH: dict[tuple[str, str, float], Setting] = {  # where so little is left, more rounds are worth their time
+_TUNED: dict[tuple[str, str, float], Setting] = {  # what was tuned for one sparsity
     ("mlpnet", "chita", 0.98): Setting(
         1000, 1, {"damping": 0.1, "first": 1.0, "iterations": 20, "exchanges": 8, "swaps": 0}
     ),
@@ -70,9 +70,13 @@ _HIGH: dict[tuple[str, str, float], Setting] = {  # where so little is left, mor
     },
     **{
         ("resnet20", "chita-plus-plus", sparsity): Setting(
-            500, 16, {"damping": 1e-5, "first": 0.0, "rounds": 16, "iterations": 0, "block": 500}
+            200, 64, {"damping": 1e-6, "first": 0.0, "rounds": 8, "iterations": 0, "block": 500}
         )
-        for sparsity in (0.8, 0.9)
+        for sparsity in (0.7, 0.8, 0.9)
+    },
+    **{
+        ("resnet20", "cbs", sparsity): Setting(500, 16, {"damping": 1e-4, "rungs": 0, "rounds": 20})
+        for sparsity in (0.6, 0.7, 0.8)
     },
     ("mlpnet", "chita-plus-plus", 0.98): Setting(
         1000, 16, {"damping": 3e-3, "first": 1 / 16, "rounds": 24, "iterations": 0}
@@ -82,7 +86,7 @@ _HIGH: dict[tuple[str, str, float], Setting] = {  # where so little is left, mor
 
 def setting(name: str, method: str, sparsity: float) -> Setting:
     """What a method is given in one cell."""
-    return _HIGH.get((name, method, sparsity), _SETTINGS[name][method])
+    return _TUNED.get((name, method, sparsity), _SETTINGS[name][method])
 
 
 QUICK = {"mlpnet": (0.9, 0.98), "resnet20": (0.7,)}

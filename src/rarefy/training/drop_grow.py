@@ -8,7 +8,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rarefy.core.memory import give_back
 from rarefy.core.protocols import Schedule
 from rarefy.core.shapes import Mask, Weight
 from rarefy.core.topk import exact_count, keep_top
@@ -110,8 +109,6 @@ class DropGrow:
         schedule = self.fraction or Cosine(self.initial, self.final, max(1, round(self.clock.end * run.end("grow"))))
         for state in run.states:
             if 0 < state.kept < state.size:
-                if state.packed is not None:
-                    give_back()  # what was freed so far, the change of the layer would add to
                 self._change(run, state, schedule(done))
 
     def wants_gradient(self, run: Run) -> bool:
