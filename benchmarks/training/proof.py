@@ -20,24 +20,23 @@ import rarefy
 from rarefy.core.errors import SparsityError
 from rarefy.schedules.cosine import Cosine
 
-EVERY = 25
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # every: in units of the task's
     "static random, uniform": ("static", {"allocation": "uniform"}),
     "static random, ERK": ("static", {"allocation": "erk"}),
     "SNIP": ("snip", {"data": 8}),
     "SynFlow": ("synflow", {}),
-    "SET": ("set", {"every": EVERY}),
-    "SET with RigL's schedule": ("set", {"every": EVERY, "end": 0.75, "spread": 0.0, "schedule": 0.3}),
+    "SET": ("set", {"every": 1}),
+    "SET with RigL's schedule": ("set", {"every": 1, "end": 0.75, "spread": 0.0, "schedule": 0.3}),
     "deep rewiring": ("deep-rewiring", {}),
-    "sparse momentum": ("sparse-momentum", {"every": EVERY}),
-    "DST-EE": ("dst-ee", {"every": EVERY}),
-    "RigL": ("rigl", {"every": EVERY}),
-    "SRigL": ("srigl", {"every": EVERY}),
-    "Top-KAST, ERK": ("top-kast", {"every": EVERY, "allocation": "erk"}),
-    "powerpropagation, ERK": ("powerpropagation", {"every": EVERY, "allocation": "erk"}),
-    "AC/DC, ERK": ("acdc", {"every": 2 * EVERY, "allocation": "erk"}),
-    "gradual magnitude, uniform": ("gmp-zhu-gupta", {"every": EVERY}),
-    "gradual magnitude, ERK": ("gmp-zhu-gupta", {"every": EVERY, "allocation": "erk"}),
+    "sparse momentum": ("sparse-momentum", {"every": 1}),
+    "DST-EE": ("dst-ee", {"every": 1}),
+    "RigL": ("rigl", {"every": 1}),
+    "SRigL": ("srigl", {"every": 1}),
+    "Top-KAST, ERK": ("top-kast", {"every": 1, "allocation": "erk"}),
+    "powerpropagation, ERK": ("powerpropagation", {"every": 1, "allocation": "erk"}),
+    "AC/DC, ERK": ("acdc", {"every": 2, "allocation": "erk"}),
+    "gradual magnitude, uniform": ("gmp-zhu-gupta", {"every": 1}),
+    "gradual magnitude, ERK": ("gmp-zhu-gupta", {"every": 1, "allocation": "erk"}),
 }
 SPARSITIES, SEEDS = (0.8, 0.9, 0.95, 0.98), (0, 1, 2)
 DENSE = "dense"
@@ -54,6 +53,8 @@ def train(task: Task, label: str, sparsity: float, seed: int) -> dict[str, float
     if label != DENSE:
         method, options = METHODS[label]
         options = dict(options)
+        if "every" in options:
+            options["every"] *= task.every
         if "schedule" in options:  # from that fraction on half a cosine to 0, as RigL
             options["schedule"] = Cosine(options["schedule"], 0.0, round(options["end"] * task.steps))
         if "data" in options:

@@ -11,7 +11,7 @@ from sides import machine
 
 HERE = Path(__file__).parent
 UNITS = {
-    "fashion": ("Fashion-MNIST, 784-300-100-10, 600 steps of 128", "accuracy, %", 1),
+    "fashion": ("Fashion-MNIST, 784-300-100-10, 3000 steps of 128", "accuracy, %", 1),
     "cifar": ("CIFAR-10, a residual net of 7 convolutions, 300 steps of 64", "accuracy, %", 1),
     "shakespeare": ("tinyshakespeare, a byte transformer of 2 layers, 300 steps of 32 x 64", "bits a byte", -1),
 }

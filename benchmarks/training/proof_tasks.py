@@ -15,12 +15,16 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """draw(seed, step) gives a batch; measure(model) what is reported; better: "high" or "low"."""
+    """draw(generator) gives a batch; measure(model) what is reported; better: "high" or "low".
+
+    every: steps between two changes of masks.
+    """
 
     name: str
     unit: str
     better: str
     steps: int
+    every: int
     model: Callable[[], nn.Module]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     draw: Callable[[torch.Generator], Batch]
@@ -70,9 +74,8 @@ def fashion(data: Path) -> Task:
 
     seen, unseen = part("train25k"), part("test_public")
     optimizer = lambda net: torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-4)  # noqa: E731
-    return Task(
-        "Fashion-MNIST, MLP", "accuracy, %", "high", 600, model, optimizer, _drawn(*seen, 128), _accuracy(*unseen)
-    )
+    draw, measure = _drawn(*seen, 128), _accuracy(*unseen)
+    return Task("Fashion-MNIST, MLP", "accuracy, %", "high", 3000, 100, model, optimizer, draw, measure)
 
 
 class Residual(nn.Module):
@@ -113,7 +116,7 @@ def cifar(data: Path) -> Task:
     seen, unseen = part("train20k"), part("test_public")
     optimizer = lambda net: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)  # noqa: E731
     draw, measure = _drawn(*seen, 64), _accuracy(*unseen)
-    return Task("CIFAR-10, ResNet", "accuracy, %", "high", 300, model, optimizer, draw, measure, ("0", "8"))
+    return Task("CIFAR-10, ResNet", "accuracy, %", "high", 300, 25, model, optimizer, draw, measure, ("0", "8"))
 
 
 class Bytes(nn.Module):
@@ -165,7 +168,7 @@ def shakespeare(data: Path) -> Task:
         return float(loss) / float(np.log(2))
 
     optimizer = lambda net: torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)  # noqa: E731
-    return Task("Shakespeare, transformer", "bits a byte", "low", 300, Bytes, optimizer, draw, measure, ("head",))
+    return Task("Shakespeare, transformer", "bits a byte", "low", 300, 25, Bytes, optimizer, draw, measure, ("head",))
 
 
 TASKS = {"fashion": fashion, "cifar": cifar, "shakespeare": shakespeare}

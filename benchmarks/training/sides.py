@@ -11,12 +11,15 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "engine"), str(HERE.parent / "peers
 
 import torch  # noqa: E402
 from harness import Sides, Target, Timed, local, machine, options, table, timed  # noqa: E402
-from torch import nn  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from rarefy.training.trainer import SparseTrainer  # noqa: E402
 
 __all__ = [
     "Sides",
     "Target",
     "Timed",
+    "held",
     "local",
     "machine",
     "options",
@@ -65,6 +68,23 @@ def training(call: Callable[[], Any]) -> Callable[[float, int], list[float]]:
         return taken
 
     return turn
+
+
+def _bytes(things: Any) -> int:
+    if isinstance(things, Tensor):
+        return things.nbytes
+    values = things.values() if isinstance(things, dict) else things if isinstance(things, list | tuple) else ()
+    return sum(_bytes(value) for value in values)
+
+
+def held(model: nn.Module, optimizer: torch.optim.Optimizer, trainer: SparseTrainer | None = None) -> int:
+    """Bytes of weights, gradients, optimizer state, masks or indexes, and of what the method remembers."""
+    own = sum(p.nbytes + (0 if p.grad is None else p.grad.nbytes) for p in model.parameters())
+    memory = own + sum(_bytes(state) for state in optimizer.state.values())
+    for state in trainer.run.states if trainer is not None else ():
+        memory += state.mask.nbytes if state.packed is None else state.packed.nbytes
+        memory += _bytes([t for t in (state.tried, state.master) if t is not None]) + _bytes(state.extra)
+    return memory
 
 
 def page(name: str, title: str, body: str, targets: Sequence[Target], missing: dict[str, str], asked: Any) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sides import Sides, Target, options, page, stack, steps, table, timed, training
-from torch import Tensor
+from sides import Sides, Target, held, options, page, stack, steps, table, timed, training
 
 import rarefy
 
@@ -34,13 +33,6 @@ young weights, which adds half to the packed ones of speed-trainer.md; their pla
 DST-EE counts the rounds of every entry from its first growth on: 4 bytes each, 0.25 of what dense training holds."""
 
 
-def _bytes(things: Any) -> int:
-    if isinstance(things, Tensor):
-        return things.nbytes
-    values = things.values() if isinstance(things, dict) else things if isinstance(things, list | tuple) else ()
-    return sum(_bytes(value) for value in values)
-
-
 def side(method: str | None, sparsity: float, runtime: str) -> tuple[Callable[[], float], Callable[[], int], str]:
     """(a step, bytes held, what the runtime says of the layers)."""
     model = stack(WIDTH, DEPTH)
@@ -51,20 +43,9 @@ def side(method: str | None, sparsity: float, runtime: str) -> tuple[Callable[[]
         trainer = rarefy.sparse_training(model, optimizer, method, runtime=runtime, **settings)
         step = trainer.step
 
-    def held() -> int:
-        own = sum(p.nbytes + (0 if p.grad is None else p.grad.nbytes) for p in model.parameters())
-        memory = sum(_bytes(state) for state in optimizer.state.values())
-        if trainer is None:
-            return own + memory
-        states = trainer.run.states
-        kept = sum(s.mask.nbytes if s.packed is None else s.packed.nbytes for s in states)
-        tried = sum(0 if s.tried is None else s.tried.nbytes for s in states)
-        masters = sum(0 if s.master is None else s.master.nbytes for s in states)
-        return own + memory + kept + tried + masters + sum(_bytes(s.extra) for s in states)
-
     return (
         steps(model, optimizer, step, TOKENS, WIDTH),
-        held,
+        lambda: held(model, optimizer, trainer),
         "" if trainer is None else next(iter(trainer.runtime.values())),
     )
 
@@ -86,8 +67,8 @@ def main() -> None:
         sides.close()
         base = made[DENSE][1]()
         rows = [
-            [name, times.ms(name), times.ratio(name, DENSE), held() / 2**20, held() / base]
-            for name, (_, held, _) in made.items()
+            [name, times.ms(name), times.ratio(name, DENSE), size() / 2**20, size() / base]
+            for name, (_, size, _) in made.items()
         ]
         pieces.append(
             f"## {sparsity:.0%}\n\n" + table(["", "ms a step", "times as fast as dense", "held MiB", "of dense"], rows)
