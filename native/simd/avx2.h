@@ -2,6 +2,12 @@
 constexpr int width = 8;
 using Vec = __m256;
 
+// What is to stay in a register, and is not to be read again from where it came.
+inline Vec on_its_own(Vec v) {
+  __asm__("" : "+x"(v));
+  return v;
+}
+
 inline Vec zero() { return _mm256_setzero_ps(); }
 inline Vec set1(float x) { return _mm256_set1_ps(x); }
 inline Vec load(const float* p) { return _mm256_load_ps(p); }
@@ -37,6 +43,14 @@ inline float largest(Vec a) {
   __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   m = _mm_max_ps(m, _mm_movehl_ps(m, m));
   return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+// Four floats, and one of them in every lane: for loops that are short of loads and not of shuffles.
+using Floats4 = __m256;
+inline Floats4 load_four(const float* p) { return on_its_own(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p))); }
+template <int i>
+inline Vec of_four(Floats4 four) {
+  return on_its_own(_mm256_permute_ps(four, i * 0x55));
 }
 
 // 0 where the byte of a mask is set (attend), -infinity where it is 0; lanes from n on are 0.
@@ -84,10 +98,8 @@ inline Vec expand(Lanes keep, const float* packed) {
   return _mm256_and_ps(values, _mm256_castsi256_ps(lane_mask(keep)));
 }
 inline Vec fma_lanes(Lanes keep, Vec w, const float* p, Vec c) { return fma(w, _mm256_maskload_ps(p, lane_mask(keep)), c); }
-inline Vec gather(const float* x, const unsigned short* index) {
-  const __m256i at = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index)));
-  return _mm256_i32gather_ps(x, at, 4);
-}
+#include "simd/picked.h"
+inline Vec gather(const float* x, const unsigned short* index) { return picked8(x, reinterpret_cast<const unsigned char*>(index)); }
 inline Vec gather(const float* x, const unsigned* index) {
   return _mm256_i32gather_ps(x, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)), 4);
 }

@@ -67,6 +67,13 @@ inline Register on_its_own(Register v) {
   __asm__("" : "+v"(v));
   return v;
 }
+// Four floats, and one of them in every lane: for loops that are short of loads and not of shuffles.
+using Floats4 = __m512;
+inline Floats4 load_four(const float* p) { return on_its_own(_mm512_broadcast_f32x4(_mm_loadu_ps(p))); }
+template <int i>
+inline Vec of_four(Floats4 four) {
+  return on_its_own(_mm512_permute_ps(four, i * 0x55));
+}
 inline Vec expand(Lanes keep, const float* packed) { return _mm512_maskz_expand_ps(keep, on_its_own(_mm512_loadu_ps(packed))); }
 // c + w * p in the lanes that are kept; what else p names is not read. Written out: a load under a mask of its own, as the
 // compiler would have it, costs Zen 4 more than all the rest.
@@ -74,8 +81,9 @@ inline Vec fma_lanes(Lanes keep, Vec w, const float* p, Vec c) {
   __asm__("vfmadd231ps %2, %1, %0%{%3%}" : "+v"(c) : "v"(w), "m"(*reinterpret_cast<const __m512_u*>(p)), "Yk"(keep));
   return c;
 }
-inline Vec gather(const float* x, const unsigned short* index) {
-  const __m512i at = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
-  return _mm512_i32gather_ps(at, x, 4);
+#include "simd/picked.h"
+inline Vec picked16(const float* x, const unsigned char* places) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(picked8(x, places)), picked8(x, places + 16), 1);
 }
+inline Vec gather(const float* x, const unsigned short* index) { return picked16(x, reinterpret_cast<const unsigned char*>(index)); }
 inline Vec gather(const float* x, const unsigned* index) { return _mm512_i32gather_ps(_mm512_loadu_si512(index), x, 4); }

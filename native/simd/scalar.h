@@ -22,6 +22,15 @@ inline Vec each(Function f) {
 }
 
 inline Vec set1(float x) { return each([&](int) { return x; }); }
+// Four floats, and one of them in every lane.
+struct Floats4 {
+  const float* at;
+};
+inline Floats4 load_four(const float* p) { return {p}; }
+template <int i>
+inline Vec of_four(Floats4 four) {
+  return set1(four.at[i]);
+}
 inline Vec zero() { return set1(0.0f); }
 inline Vec loadu(const float* p) { return each([&](int i) { return p[i]; }); }
 inline Vec load(const float* p) { return loadu(p); }

@@ -29,6 +29,4 @@ inline Used used_lanes(Lanes, Vec w) { return _mm256_cmp_ps(w, _mm256_setzero_ps
 inline Vec fma_kept(Used used, Vec w, Vec x, Vec c) { return fma(w, _mm256_and_ps(used, x), c); }
 inline Vec fma_used(Used used, Vec w, const float* x, Vec c) { return fma_kept(used, w, _mm256_loadu_ps(x), c); }
 
-inline Vec gather_at(const float* x, const unsigned char* columns) {
-  return _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(load_16(columns)), 4);
-}
+inline Vec gather_at(const float* x, const unsigned char* columns) { return picked8(x, columns); }

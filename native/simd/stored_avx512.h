@@ -29,6 +29,4 @@ inline Used used_lanes(Lanes keep, Vec) { return keep; }
 inline Vec fma_used(Used used, Vec w, const float* x, Vec c) { return fma_lanes(used, w, x, c); }
 inline Vec fma_kept(Used used, Vec w, Vec x, Vec c) { return _mm512_mask3_fmadd_ps(w, x, c, used); }
 
-inline Vec gather_at(const float* x, const unsigned char* columns) {
-  return _mm512_i32gather_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns))), x, 4);
-}
+inline Vec gather_at(const float* x, const unsigned char* columns) { return picked16(x, columns); }

@@ -40,14 +40,6 @@ inline void one_by(const fanin::Bands& w, int first, int last, const float* x, c
   finish_rows(output, first, last, 1);
 }
 
-template <Stored stored>
-inline float value_at(const unsigned char* values, int row) {
-  if constexpr (stored == Stored::int8) return static_cast<float>(static_cast<std::int8_t>(values[row]));
-  float value;
-  __builtin_memcpy(&value, values + 4 * row, 4);
-  return value;
-}
-
 template <Stored stored, int index>
 inline void some_by(const fanin::Bands& w, int first, int last, const float* x, int tokens, const RowOutput& output) {
   constexpr int bytes = fanin::step_bytes(stored, index), at_once = 8;  // rows whose sums stay in registers
@@ -59,10 +51,11 @@ inline void some_by(const fanin::Bands& w, int first, int last, const float* x, 
     for (int r = 0; r < at_once; ++r) sums[r] = zero();
     for (int step = 0; step < w.steps; ++step, at += bytes) {
       for (int line = 0; line < bytes; line += 64) __builtin_prefetch(at + ahead + line);
+      const EightValues<stored> values(at + index * fanin::band + within * matvec::size_of(stored));
 #pragma GCC unroll 8
       for (int r = 0; r < at_once; ++r) {
         const float* const inputs = x + std::size_t{width} * column_of<index>(at, within + r);
-        sums[r] = fma(set1(value_at<stored>(at + index * fanin::band, within + r)), loadu(inputs), sums[r]);
+        sums[r] = fma(values.in_all_lanes(r), loadu(inputs), sums[r]);
       }
     }
     for (int r = 0; r < at_once && row + r < last; ++r) {

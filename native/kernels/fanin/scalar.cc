@@ -10,6 +10,8 @@ using matvec::Stored;
 #include "simd/stored_scalar.h"
 #include "kernels/activation.h"
 #include "kernels/finish_rows.h"
+#include "kernels/side_by_side.h"
+#include "kernels/row_values.h"
 #include "kernels/fanin/body.h"
 }  // namespace
 }  // namespace rarefy::scalar

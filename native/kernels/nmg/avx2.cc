@@ -15,6 +15,8 @@ using matvec::Stored;
 #include "simd/stored_avx2.h"
 #include "kernels/activation.h"
 #include "kernels/finish_rows.h"
+#include "kernels/side_by_side.h"
+#include "kernels/row_values.h"
 #include "kernels/nmg/body.h"
 }  // namespace
 }  // namespace rarefy::avx2

@@ -40,14 +40,6 @@ inline void one_of(const nmg::Bands& w, int first, int last, const float* x, con
   finish_rows(output, first, last, 1);
 }
 
-template <Stored stored>
-inline float value_at(const unsigned char* values, int i) {
-  if constexpr (stored == Stored::int8) return static_cast<float>(static_cast<std::int8_t>(values[i]));
-  float value;
-  __builtin_memcpy(&value, values + 4 * i, 4);
-  return value;
-}
-
 template <Stored stored, int kept>
 inline void some_of(const nmg::Bands& w, int first, int last, const float* x, int tokens, const RowOutput& output) {
   constexpr int at_once = 8;  // rows whose sums stay in registers
@@ -62,14 +54,19 @@ inline void some_of(const nmg::Bands& w, int first, int last, const float* x, in
       const std::int32_t* const offsets = w.offsets + way * n;
       for (int group = 0; group < w.per_way; ++group, at += bytes) {
         fetch_step(at, bytes);
+        const float* inputs[at_once];
 #pragma GCC unroll 8
         for (int r = 0; r < at_once; ++r) {
           std::uint16_t column;
           __builtin_memcpy(&column, at + 2 * (within + r), 2);
-          const float* const inputs = x + std::size_t{width} * column;
+          inputs[r] = x + std::size_t{width} * column;
+        }
 #pragma GCC unroll 8
-          for (int i = 0; i < n; ++i)
-            sums[r] = fma(set1(value_at<stored>(at + 2 * nmg::band, i * nmg::band + within + r)), loadu(inputs + width * offsets[i]), sums[r]);
+        for (int i = 0; i < n; ++i) {
+          const EightValues<stored> values(at + 2 * nmg::band + (i * nmg::band + within) * matvec::size_of(stored));
+#pragma GCC unroll 8
+          for (int r = 0; r < at_once; ++r)
+            sums[r] = fma(values.in_all_lanes(r), loadu(inputs[r] + width * offsets[i]), sums[r]);
         }
       }
     }

@@ -12,18 +12,19 @@ namespace {
 #include "simd/avx2.h"
 #include "kernels/activation.h"
 #include "kernels/panel.h"
+#include "kernels/side_by_side.h"
 #include "kernels/spmm/body.h"
 }  // namespace
 }  // namespace rarefy::avx2
 RAREFY_END_REGION
 
 namespace rarefy::spmm {
-#define RAREFY_SPMM_avx2(rows, tokens, depth) \
-  extern const Kernel RAREFY_SPMM_ID(avx2, rows, tokens, depth) = \
-      avx2::make_spmm<rows, tokens, depth>(RAREFY_SPMM_NAME(avx2, rows, tokens, depth), Isa::avx2);
-#define RAREFY_SPMM_scalar(rows, tokens, depth)
-#define RAREFY_SPMM_avx512(rows, tokens, depth)
-#define RAREFY_SPMM(isa, rows, tokens, depth) RAREFY_SPMM_##isa(rows, tokens, depth)
+#define RAREFY_SPMM_avx2(how, rows, tokens, depth) \
+  extern const Kernel RAREFY_SPMM_ID(avx2, how, rows, tokens, depth) = \
+      avx2::make_spmm<Weights::how, rows, tokens, depth>(RAREFY_SPMM_NAME(avx2, how, rows, tokens, depth), Isa::avx2);
+#define RAREFY_SPMM_scalar(how, rows, tokens, depth)
+#define RAREFY_SPMM_avx512(how, rows, tokens, depth)
+#define RAREFY_SPMM(isa, how, rows, tokens, depth) RAREFY_SPMM_##isa(how, rows, tokens, depth)
 #include "kernels/spmm/spmm.inc"
 }  // namespace rarefy::spmm
 #endif

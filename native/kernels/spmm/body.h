@@ -30,7 +30,10 @@ inline void ask_ahead(spmm::Ahead& ahead) {
       else __builtin_prefetch(ahead.at + line * 64, 0, 2);
 }
 
-template <int rows, int tokens>
+template <spmm::Weights how, int rows>
+using Step = std::conditional_t<how == spmm::Weights::s, ByShuffles<rows>, ByLoads<rows>>;
+
+template <spmm::Weights how, int rows, int tokens>
 void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bool first, spmm::Ahead& ahead) noexcept {
   constexpr int vectors = tokens / width;
   constexpr int scale = tokens * static_cast<int>(sizeof(float)) / spmm::offset_unit;
@@ -59,11 +62,12 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
     for (int e = 0; e < entries; e += 32) __builtin_prefetch(offsets + entries + e, 0, 2);
     ask_ahead(ahead);
     for (int steps = group[0]; steps > 0; --steps, offsets += rows, values += rows) {
+      const Step<how, rows> step(values);
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
         const char* x = base + offset_of<rows>(offsets, r) * scale;
         pin(x);
-        const Vec weight = set1(values[r]);
+        const Vec weight = step.in_all_lanes(r);
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v)
           sums[r][v] = fma(load(reinterpret_cast<const float*>(x) + v * width), weight, sums[r][v]);
@@ -78,13 +82,13 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
   }
 }
 
-template <int rows, int widest, int depth>
+template <spmm::Weights how, int rows, int widest, int depth>
 constexpr spmm::Kernel make_spmm(const char* name, Isa isa) {
   static_assert(depth <= spmm::max_depth && widest % spmm::narrowest == 0 && widest <= 128);
   spmm::Kernel kernel{name, isa, rows, widest, depth, {}, load_panel, finish};
-  kernel.accumulate[0] = accumulate<rows, 16>;
-  if constexpr (widest >= 32) kernel.accumulate[1] = accumulate<rows, 32>;
-  if constexpr (widest >= 64) kernel.accumulate[2] = accumulate<rows, 64>;
-  if constexpr (widest >= 128) kernel.accumulate[3] = accumulate<rows, 128>;
+  kernel.accumulate[0] = accumulate<how, rows, 16>;
+  if constexpr (widest >= 32) kernel.accumulate[1] = accumulate<how, rows, 32>;
+  if constexpr (widest >= 64) kernel.accumulate[2] = accumulate<how, rows, 64>;
+  if constexpr (widest >= 128) kernel.accumulate[3] = accumulate<how, rows, 128>;
   return kernel;
 }

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/features.h"
 #include "kernels/contract.h"
@@ -17,6 +18,10 @@ namespace rarefy::spmm {
 inline constexpr int offset_unit = 64;
 inline constexpr int narrowest = 16;   // tokens in the smallest tile
 inline constexpr int max_depth = 1022;  // (depth + 1) * offset_unit still fits 16 bits
+
+// How a step's weights come to all lanes: r, each row's by a load of its own; s, four rows' by one load, and one of them by
+// a shuffle. Zen 4 has one 512-bit load a cycle, which the panel needs for itself.
+enum class Weights { r, s };
 
 // One tile of the weight for one panel. A group is a count n and `rows` row numbers; its n * rows entries are step by
 // step, row by row. Entries that only fill up a step name panel row `depth`, which is zero, with weight zero.

@@ -5,14 +5,14 @@
 
 namespace rarefy::spmm {
 
-#define RAREFY_SPMM(isa, rows, tokens, depth) \
-  RAREFY_WHERE_##isa(extern const Kernel RAREFY_SPMM_ID(isa, rows, tokens, depth);)
+#define RAREFY_SPMM(isa, how, rows, tokens, depth) \
+  RAREFY_WHERE_##isa(extern const Kernel RAREFY_SPMM_ID(isa, how, rows, tokens, depth);)
 #include "kernels/spmm/spmm.inc"
 #undef RAREFY_SPMM
 
 namespace {
 const Kernel* const table[] = {
-#define RAREFY_SPMM(isa, rows, tokens, depth) RAREFY_WHERE_##isa(&RAREFY_SPMM_ID(isa, rows, tokens, depth), )
+#define RAREFY_SPMM(isa, how, rows, tokens, depth) RAREFY_WHERE_##isa(&RAREFY_SPMM_ID(isa, how, rows, tokens, depth), )
 #include "kernels/spmm/spmm.inc"
 };
 }  // namespace
