@@ -3,7 +3,7 @@
     python benchmarks/training/proof.py --data ../shared/data --out FOLDER [--tasks fashion,cifar] [--collect]
 
 One JSON file a training in FOLDER, so the same command goes on where it was stopped. --collect writes proof.md and
-proof.svg beside this file from what is there. Every method sees the same batches, in the same order, for a seed.
+proof.svg (--page another name) beside this file from what is there. Every method sees the same batches, in the same order, for a seed.
 """
 
 import argparse
@@ -91,13 +91,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--methods", default=";".join(METHODS))
+    parser.add_argument("--sparsities", default=",".join(map(str, SPARSITIES)))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--collect", action="store_true")
+    parser.add_argument("--page", default="proof", help="the page that --collect writes")
     asked = parser.parse_args()
     names, labels = asked.tasks.split(","), asked.methods.split(";")
     asked.out.mkdir(parents=True, exist_ok=True)
     made: dict[str, Task] = {}
-    for name, label, sparsity, seed in cells(names, labels, list(SPARSITIES), [int(s) for s in asked.seeds.split(",")]):
+    sparsities, seeds = [float(s) for s in asked.sparsities.split(",")], [int(s) for s in asked.seeds.split(",")]
+    for name, label, sparsity, seed in cells(names, labels, sparsities, seeds):
         file = asked.out / f"{name}-{label.replace('/', '').replace(' ', '_')}-{sparsity}-{seed}.json"
         if file.exists() or asked.collect:
             continue
@@ -112,7 +115,7 @@ def main() -> None:
     if asked.collect:
         from proof_page import write
 
-        write([json.loads(f.read_text()) for f in sorted(asked.out.glob("*.json"))], list(METHODS), list(SPARSITIES))
+        write(asked.page, [json.loads(f.read_text()) for f in sorted(asked.out.glob("*.json"))], labels, sparsities)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from sides import machine
 
 HERE = Path(__file__).parent
 UNITS = {
-    "fashion": ("Fashion-MNIST, 784-300-100-10, 3000 steps of 128", "accuracy, %", 1),
+    "fashion": ("Fashion-MNIST, 784-300-100-10, 600 steps of 128", "accuracy, %", 1),
+    "fashion-long": ("Fashion-MNIST for longer, 784-300-100-10, 3000 steps of 128", "accuracy, %", 1),
     "cifar": ("CIFAR-10, a residual net of 7 convolutions, 300 steps of 64", "accuracy, %", 1),
     "shakespeare": ("tinyshakespeare, a byte transformer of 2 layers, 300 steps of 32 x 64", "bits a byte", -1),
 }
@@ -63,7 +64,7 @@ def _orders(task: str, found: Found, sparsities: list[float]) -> str:
     return "\n".join(lines)
 
 
-def _plot(tasks: list[str], found: Found, methods: list[str], sparsities: list[float]) -> None:
+def _plot(page: str, tasks: list[str], found: Found, methods: list[str], sparsities: list[float]) -> None:
     import matplotlib
 
     matplotlib.use("svg")
@@ -84,11 +85,11 @@ def _plot(tasks: list[str], found: Found, methods: list[str], sparsities: list[f
         axis.set_xlabel("zeros, %")
         axis.set_ylabel(UNITS[task][1])
     axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(HERE / "proof.svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(HERE / f"{page}.svg", bbox_inches="tight", metadata={"Date": None})
 
 
-def write(cells: list[dict[str, Any]], methods: list[str], sparsities: list[float]) -> None:
-    """proof.md and proof.svg from the trainings that are there."""
+def write(page: str, cells: list[dict[str, Any]], methods: list[str], sparsities: list[float]) -> None:
+    """<page>.md and <page>.svg from the trainings that are there."""
     found: Found = {}
     for cell in sorted(cells, key=lambda c: c["seed"]):
         found.setdefault((cell["task"], cell["method"], cell["sparsity"]), []).append(cell["value"])
@@ -101,11 +102,11 @@ def write(cells: list[dict[str, Any]], methods: list[str], sparsities: list[floa
     for task in tasks:
         parts += ["", _table(task, found, methods, sparsities), "", "The order of the literature, gain and seeds:", ""]
         parts.append(_orders(task, found, sparsities))
-    parts += ["", "![accuracy against sparsity](proof.svg)"]
-    note = HERE / "proof_note.md"
+    parts += ["", f"![accuracy against sparsity]({page}.svg)"]
+    note = HERE / f"{page}_note.md"
     if note.exists():
         parts += ["", note.read_text().rstrip()]
     text = "\n".join(parts) + "\n"
     print(text)
-    (HERE / "proof.md").write_text(text)
-    _plot(tasks, found, methods, sparsities)
+    (HERE / f"{page}.md").write_text(text)
+    _plot(page, tasks, found, methods, sparsities)

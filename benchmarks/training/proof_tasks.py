@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def _idx(file: Path, offset: int) -> np.ndarray:
     return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=offset)
 
 
-def fashion(data: Path) -> Task:
+def fashion(data: Path, steps: int = 600, every: int = 25) -> Task:
     """784-300-100-10 on Fashion-MNIST: 25,000 training images, 5,500 test images."""
 
     def part(name: str) -> Batch:
@@ -75,7 +76,7 @@ def fashion(data: Path) -> Task:
     seen, unseen = part("train25k"), part("test_public")
     optimizer = lambda net: torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-4)  # noqa: E731
     draw, measure = _drawn(*seen, 128), _accuracy(*unseen)
-    return Task("Fashion-MNIST, MLP", "accuracy, %", "high", 3000, 100, model, optimizer, draw, measure)
+    return Task("Fashion-MNIST, MLP", "accuracy, %", "high", steps, every, model, optimizer, draw, measure)
 
 
 class Residual(nn.Module):
@@ -171,4 +172,9 @@ def shakespeare(data: Path) -> Task:
     return Task("Shakespeare, transformer", "bits a byte", "low", 300, 25, Bytes, optimizer, draw, measure, ("head",))
 
 
-TASKS = {"fashion": fashion, "cifar": cifar, "shakespeare": shakespeare}
+TASKS = {
+    "fashion": fashion,
+    "fashion-long": partial(fashion, steps=3000, every=100),
+    "cifar": cifar,
+    "shakespeare": shakespeare,
+}

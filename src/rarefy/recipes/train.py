@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import lookup
 from rarefy.pruning import OneShot
 from rarefy.pruning import prune as prune_only
+from rarefy.pruning.resolve import resolve_pattern
 from rarefy.training.begin import begin
 from rarefy.training.method import SparseMethod
 from rarefy.training.static import static
@@ -70,7 +72,8 @@ def sparse_training(
             chosen: dict[str, Any] = {"sparsity": sparsity, "pattern": pattern, "allocation": allocation}
             given = method if isinstance(method, str | OneShot) else made
             prune_only(model, given, data=batches or None, **chosen, **options, **common)
-        made, sparsity, pattern, allocation = static(start="given"), None, None, None
+        asked = _asked(made, sparsity, pattern, allocation, options)
+        made, sparsity, pattern, allocation = replace(static(start="given"), chosen=asked), None, None, None
     return begin(
         model,
         optimizer,
@@ -85,6 +88,13 @@ def sparse_training(
         runtime=runtime,
         **common,
     )
+
+
+def _asked(made: OneShot, sparsity: float | None, pattern: object, allocation: object, options: dict[str, Any]) -> str:
+    """What a one-shot method is asked for, the same in every process: objects by their type."""
+    plain = {k: v if isinstance(v, str | int | float | None) else type(v).__name__ for k, v in sorted(options.items())}
+    support = resolve_pattern(pattern, made.pattern)
+    return f"sparsity={sparsity}, pattern={support}, allocation={allocation or made.allocation}, {plain}"
 
 
 def _resolve(method: object, options: dict[str, Any]) -> tuple[str, SparseMethod | OneShot]:

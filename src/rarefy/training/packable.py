@@ -25,9 +25,11 @@ def why_never(run: Run, method: SparseMethod) -> str | None:
     return None
 
 
-def why_not(state: WeightState) -> str | None:
+def why_not(run: Run, state: WeightState) -> str | None:
     """Why this weight cannot be packed."""
-    if len(state.weight.modules) > 1 or state.weight.aliases:
+    parameter = state.weight.parameter
+    readers = [m for m in run.model.modules() if any(held is parameter for held in m._parameters.values())]
+    if len(readers) > 1 or state.weight.aliases:  # an embedding may be among them
         return "several layers share it"
     return faces.why_not(state.weight.module)
 

@@ -99,14 +99,20 @@ class WeightState:
         return self.support.nnz if isinstance(self.support, Topology) else int(self.support.count_nonzero())
 
     def value(self) -> Weight:
-        """The weight that is trained, `(out, in)`: the dense master where there is one. A view, not a copy."""
+        """The weight that is trained, `(out, in)`: the dense master where there is one.
+
+        A view of it, but in other memory formats than the contiguous one a copy: `put` writes.
+        """
         if self.master is not None:
             return self.master
         self._require_open()
         return self.weight.as_matrix(self.weight.parameter.detach())
 
     def grad(self) -> Weight | None:
-        """The gradient of the loss with respect to what the forward pass saw, `(out, in)`, dropped entries too."""
+        """The gradient of the loss with respect to what the forward pass saw, `(out, in)`, dropped entries too.
+
+        A view, or a copy as `value`: `put_grad` writes.
+        """
         self._require_open()
         found = self.weight.parameter.grad
         return None if found is None else self.weight.as_matrix(found)
@@ -114,8 +120,19 @@ class WeightState:
     def put(self, matrix: Tensor) -> None:
         """Writes `(out, in)` into the parameter, in place."""
         self._require_open()
-        with torch.no_grad():
-            self.weight.parameter.copy_(self.weight.as_parameter(matrix))
+        _write(self.weight.parameter, self.weight.as_parameter(matrix))
+
+    def put_grad(self, matrix: Tensor) -> None:
+        """Writes `(out, in)` into the parameter's gradient, in place."""
+        self._require_open()
+        assert self.weight.parameter.grad is not None
+        _write(self.weight.parameter.grad, self.weight.as_parameter(matrix))
 
     def _require_open(self) -> None:
         assert self.packed is None, f"{self.name}: only the kept values exist; use `with run.opened(state)`"
+
+
+@torch.no_grad()
+def _write(to: Tensor, value: Tensor) -> None:
+    """Copies into `to`, of which `value` may be a view with other strides (channels last, axes of one entry)."""
+    to.copy_(value.clone() if value.data_ptr() == to.data_ptr() and value.stride() != to.stride() else value)

@@ -56,7 +56,7 @@ class Switching:
     def __init__(self, run: Run, method: SparseMethod, mode: str) -> None:
         self.run, self.mode, self._topology = run, mode, method.topology
         general = "runtime='dense'" if mode == "dense" else why_never(run, method)
-        self._reasons = {state.name: general or why_not(state) for state in run.states}
+        self._reasons = {state.name: general or why_not(run, state) for state in run.states}
         self._sizes: dict[str, InputSize] = {}
         self._asked: dict[str, tuple[tuple[int, ...], int]] = {}
         self._hooks: list[Any] = []

@@ -157,7 +157,7 @@ class SparseTrainer:
             changed = transform.on_grad(grad, value, state)
             if push is not None:
                 changed = changed + (push if transform.wants_dense_grad else push * state.mask)
-            grad.copy_(changed)
+            state.put_grad(changed)
         run.correct_young()
 
     @torch.no_grad()
