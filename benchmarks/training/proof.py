@@ -3,7 +3,8 @@
     python benchmarks/training/proof.py --data ../shared/data --out FOLDER [--tasks fashion,cifar] [--collect]
 
 One JSON file a training in FOLDER, so the same command goes on where it was stopped. --collect writes proof.md and
-proof.svg (--page another name) beside this file from what is there. Every method sees the same batches, in the same order, for a seed.
+proof.svg (--page: another name) beside this file from what is there. Every method sees the same batches, in the same
+order, for a seed.
 """
 
 import argparse

@@ -42,7 +42,7 @@ def test_the_same_arguments_go_on() -> None:
 )
 def test_others_are_refused_with_the_difference(other: dict[str, Any]) -> None:
     model, state = saved()
-    with pytest.raises(ModelError, match="differs: saved .* here "):
+    with pytest.raises(ModelError, match=r"differs: saved .* here "):
         trainer_of(model, state=state, **other)
 
 

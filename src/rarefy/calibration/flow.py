@@ -1,14 +1,15 @@
 """Synaptic flow: the gradient of a model of absolute weights on an input of ones."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rarefy.calibration.batches import Batch, as_call, evaluation
+from rarefy.calibration.batches import Batch, Stop, as_call, blamed, evaluation
 from rarefy.core.errors import DataError
 from rarefy.core.site import Site, find_sites
 
@@ -28,10 +29,37 @@ def _tensors(output: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def synaptic_flow(model: nn.Module, sites: Sequence[Site], batch: Batch) -> dict[str, Tensor]:
+def _call_of(
+    model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], Any] | None
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """What the model is called with: the batch itself or, where a loss is given, what that makes of it."""
+    if loss is None:
+        return as_call(batch)
+    seen: list[tuple[Sequence[Any], Mapping[str, Any]]] = []
+
+    def look(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        seen.append((args, kwargs))
+        raise Stop
+
+    hook = model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        with suppress(Stop), blamed("data[0]", model, batch):
+            loss(model, batch)
+    finally:
+        hook.remove()
+    return seen[0] if seen else as_call(batch)
+
+
+def synaptic_flow(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batch: Batch,
+    loss: Callable[[nn.Module, Batch], Any] | None = None,
+) -> dict[str, Tensor]:
     """{site: dR/d|W| (out, n)} in float64, R = sum of f(1) with every parameter and buffer of f by its absolute value.
 
-    batch: only its shapes are used (and its whole numbers, which say which embeddings are taken); one row.
+    batch: only its shapes are used (and its whole numbers, which say which embeddings are taken); one row. loss: calls
+    the model with what it makes of the batch, as everywhere; nothing else is asked of it.
     Source: Tanaka et al. 2020 (SynFlow), arXiv:2006.05467, section 4 and algorithm 1.
     Differs: biases take part by their absolute value, as in the paper's code. What flows has to stay linear in the
     weights, so batch norm works by mean 0 and variance 1, and layer and RMS norms only by their weights and biases
@@ -39,13 +67,14 @@ def synaptic_flow(model: nn.Module, sites: Sequence[Site], batch: Batch) -> dict
     """
     twin = copy.deepcopy(model).double()
     _make_linear(twin)
-    args, kwargs = as_call(batch)
+    args, kwargs = _call_of(model, batch, loss)
     twins = {site.name: site.parameter for site in find_sites(twin)[0]}
     weights = [twins[site.name] for site in sites]
     with evaluation(twin), torch.enable_grad():
         for weight in weights:
             weight.requires_grad_(True)
-        outputs = _tensors(twin(*map(_ones, args), **{k: _ones(v) for k, v in kwargs.items()}))
+        with blamed("data[0]", model, batch):
+            outputs = _tensors(twin(*map(_ones, args), **{k: _ones(v) for k, v in kwargs.items()}))
         flow = torch.stack([output.double().sum() for output in outputs]).sum()
         grads = torch.autograd.grad(flow, weights, allow_unused=True)
     found = {}

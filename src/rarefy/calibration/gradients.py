@@ -32,7 +32,9 @@ def loss_of(model: nn.Module, batch: Batch, index: int, loss: Loss) -> Tensor:
     """The loss of one batch, checked to be one finite number."""
     value = loss(model, batch)
     if not isinstance(value, Tensor) or value.dim() != 0 or not value.isfinite():
-        raise DataError(f"data[{index}]: loss gave {value!r}, but it has to be one finite number in a tensor")
+        many = isinstance(value, Tensor) and value.numel() > 1
+        shown = f"a tensor {tuple(value.shape)}" if many else repr(value)
+        raise DataError(f"data[{index}]: loss gave {shown}, but it has to be one finite number in a tensor")
     return value
 
 

@@ -40,7 +40,7 @@ def collect_whole(
     if Need.HESSIAN_DIAGONAL in needs and loss is not None:
         parts[Need.HESSIAN_DIAGONAL] = hessian_diagonal(model, sites, batches, loss, seed)
     if Need.SYNAPTIC_FLOW in needs:
-        parts[Need.SYNAPTIC_FLOW] = synaptic_flow(model, sites, batches[0])
+        parts[Need.SYNAPTIC_FLOW] = synaptic_flow(model, sites, batches[0], loss)
     for need, by_site in parts.items():
         for site in sites:
             if need in _UNCHECKED:

@@ -1,6 +1,7 @@
 """The one-shot door: in place, all or nothing, with a report."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration import as_batches
-from rarefy.core.errors import unknown_name
+from rarefy.core.errors import ModelError, unknown_name
 from rarefy.core.grid import QuantizeSpec, attach_grid, grid_of
 from rarefy.core.protocols import Allocation, Pattern, Search
 from rarefy.core.site import Site, find_sites
@@ -20,7 +21,7 @@ from rarefy.pruning.job import Job, Progress
 from rarefy.pruning.ladder import rung
 from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.repair import with_repair
-from rarefy.pruning.report import PruneReport
+from rarefy.pruning.report import PruneReport, SiteReport
 from rarefy.pruning.resolve import (
     name_of,
     resolve_density,
@@ -32,6 +33,12 @@ from rarefy.pruning.rounding import with_rounding
 from rarefy.pruning.work import Work
 
 _NO_LAYER = "part of an nn.MultiheadAttention, no layer of its own; rarefy.split_attention(model) makes it one"
+
+
+_OTHER_KINDS = (
+    *(nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.RNNBase, nn.RNNCellBase),
+)
 
 
 def prune(
@@ -90,7 +97,8 @@ def prune(
     patterns, misfits = fit_patterns(sites, support, undivided, one_shot.quantize)
     sites = [site for site in sites if site.name in patterns]
     rounds = 1 if fixed_density(support) is not None else one_shot.rounds
-    with _all_or_nothing(sites):
+    _require_writable(sites)
+    with torch.inference_mode(False), torch.enable_grad(), _all_or_nothing(sites):  # whatever the caller's modes are
         finish = one_shot.finish.begin(model, sites, batches, loss) if one_shot.finish is not None else None
         work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match, zeros == "fit"))
         for step in range(1, rounds + 1):
@@ -98,9 +106,46 @@ def prune(
         if finish is not None:
             work.finished(finish())
     skipped = dict.fromkeys(ignored, "ignored as asked") | misfits
-    skipped |= dict.fromkeys(packed_projections(model), _NO_LAYER)
+    skipped |= dict.fromkeys(packed_projections(model), _NO_LAYER) | _of_other_kinds(model)
     reports = tuple(work.reports.values())
+    _tell_of_empty(name, reports)
     return PruneReport(name, name_of(support), name_of(spread), reports, skipped, time.perf_counter() - started)
+
+
+def _require_writable(sites: Sequence[Site]) -> None:
+    """Raises ModelError for weights whose memory is not their own."""
+    for site in sites:
+        weight = site.parameter
+        expanded = any(step == 0 and size > 1 for step, size in zip(weight.stride(), weight.shape, strict=True))
+        if weight.is_inference() or expanded:
+            why = "many of its entries are one place in memory" if expanded else "it was made in inference mode"
+            raise ModelError(
+                f"{site.name}: its weight cannot be written: {why}; give the layer one of its own, "
+                "layer.weight = nn.Parameter(layer.weight.clone()), outside of inference mode"
+            )
+
+
+def _of_other_kinds(model: nn.Module) -> dict[str, str]:
+    """Layers with weights that `prune` takes no part in, and why. Embeddings are none: they are looked up."""
+    return {
+        path or type(module).__name__: f"a {type(module).__name__}: prune takes linear layers, 2-d convolutions and "
+        "transformers' Conv1D; rarefy.sparse_training trains it sparse"
+        for path, module in model.named_modules()
+        if isinstance(module, _OTHER_KINDS)
+    }
+
+
+def _tell_of_empty(name: str, reports: Sequence[SiteReport]) -> None:
+    """Warns of layers of which nothing is left, though something was to be: a small share of a row rounds to none."""
+    empty = [row.name for row in reports if row.zeros == row.size and row.asked < 1.0 and row.already < row.size]
+    if empty:
+        warnings.warn(
+            f"prune, {name}: no weight is left of {', '.join(empty)}, whose outputs are constant now: what was to be "
+            "kept of a row or of the layer rounds to nothing; ask for less sparsity, leave small layers alone with "
+            'ignore=[...], or let all rows compete with pattern="layerwise"',
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -97,8 +97,8 @@ class SparseMethod:
     """A sparse-training method. pattern, allocation: what it takes unless the user asks for others.
 
     prepare: changes modules first, where the method is a layer of its own kind; exact: whether the last masks keep
-    exactly what was asked for (not where the method itself finds how much it needs); chosen: what a one-shot method that
-    chose the masks was asked for, so that a state of other masks is refused.
+    exactly what was asked for (not where the method itself finds how much it needs); chosen: what a one-shot method
+    that chose the masks was asked for, so that a state of other masks is refused.
     """
 
     start: Start
