@@ -68,3 +68,10 @@ def test_weights_that_cannot_be_written() -> None:
 def test_a_loss_of_many_numbers_is_not_printed() -> None:
     with pytest.raises(DataError, match=r"loss gave a tensor \(8, 4\), but it has to be one finite number"):
         prune(net(), "snip", sparsity=0.5, data=DATA, loss=lambda m, b: m(b[0]))
+
+
+def test_data_without_values_or_far_too_large() -> None:
+    with pytest.raises(DataError, match=r"data\[0\] .*meta device"):
+        prune(net(), "wanda", sparsity=0.5, data=[torch.empty(4, 16, device="meta")])
+    with pytest.raises(DataError, match=r"not finite; .*scale them down"):
+        prune(net(), "sparsegpt", sparsity=0.5, data=[torch.full((4, 16), 1e25)])

@@ -47,6 +47,8 @@ def as_batches(data: object, *, method: str, needed: bool) -> list[Batch]:
         for name, tensor in _tensors(batch):
             if tensor.numel() == 0:
                 raise DataError(f"{method}: data[{i}] {name} has shape {tuple(tensor.shape)} and no element")
+            if tensor.is_meta:
+                raise DataError(f"{method}: data[{i}] {name} is on the meta device and has no values; give real data")
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise DataError(f"{method}: data[{i}] {name} holds NaN or infinity; clean the data")
     return batches

@@ -32,7 +32,10 @@ def damped_inverse(gram: Float[Tensor, "n n"], damping: float, site: str, limit:
     inverse, in the place of one matrix, instead of two factorisations and a full inverse.
     """
     if not gram.sum(dtype=torch.float64).isfinite():
-        raise DataError(f"{site}: the Gram matrix of its inputs is not finite; the data are too large for float32")
+        raise DataError(
+            f"{site}: the Gram matrix of its inputs is not finite; the data are too large for float32; scale them "
+            f"down, or leave the layer alone with ignore=[{str(site)!r}]"
+        )
     diagonal = gram.diagonal().double()
     dead = diagonal <= 0
     mean = diagonal[~dead].mean().item() if bool((~dead).any()) else 1.0
