@@ -12,6 +12,7 @@ from torch import nn
 
 import rarefy
 from rarefy.core.errors import RarefyError
+from rarefy.engine.conv_choices import known_kernels
 from rarefy.ops import kernels
 from rarefy.recipes import store
 from rarefy.recipes.store_engine import FILE, INPUTS
@@ -24,28 +25,39 @@ def _network(seed: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 64)).eval()
 
 
+def _images(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.Conv2d(16, 24, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1),
+        nn.Linear(24, 8),
+    ).eval()  # fmt: skip
+
+
 @cache
-def _saved() -> tuple[Path, dict[str, Any], bytes, torch.Tensor, torch.Tensor]:
+def _saved(images: bool) -> tuple[Path, dict[str, Any], bytes, torch.Tensor, torch.Tensor]:
     """(folder, engine.json, the tensors beside it, an input, the model's output)"""
-    folder, model = Path(tempfile.mkdtemp(prefix="rarefy-fuzz-")), _network(0)
+    folder, model = Path(tempfile.mkdtemp(prefix="rarefy-fuzz-")), (_images if images else _network)(0)
     rarefy.prune(model, "magnitude", sparsity=0.8, measure=False)
-    x = torch.randn(16, 64)
+    x = torch.randn(16, 3, 24, 20) if images else torch.randn(16, 64)
     with torch.inference_mode():
         want = model(x)
-    fast = rarefy.compile(model, [x, torch.randn(1, 64)], measure=False)
+    fast = rarefy.compile(model, [x, x[:1].clone()], measure=False)
     rarefy.save(fast, folder)
     return folder, json.loads((folder / FILE).read_text()), (folder / INPUTS).read_bytes(), x, want
 
 
+_EACH = " on each thread"
 _ODD = (None, -1, 0, 1, 1.5, 2**31, 2**63, 1e400, "", "x", [], {}, True, [[]], "spmm", float("nan"))
 
 
 def case(rng: random.Random) -> None:
-    folder, said, inputs, x, want = _saved()
+    images = rng.random() < 0.3  # whose graph is captured at each load
+    folder, said, inputs, x, want = _saved(images)
     said = json.loads(json.dumps(said))
     for _ in range(rng.choice((1, 1, 2, 3))):
         if rng.random() < 0.4:
-            _other_kernels(rng, said)
+            (_other_convs if images and rng.random() < 0.7 else _other_kernels)(rng, said)
         else:
             _anything(rng, said)
     text = json.dumps(said)
@@ -57,7 +69,7 @@ def case(rng: random.Random) -> None:
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     (folder / INPUTS).write_bytes(data)
     try:
-        back = rarefy.load(folder, model=_network(1))
+        back = rarefy.load(folder, model=(_images if images else _network)(1))
         with torch.inference_mode():
             got = back(x)
     except RarefyError as error:
@@ -81,6 +93,25 @@ def _other_kernels(rng: random.Random, said: dict[str, Any]) -> None:
         said["precision"] = dict(zip(("weights", "activations"), types, strict=True))
     if rng.random() < 0.3:
         said["scales"] = {rng.choice(("0", "2")): [rng.choice((0.05, 1e-45, 1e300, 3e38)), rng.randint(0, 255)]}
+
+
+def _other_convs(rng: random.Random, said: dict[str, Any]) -> None:
+    names = [*known_kernels(), "dense", "reference"]
+    convs = said.get("convs")
+    if not isinstance(convs, dict) or not isinstance(convs.get("kernels"), dict):
+        return
+    steps = [[[16, 24, 20], rng.choice((*names, None))] for _ in range(rng.randint(1, 2))]
+    convs["kernels"][rng.choice(("0", "4", "5", "9", "elsewhere"))] = steps
+    if rng.random() < 0.5:
+        ways = "images across lanes", "1 images at a time", f"2 images at a time{_EACH}", f"3 at a time{_EACH}"
+        said["runs"] = [f"graph, {rng.choice(ways)}" for _ in range(2)]
+    if rng.random() < 0.5 and isinstance(convs.get("seen"), list):
+        graph = [f"rarefy_{kind}_{n}" for kind in ("conv", "pool") for n in range(20)]
+        for one in convs["seen"]:
+            if isinstance(one, dict):
+                one["across"] = {name: rng.choice(names) for name in graph}
+    if rng.random() < 0.3:
+        said["precision"] = {"weights": "int8", "activations": "int8"}
 
 
 def _anything(rng: random.Random, said: Any) -> None:

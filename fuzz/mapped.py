@@ -5,22 +5,27 @@ Damage is random: the bytes' own checksum is not made anew, which would be a for
 
 import random
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from draw import normal, refusals, size, support
-from guard import guarded
+from guard import guarded, outputs
 
 from rarefy import ops
 from rarefy.core.quantized import quantize_weight
-from rarefy.ops import Window, conv_kernels
+from rarefy.engine.conv_choices import WantedConv
+from rarefy.ops import Window, conv8, conv_kernels
+from rarefy.ops.conv_across import convolve_across, to_across
+from rarefy.ops.depthwise import depthwise_candidates
+from rarefy.ops.words import words_of
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="rarefy-fuzz-"))
 
 
 def case(rng: random.Random) -> None:
-    (_linear if rng.random() < 0.75 else _conv)(rng)
+    (_linear if rng.random() < 0.6 else _conv)(rng)
 
 
 def _file(rng: random.Random, raw: torch.Tensor) -> tuple[Any, int, int, bool]:
@@ -66,17 +71,69 @@ def _linear(rng: random.Random) -> None:
 
 
 def _conv(rng: random.Random) -> None:
+    """A convolution for any kernel of floats or bytes, of images side by side or across, as a saved model has them."""
+    kind, across = rng.choice(("floats", "bytes", "depthwise", "depthwise8", "across", "filtered")), False
     window, shape = (
         Window((rng.randint(1, 2), 1), (1, 0), (1, rng.randint(1, 2))),
         (size(rng, 20, 1), size(rng, 9, 1), 3, 2),
     )
-    weight = normal(rng, *shape) * support(rng, shape[0], shape[1] * 6).view(shape)
-    name, seen = rng.choice(conv_kernels.kernels()).name, None
-    packed = ops.pack_conv(weight, window, name)
-    file, at, count, whole = _file(rng, ops.packed_bytes(packed))
-    if rng.random() < 0.2:
-        window, whole = Window((rng.randint(3, 5), 1), (1, 0)), False
+    if kind.startswith("depthwise"):
+        shape = (size(rng, 40, 1), 1, 3, 3)
+        window = Window(rng.choice(((1, 1), (2, 2))), (1, 1), (1, 1), shape[0])
+    weight = normal(rng, *shape) * support(rng, shape[0], shape[1] * shape[2] * shape[3]).view(shape)
+    if kind.startswith("depthwise"):
+        names = depthwise_candidates(weight, window, eight=kind == "depthwise8")
+    elif kind == "filtered":
+        window, shape, across = Window((1, 1), (1, 1)), (*shape[:2], 3, 3), True
+        weight, names = normal(rng, *shape), conv_kernels.filters_across(shape, window)
+    else:
+        across = kind == "across"
+        floats = conv_kernels.kernels_across() if across else [k.name for k in conv_kernels.kernels()]
+        names = [k.name for k in conv8.kernels()] if kind == "bytes" else floats
+    if not names:  # of this instruction set
+        return
+    packed = seen = None
+    wanted = WantedConv("", rng.choice(names), shape, window, lambda: guarded(weight), across=across)
     with refusals():
-        seen = ops.see_conv(file, at, count, shape, window, name)
-    assert (seen is not None) == whole, f"{name}: {'refused' if whole else 'taken'}"
-    assert seen is None or torch.equal(seen.to_dense(), packed.to_dense())
+        packed = wanted.packed()
+    if packed is None:
+        return
+    file, at, count, whole = _file(rng, ops.packed_bytes(packed))
+    asked = wanted
+    if rng.random() < 0.3:
+        asked, whole = _another(rng, wanted, names), False
+    with refusals():
+        seen = asked.seen(file, at, count)
+    assert (seen is not None) == whole, f"{asked.kernel}: {'refused' if whole else 'taken'}"
+    if seen is None:
+        return
+    assert torch.equal(seen.to_dense(), packed.to_dense())
+    x = normal(rng, size(rng, 4, 1), shape[1] * window.groups, size(rng, 12, 4), size(rng, 20, 4))
+    with outputs():
+        assert torch.equal(_result(seen, x), _result(packed, x))
+
+
+def _another(rng: random.Random, wanted: WantedConv, names: list[str]) -> WantedConv:
+    """What the file does not hold."""
+    out, into, *kernel = wanted.shape
+    others = [name for name in names if name != wanted.kernel]
+    ways: list[dict[str, Any]] = [
+        {"shape": (out + rng.choice((1, 2**20)), into, *kernel)},
+        {"shape": (out, into + rng.choice((1, 7, 2**20)), *kernel)},
+        {"window": replace(wanted.window, stride=(rng.randint(3, 5), 1))},
+    ]
+    if others:
+        ways.append({"kernel": rng.choice(others)})
+    return replace(wanted, **rng.choice(ways))
+
+
+def _result(packed: Any, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(packed, conv8.PackedConv8):
+        out = packed.convolve(words_of(x, (0.05, 128)))
+        assert isinstance(out, torch.Tensor)
+        return out
+    return (
+        convolve_across(packed, to_across(x), None, None, "none")
+        if packed.across
+        else packed.convolve(x, None, None, "none")
+    )

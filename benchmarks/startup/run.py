@@ -1,5 +1,6 @@
-"""Start-up and memory of two saved models of 110 M parameters (random weights, 80 % zeros): an encoder of BERT's base
-size, and a Llama of its width.
+"""Start-up and memory of saved models with random weights: an encoder of BERT's base size and a Llama of its width, of
+110 M parameters with 80 % zeros each, and a convolutional net, ResNet-50 of twice the channels, of 94 M parameters with
+95 % zeros in every convolution but the first.
 
     python benchmarks/startup/run.py [--work FOLDER]
 
@@ -36,32 +37,47 @@ MODELS = {  # what is said of them, and what they are compiled for
         "Llama of 12 layers, 110 M parameters (438 MB dense), int8 weights",
         {"weights": "int8"},
     ),
+    "convnet": ("ResNet-50 of twice the channels, 94 M parameters (375 MB dense), fp32", {}),
 }
 ROUNDS = {"plain": 2, "compile": 1, "first": 2, "compiled": 3}
-TOKENS = 128
+TOKENS, PIXELS = 128, 224
 
 
 def batch(kind: str) -> dict[str, torch.Tensor]:
+    if kind == "convnet":
+        return {"pixel_values": torch.randn(1, 3, PIXELS, PIXELS, generator=torch.Generator().manual_seed(0))}
     ids = torch.randint(1000, 30000, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     return (
         {"input_ids": ids % 16000} if kind == "decoder" else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     )
 
 
-def make(kind: str, folder: Path) -> None:
-    """Saves the model as it is, and compiled."""
+def of_kind(kind: str) -> torch.nn.Module:
     import transformers
 
+    if kind == "encoder":
+        return transformers.BertModel(transformers.BertConfig())
+    if kind == "decoder":
+        return transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(
+                vocab_size=16000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12
+            )
+        )
+    config = transformers.ResNetConfig(hidden_sizes=[512, 1024, 2048, 4096], depths=[3, 4, 6, 3])
+    return transformers.ResNetForImageClassification(config)
+
+
+def make(kind: str, folder: Path) -> None:
+    """Saves the model as it is, and compiled."""
     import rarefy
 
     torch.manual_seed(0)
-    llama = transformers.LlamaConfig(
-        vocab_size=16000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12
-    )
-    model = (
-        transformers.LlamaForCausalLM(llama) if kind == "decoder" else transformers.BertModel(transformers.BertConfig())
-    )
-    rarefy.prune(model.eval(), "magnitude", sparsity=0.8, measure=False)
+    model = of_kind(kind).eval()
+    if kind == "convnet":
+        stem = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d))
+        rarefy.prune(model, "magnitude", sparsity=0.95, ignore=[stem], measure=False)
+    else:
+        rarefy.prune(model, "magnitude", sparsity=0.8, measure=False)
     rarefy.save(model, folder / "plain")
     rarefy.save(rarefy.compile(model, batch(kind), **MODELS[kind][1]), folder / "compiled")
 
@@ -83,6 +99,7 @@ def child(kind: str, way: str, folder: Path, hold: bool) -> None:
     import transformers
     import transformers.models.bert.modeling_bert
     import transformers.models.llama.modeling_llama
+    import transformers.models.resnet.modeling_resnet
 
     import rarefy
     import rarefy.engine
@@ -139,7 +156,8 @@ def main() -> None:
 
     work = args.work or Path(tempfile.mkdtemp())
     os.environ["RAREFY_CACHE_DIR"] = str(work / "cache")
-    lines = [f"1 x {TOKENS} tokens, {cpu_name()}, {torch.get_num_threads()} threads, {date.today()}. "]
+    what = f"1 x {TOKENS} tokens, or an image of {PIXELS} x {PIXELS}"
+    lines = [f"{what}, {cpu_name()}, {torch.get_num_threads()} threads, {date.today()}. "]
     lines[0] += "`python benchmarks/startup/run.py` writes it."
     for kind in MODELS:
         if not (work / kind / "compiled").exists():

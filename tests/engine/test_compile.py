@@ -134,7 +134,7 @@ def test_a_wrong_variant_is_never_used(prefer, monkeypatch) -> None:
     prefer("graph")
     engine = importlib.import_module("rarefy.engine.compile")
     wrong = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(48, 7)).eval())
-    monkeypatch.setattr(engine, "_graph", lambda *a: (wrong, "captured"))
+    monkeypatch.setattr(engine, "captured", lambda *a: (wrong, "captured"))
     model = pruned(mlp())
     fast = rarefy.compile(model, torch.randn(4, 48))
     assert any("'graph' is not used: it differs" in note for note in fast.explain().notes)

@@ -8,6 +8,7 @@ import torch
 
 from rarefy.core.quantized import InputScale
 from rarefy.engine.capture import Example
+from rarefy.engine.conv_choices import ConvChoices, known_kernels
 from rarefy.engine.conv_scales import ConvScales
 from rarefy.engine.machine import machine
 from rarefy.engine.plan import LayerPlan
@@ -22,9 +23,10 @@ Steps = tuple[tuple[int, str | None], ...]  # (largest token count, kernel; None
 class Choices:
     """kernels: by site; scales: of 8-bit inputs by site, where they are static; examples: what the
     model was compiled for, and runs: the variant that was chosen for each; threads: of the calls (None: torch's own
-    number); machine: where it was timed; complete: False where something else was chosen, for a convolution say;
+    number); machine: where it was timed; complete: False where something else was chosen that is not said here;
     image_scales: for each example those of 8-bit convolutions, by their name in the captured graph;
-    parts: of a decoder, the layers that are computed as one, by the name of the first."""
+    parts: of a decoder, the layers that are computed as one, by the name of the first; convs: of convolutions, None
+    where none is native."""
 
     kernels: Mapping[str, Steps]
     precision: Precision = field(default_factory=Precision)
@@ -36,6 +38,12 @@ class Choices:
     complete: bool = True
     image_scales: Sequence[Mapping[str, ConvScales]] = ()
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    convs: ConvChoices | None = None
+
+    @property
+    def steps(self) -> dict[str, tuple[tuple[Any, str | None], ...]]:
+        """The kernels of every layer, convolutions too, by site."""
+        return {**self.kernels, **({} if self.convs is None else self.convs.kernels)}
 
     @property
     def needs_source(self) -> bool:
@@ -56,6 +64,7 @@ class Choices:
             return "it was compiled on another CPU, for other instructions or for another number of threads"
         known = {kernel.name for kernel in kernels()} or {"reference"}
         lost = sorted({name for steps in self.kernels.values() for _, name in steps if name is not None} - known)
+        lost += [] if self.convs is None else sorted(self.convs.names - known_kernels())
         return f"this process has no kernel {lost[0]!r}" if lost else None
 
 
@@ -66,8 +75,8 @@ def choices_of(
     examples: Sequence[Example],
     runs: Sequence[str],
     threads: int | None,
-    complete: bool = True,
     image_scales: Sequence[Mapping[str, ConvScales]] = (),
+    convs: ConvChoices | None = None,
 ) -> Choices:
     """The choices that plans stand for."""
     names = {
@@ -76,4 +85,5 @@ def choices_of(
     }
     held = {site: scale for site, scale in scales.items() if site in names}
     here = machine(threads or torch.get_num_threads())
-    return Choices(names, precision, held, tuple(examples), tuple(runs), threads, here, complete, image_scales)
+    ways = tuple(examples), tuple(runs)
+    return Choices(names, precision, held, *ways, threads, here, image_scales=image_scales, convs=convs)

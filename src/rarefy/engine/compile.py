@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from rarefy.calibration.batches import as_batches
 from rarefy.core.errors import DataError, EngineError
 from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
-from rarefy.engine.capture import Example, as_example, capture
+from rarefy.engine.capture import Example, as_example
 from rarefy.engine.choices import Choices, choices_of
 from rarefy.engine.compiled import Compiled, Variant, threads
+from rarefy.engine.conv_choices import ConvChoices, Seen
 from rarefy.engine.conv_plan import conv_plans_of, images_of
 from rarefy.engine.conv_scales import ConvScales, note_scales, put_scales, scales_in
 from rarefy.engine.decoder.compile import try_decoder
@@ -23,13 +23,13 @@ from rarefy.engine.decoder.model import CompiledDecoder
 from rarefy.engine.differ import differs
 from rarefy.engine.explain import Explanation
 from rarefy.engine.free import Call, free_dense
-from rarefy.engine.fuse import describe, rewrite
 from rarefy.engine.fuse_conv import fuse_convs
-from rarefy.engine.fuse_conv_region import conv_variants
+from rarefy.engine.fuse_conv_region import across_in, conv_variants
+from rarefy.engine.graph import captured
 from rarefy.engine.input_scales import input_scales
-from rarefy.engine.plan import LayerPlan, plans_of, tokens_of
+from rarefy.engine.plan import plans_of, tokens_of
 from rarefy.engine.precision import Precision
-from rarefy.engine.program import outside, part_variants, with_programs
+from rarefy.engine.program import part_variants
 from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
@@ -152,7 +152,7 @@ def _compile(
     known_scales = image_scales or [{}] * len(examples)
     for example, seen, image, known in zip(examples, tokens, images, known_scales, strict=True):
         native = partial(fuse_convs, plans=conv_plans, images=image)
-        graph, said = _graph(model, example, plans, seen, native) if sparse else (None, "no layer is faster sparse")
+        graph, said = captured(model, example, plans, seen, native) if sparse else (None, "no layer is faster sparse")
         graphs.append(said)
         if graph is not None:
             notes += [said for said in (note_scales(graph, batches), put_scales(graph, known)) if said is not None]
@@ -180,7 +180,9 @@ def _compile(
     )
     runs = [v.label for v in variants]
     held = found_scales if any(found_scales) else ()
-    choices = choices_of(plans, precision, scales, examples, runs, count, not conv_plans, held)
+    calls_seen = [Seen(i, t, across_in(v.run)) for i, t, v in zip(images, tokens, variants, strict=True)]
+    native_convs = ConvChoices({name: p.kernels for name, p in conv_plans.items()}, calls_seen) if conv_plans else None
+    choices = choices_of(plans, precision, scales, examples, runs, count, held, native_convs)
     made = Compiled(model, layers, variants, explanation, count, choices)
     if not keep_dense and all(v.label != "source" for v in variants):
         calls: list[Call] = [(v.run, v.example) for v in variants]
@@ -192,25 +194,6 @@ def _compile(
 def _call(model: Callable[..., Any], example: Example) -> Any:
     args, kwargs = example
     return model(*args, **kwargs)
-
-
-def _graph(
-    model: nn.Module,
-    example: Example,
-    plans: dict[str, LayerPlan],
-    tokens: dict[str, int],
-    convs: Callable[[GraphModule], list[str]],
-) -> tuple[GraphModule | None, str]:
-    """The rewritten graph of the model, or None and why there is none."""
-    try:
-        graph = capture(model, example)
-    except Exception as error:  # whatever export cannot do runs module by module
-        return None, f"torch.export did not take the model ({type(error).__name__}); layers run one by one"
-    native = convs(graph)
-    run, done = rewrite(graph, plans, tokens)
-    said = describe(run, [*native, *done])
-    with_programs(run)
-    return run, f"{said}; {outside(run)}"
 
 
 def _fastest(

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from rarefy.core.errors import EngineError, RarefyError
 from rarefy.engine.capture import Example
 from rarefy.engine.explain import Explanation
-from rarefy.engine.free import to_dense
+from rarefy.engine.free import is_freed, to_dense
 from rarefy.engine.lean import lean
-from rarefy.engine.sparse_linear import SparseLinear
 
 if TYPE_CHECKING:
     from rarefy.engine.choices import Choices
@@ -138,7 +137,7 @@ class Compiled(nn.Module):
     @property
     def freed(self) -> bool:
         """Whether dense weights were let go, so that `source` cannot run."""
-        return any(m.freed for m in self.layers.modules() if isinstance(m, SparseLinear))
+        return is_freed(self.layers)
 
     def to_dense(self) -> nn.Module:
         """The plain model: `source`, or where its weights were let go, a new one with the weights as they are stored

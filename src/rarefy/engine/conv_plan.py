@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rarefy.core.site import Site
 from rarefy.engine.cache import Record, TimingCache
+from rarefy.engine.conv_choices import ConvSteps, Image
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
 from rarefy.engine.precision import Precision
@@ -26,7 +27,6 @@ _MARGIN = (
     0.9  # a kernel that is nearly as fast wins: it also takes in what follows, which torch would compute on its own
 )
 _LIKELY_SPARSITY = 0.6  # from here on a native kernel is likely faster than torch's convolution
-Image = tuple[int, int, int]  # batch, height, width of a layer's input
 Across = FusedConv2d | FusedConvPool  # what images may lie across the lanes of vectors for
 
 
@@ -41,6 +41,10 @@ class ConvPlan:
     def at(self, image: Image) -> PackedConv | PackedConv8 | None:
         """The choice for the measured image that is nearest in its number of pixels."""
         return min(self.steps, key=lambda step: abs(_pixels(step[0]) - _pixels(image)))[1]
+
+    @property
+    def kernels(self) -> ConvSteps:
+        return tuple((image, None if packed is None else packed.kernel) for image, packed in self.steps)
 
     @property
     def any_native(self) -> bool:
@@ -73,7 +77,7 @@ def images_of(sites: Sequence[Site], run: Callable[[], Any]) -> dict[str, Image]
     return seen
 
 
-def _why_torch(site: Site) -> str | None:
+def why_torch(site: Site) -> str | None:
     """The reason to leave a convolution alone without timing it, if there is one."""
     if site.parameter.dtype != torch.float32:
         return f"weights are {site.parameter.dtype}, the native kernels take float32"
@@ -101,7 +105,7 @@ class ConvPlanner:
         assert isinstance(module, nn.Conv2d)
         weight = module.weight.detach()
         sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
-        why, window = _why_torch(site), window_of(module)
+        why, window = why_torch(site), window_of(module)
         if why is not None or window is None or not images:
             reason = why or "not reached by the example inputs"
             self.rows.append(LayerRow(site.name, site.shape, sparsity, 0, "dense", None, None, reason))

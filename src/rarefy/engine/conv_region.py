@@ -37,8 +37,11 @@ class ConvRegion(nn.Module):
 
     across: images lie across the lanes of vectors inside (the weights are packed so); scales: of values as words, by
     their number, where they are known; together: images that go through all the steps before the next ones do (0: all),
-    so that what lies between the steps stays in a cache; apart: so many on each thread, by itself.
+    so that what lies between the steps stays in a cache; apart: so many on each thread, by itself. names: of the steps
+    in the graph that they come from, where they come from one.
     """
+
+    names: tuple[str, ...] = ()
 
     def __init__(
         self,

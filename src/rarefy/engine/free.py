@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from rarefy.engine.capture import Example
+from rarefy.engine.conv_plan import ConvPlan
 from rarefy.engine.plan import LayerPlan
 from rarefy.engine.program import Region
+from rarefy.engine.sparse_conv import SparseConv2d
 from rarefy.engine.sparse_linear import SparseLinear
 
 Call = tuple[Callable[..., Any], Example]
+_Packed = SparseLinear | SparseConv2d
 
 
-def free_dense(model: nn.Module, plans: Mapping[str, LayerPlan], calls: Sequence[Call]) -> list[str]:
-    """Empties the weights of the sites that are sparse at every token count; their names.
+def free_dense(model: nn.Module, plans: Mapping[str, LayerPlan | ConvPlan], calls: Sequence[Call]) -> list[str]:
+    """Empties the weights of the sites that are packed for every token count, or image; their names.
 
     calls: how the model will be run. A weight that a graph or a native program of theirs points at stays. Each call is
     tried without the weights before they are gone for good, and a model that fails keeps all of them (it reads a weight
@@ -68,21 +71,26 @@ def _owners(model: nn.Module) -> dict[int, set[int]]:
     return found
 
 
+def is_freed(layers: nn.Module) -> bool:
+    """Whether dense weights of packed layers were let go."""
+    return any(module.freed for module in layers.modules() if isinstance(module, _Packed))
+
+
 def to_dense(layers: nn.Module) -> nn.Module:
     """A plain model with the weights of the packed layers dense again, as they are stored; the rest is shared."""
     memo: dict[int, Any] = {id(t): t for t in (*layers.parameters(), *layers.buffers())}
-    memo |= {id(m.plan): m.plan for m in layers.modules() if isinstance(m, SparseLinear)}
+    memo |= {id(m.plan): m.plan for m in layers.modules() if isinstance(m, _Packed)}
     twin = copy.deepcopy(layers, memo)
-    if isinstance(twin, SparseLinear):
+    if isinstance(twin, _Packed):
         return _unpacked(twin)
     for name, module in list(twin.named_modules(remove_duplicate=False)):
-        if isinstance(module, SparseLinear):
+        if isinstance(module, _Packed):
             parent, _, leaf = name.rpartition(".")
             setattr(twin.get_submodule(parent), leaf, _unpacked(module))
     return twin
 
 
-def _unpacked(layer: SparseLinear) -> nn.Module:
+def _unpacked(layer: _Packed) -> nn.Module:
     source, packed = layer.source, next((p for _, p in layer.plan.steps if p is not None), None)
     if packed is not None and layer.freed:
         weight = packed.to_dense()

@@ -1,19 +1,23 @@
 """Rewriting a captured graph: a convolution takes in the batch norm, the addition and the activation that follow it."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from rarefy.engine.conv_plan import ConvPlan, Image
+from rarefy.engine.conv_choices import Image, Pack, WantedConv, packed_here
+from rarefy.engine.conv_plan import ConvPlan
 from rarefy.engine.fuse_norm import value_of
-from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d
-from rarefy.ops import PackedConv, available, pack_conv, pool_of
-from rarefy.ops.conv8 import PackedConv8, pack_conv8
-from rarefy.ops.depthwise import is_depthwise_kernel
+from rarefy.engine.fuse_pool import fuse_pools
+from rarefy.engine.fused_conv import FusedConv2d, FusedConv8
+from rarefy.ops import PackedConv, available
+from rarefy.ops.conv8 import PackedConv8
 
 _aten = torch.ops.aten
 _ACTIVATIONS = {
@@ -25,15 +29,22 @@ _ACTIVATIONS = {
     _aten.hardswish.default: "hardswish",
     _aten.hardswish_.default: "hardswish",
 }
+Weights = Mapping[str, Callable[[], Tensor]]  # by the name in the graph, of those that its parameters do not hold
+_NONE: Weights = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """A convolution and what it takes in: nodes in order, the last one is what the rest of the graph reads."""
+    """A convolution and what it takes in: nodes in order, the last one is what the rest of the graph reads.
+
+    norm: what tells the factors of a batch norm that the weight takes in from others; empty without one.
+    """
 
     conv: Node
-    weight: Tensor
+    weight: Callable[[], Tensor]
+    shape: tuple[int, int, int, int]
     bias: Tensor | None
+    norm: str = ""
     residual: Node | None = None
     activation: str = "none"
     nodes: tuple[Node, ...] = field(default=())
@@ -68,8 +79,13 @@ def _with_norm(graph: GraphModule, chain: _Chain) -> _Chain:
     factor = (var.double() + eps).rsqrt() * (1.0 if scale is None else scale.double())
     bias = ((0.0 if chain.bias is None else chain.bias.double()) - mean.double()) * factor
     bias = bias if shift is None else bias + shift.double()
-    weight = (chain.weight.double() * factor[:, None, None, None]).float()
-    return replace(chain, weight=weight, bias=bias.float(), nodes=(*chain.nodes, norm))
+    told = hashlib.sha256(factor.contiguous().numpy().tobytes()).hexdigest()[:16]
+    weight = partial(_scaled, chain.weight, factor)
+    return replace(chain, weight=weight, bias=bias.float(), norm=told, nodes=(*chain.nodes, norm))
+
+
+def _scaled(weight: Callable[[], Tensor], factor: Tensor) -> Tensor:
+    return (weight().double() * factor[:, None, None, None]).float()
 
 
 def _with_residual(chain: _Chain) -> _Chain:
@@ -104,23 +120,27 @@ def _with_activation(chain: _Chain) -> _Chain:
     return replace(chain, activation=name, nodes=(*chain.nodes, user))
 
 
-def _chain_of(graph: GraphModule, conv: Node) -> _Chain | None:
+def _chain_of(graph: GraphModule, conv: Node, elsewhere: Weights) -> _Chain | None:
     weight = _constant(graph, conv.args[1])
     given = conv.args[2] if len(conv.args) > 2 else None
     bias = _constant(graph, given)
     if weight is None or weight.dtype != torch.float32 or (given is not None and bias is None):
         return None
-    return _Chain(conv, weight, bias)
+    out, into, high, wide = weight.shape
+    held = elsewhere.get(str(conv.args[1].target), partial(_as_it_is, weight))  # type: ignore[union-attr]
+    return _Chain(conv, held, (out, into, high, wide), bias)
 
 
-def _replace(graph: GraphModule, chain: _Chain, like: PackedConv | PackedConv8, number: int) -> None:
-    """like: the weight without its batch norm, packed for the same kernel."""
+def _as_it_is(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _replace(graph: GraphModule, chain: _Chain, packed: PackedConv | PackedConv8, number: int) -> None:
+    """packed: the weight with its batch norm."""
     name = f"rarefy_conv_{number}"
-    if isinstance(like, PackedConv8):
-        packed8 = pack_conv8(chain.weight, like.window, like.kernel)
-        graph.add_submodule(name, FusedConv8(packed8, chain.bias, chain.activation))
+    if isinstance(packed, PackedConv8):
+        graph.add_submodule(name, FusedConv8(packed, chain.bias, chain.activation))
     else:
-        packed = pack_conv(chain.weight, like.window, like.kernel)
         graph.add_submodule(name, FusedConv2d(packed, chain.bias, chain.activation))
     args = (chain.conv.args[0],) if chain.residual is None else (chain.conv.args[0], chain.residual)
     with graph.graph.inserting_before(chain.last):
@@ -133,7 +153,7 @@ def _replace(graph: GraphModule, chain: _Chain, like: PackedConv | PackedConv8, 
 
 def _fold(graph: GraphModule, chain: _Chain, number: int) -> None:
     """A convolution that stays with torch still takes in its batch norm."""
-    names = {f"rarefy_folded_{number}_{part}": t for part, t in (("weight", chain.weight), ("bias", chain.bias))}
+    names = {f"rarefy_folded_{number}_{part}": t for part, t in (("weight", chain.weight()), ("bias", chain.bias))}
     with graph.graph.inserting_before(chain.conv):
         for name, tensor in names.items():
             graph.register_buffer(name, tensor)
@@ -144,58 +164,39 @@ def _fold(graph: GraphModule, chain: _Chain, number: int) -> None:
         graph.graph.erase_node(node)
 
 
-def fuse_convs(graph: GraphModule, plans: Mapping[str, ConvPlan], images: Mapping[str, Image]) -> list[str]:
+def fuse_convs(
+    graph: GraphModule,
+    plans: Mapping[str, ConvPlan],
+    images: Mapping[str, Image],
+    *,
+    pack: Pack = packed_here,
+    elsewhere: Weights = _NONE,
+) -> list[str]:
     """Replaces the convolutions whose plan is native at these images; returns the sites replaced.
 
     What only the convolution's result goes through is computed by the kernel: batch norm of evaluation mode (folded
     into weight and bias), the addition of a tensor of the same shape, an activation. Batch norms behind the other
-    convolutions are folded too.
+    convolutions are folded too. pack: how weights are had packed; elsewhere: weights that the graph does not hold.
     """
     by_weight = {f"{n}.weight": p for p in plans.values() for n in (p.site.name, *p.site.aliases)}
     done = []
     for number, node in enumerate(list(graph.graph.nodes)):
         if node.target not in (_aten.conv2d.default, _aten.conv2d.padding):
             continue
-        chain = _chain_of(graph, node)
+        chain = _chain_of(graph, node, elsewhere)
         if chain is None:
             continue
         plan = by_weight.get(str(node.args[1].target))
-        packed = plan.at(images[plan.site.name]) if plan is not None and plan.site.name in images else None
+        like = plan.at(images[plan.site.name]) if plan is not None and plan.site.name in images else None
         chain = _with_norm(graph, chain)
-        if plan is None or packed is None:
+        if plan is None or like is None:
             if chain.nodes:
                 _fold(graph, chain, number)
             continue
         chain = _with_activation(_with_residual(chain))
-        _replace(graph, chain, packed, number)
+        wanted = WantedConv(plan.site.name, like.kernel, chain.shape, like.window, chain.weight, chain.norm)
+        _replace(graph, chain, pack(wanted), number)
         done.append(plan.site.name)
     if done and available():
         fuse_pools(graph)
-    return done
-
-
-def fuse_pools(graph: GraphModule) -> int:
-    """Replaces max pooling by the native one, together with a convolution that it alone reads; returns how many."""
-    done = 0
-    for number, node in enumerate(list(graph.graph.nodes)):
-        value = value_of(node.args[0]) if node.target is _aten.max_pool2d.default else None
-        if value is None or value.dim() != 4 or value.dtype != torch.float32 or node.kwargs:
-            continue
-        pool, source = pool_of(*node.args[1:]), node.args[0]
-        conv = graph.get_submodule(source.target) if source.op == "call_module" else None
-        name, together = f"rarefy_pool_{number}", False
-        alone = isinstance(conv, FusedConv2d) and len(source.users) == 1 and len(source.args) == 1
-        if isinstance(conv, FusedConv2d) and alone and not is_depthwise_kernel(conv.packed.kernel):
-            graph.add_submodule(name, FusedConvPool(conv, pool))
-            together = True
-        else:
-            graph.add_submodule(name, MaxPool2d(pool))
-        with graph.graph.inserting_before(node):
-            fused = graph.graph.call_module(name, source.args if together else (source,))
-        fused.meta.update(node.meta)
-        node.replace_all_uses_with(fused)
-        graph.graph.erase_node(node)
-        if together:
-            graph.graph.erase_node(source)
-        done += 1
     return done

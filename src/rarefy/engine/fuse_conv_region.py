@@ -1,7 +1,9 @@
 """Rewriting a captured graph: convolutions that follow each other become one module, images side by side or across."""
 
 import copy
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.fx import GraphModule, Node
@@ -11,14 +13,37 @@ from rarefy.engine.conv_plan import Across, AcrossPlanner
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse_norm import value_of
 from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d
-from rarefy.ops import available
+from rarefy.ops import PackedConv, available
 from rarefy.ops.conv8 import Scale
 from rarefy.ops.conv_across import lanes
 
 _FUSED = (FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d)
 _TOGETHER = (1, 4)  # images that are tried to go through a run of convolutions at a time
 _APART = (1, 2)  # images that are tried to go through a run at a time on each thread
+_LABEL = re.compile(r"graph(?:, (?:(\d+) images at a time( on each thread)?|(images across lanes)))?")
 Repack = Callable[[Across, tuple[int, int]], Across]  # and the height and width of its input
+
+
+@dataclass(frozen=True)
+class Way:
+    """How images go through the runs of a graph: so many together (0: all), each thread its own, or across lanes."""
+
+    together: int = 0
+    apart: bool = False
+    across: bool = False
+
+    @property
+    def label(self) -> str:
+        if self.across:
+            return "graph, images across lanes"
+        where = " on each thread" if self.apart else ""
+        return f"graph, {self.together} images at a time{where}" if self.together else "graph"
+
+
+def way_of(label: str) -> Way | None:
+    """The way that has this label, None for the label of something else."""
+    found = _LABEL.fullmatch(label)
+    return None if found is None else Way(int(found[1] or 0), found[2] is not None, found[3] is not None)
 
 
 def _runs(graph: GraphModule) -> list[list[Node]]:
@@ -73,6 +98,7 @@ def _replace_run(
         convs.append(conv)
     scales = _scales(graph, run, number)
     region = ConvRegion(convs, steps, [number[node] for node in outputs], repack is not None, scales, together, apart)
+    region.names = tuple(str(node.target) for node in run)
     graph.add_submodule(name, region)
     with graph.graph.inserting_after(run[-1]):
         call = graph.graph.call_module(name, tuple(inputs))
@@ -111,18 +137,34 @@ def with_regions(
 
 def conv_variants(graph: GraphModule, batch: int, *, measure: bool = True) -> dict[str, GraphModule]:
     """The ways to run a rewritten graph that are worth timing for `batch` images (0: it sees none), by name."""
-    variants = {"graph": with_regions(graph) or graph}
-    for together in _TOGETHER if measure and batch >= 2 * max(_TOGETHER) else ():
-        few = with_regions(graph, None, together)
-        if few is not None:
-            variants[f"graph, {together} images at a time"] = few
+    variants = {Way().label: with_regions(graph) or graph}
     threads = torch.get_num_threads()
-    for each in _APART if measure and threads > 1 else ():
-        mine = with_regions(graph, None, each, apart=True) if batch >= 2 * each * threads else None
-        if mine is not None:
-            variants[f"graph, {each} images at a time on each thread"] = mine
-    if measure and available() and 2 * batch >= lanes() and not any(isinstance(m, FusedConv8) for m in graph.modules()):
-        across = with_regions(graph, AcrossPlanner(batch).repack)
-        if across is not None:
-            variants["graph, images across lanes"] = across
+    ways = [Way(n) for n in _TOGETHER if batch >= 2 * max(_TOGETHER)]
+    ways += [Way(n, apart=True) for n in _APART if threads > 1 and batch >= 2 * n * threads]
+    if available() and 2 * batch >= lanes() and not any(isinstance(m, FusedConv8) for m in graph.modules()):
+        ways.append(Way(across=True))
+    for way in ways if measure else ():
+        made = in_way(graph, way, AcrossPlanner(batch).repack)
+        if made is not None:
+            variants[way.label] = made
     return variants
+
+
+def in_way(graph: GraphModule, way: Way, repack: Repack) -> GraphModule | None:
+    """The graph with its runs computed so, as `with_regions`; repack: where images lie across lanes."""
+    return with_regions(graph, repack if way.across else None, way.together, apart=way.apart)
+
+
+def across_in(run: object) -> dict[str, str]:
+    """The kernels of the steps that a graph computes with images across lanes, by their names in the graph that it was
+    made of; "dense" for those of images side by side."""
+    modules = list(run.modules()) if isinstance(run, GraphModule) else []
+    across = [region for region in modules if isinstance(region, ConvRegion) and region.across]
+    steps = [step for region in across for step in zip(region.names, region.convs, strict=True)]
+    found = [(name, _packed_in(step)) for name, step in steps]
+    return {name: packed.kernel if packed.across else "dense" for name, packed in found if packed is not None}
+
+
+def _packed_in(step: object) -> PackedConv | None:
+    conv = step.conv if isinstance(step, FusedConvPool) else step
+    return conv.packed if isinstance(conv, FusedConv2d) else None

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from rarefy.engine.explain import Explanation
 from rarefy.engine.free import free_dense
 from rarefy.engine.plan import LayerPlan, why_dense
 from rarefy.engine.precision import Precision
+from rarefy.engine.restore_conv import conv_key, conv_model
 from rarefy.engine.shared import Wanted, packs_of
+from rarefy.engine.shared_build import through_file
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.ops import PackedWeight, kernels
 
@@ -50,7 +53,8 @@ class _Source:
 
 
 def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanation: Explanation) -> Compiled:
-    """The model with its layers packed for the chosen kernels, run layer by layer.
+    """The model with its layers packed for the chosen kernels, run layer by layer; one with native convolutions runs as
+    the graph that was chosen.
 
     The model itself need not hold the weights that are sparse at every token count, and does not afterwards. Packed
     weights lie in a file that processes share, where they can (`engine.shared`). Raises EngineError for a choice that
@@ -64,6 +68,13 @@ def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanat
         name: LayerPlan(sites[name], tuple((limit, packs.get((name, kernel or ""))) for limit, kernel in steps))
         for name, steps in choices.kernels.items()
     }
+    if choices.convs is not None:
+        weights = {name: partial(stored.of, sites[name]) for name in choices.convs.kernels if name in sites}
+        build = partial(conv_model, model=model, sites=sites, plans=plans, choices=choices, weights=weights)
+        made = through_file(build, conv_key(choices, stored.fingerprint))
+        if not choices.needs_source:
+            free_dense(model, {**plans, **made.plans}, [])
+        return Compiled(model, made.layers, made.variants, explanation, choices.threads, choices)
     layers = with_sparse_layers(model, plans) if plans else model
     ways = zip(choices.examples, choices.runs, strict=True)
     variants = [

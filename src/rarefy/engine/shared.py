@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -67,47 +67,82 @@ def packs_of(wanted: Sequence[Wanted], model: Mapping[str, Any] | None) -> list[
 
     model: what tells the saved model and the choices from all others, as JSON; None where nothing does.
     """
-    if model is None or not wanted or not available() or _limit() == 0:
+    if model is None or not wanted or not shares():
         return [one.packed() for one in wanted]
-    key = _key(model)
-    path = _folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{_SUFFIX}"
+    key = key_of(model)
+    path = path_of(key)
     found = _read(path, key, wanted)
     if found is None and _written(path, key, wanted):
         found = _read(path, key, wanted)
     return [one.packed() for one in wanted] if found is None else found
 
 
-def _key(model: Mapping[str, Any]) -> str:
+def shares() -> bool:
+    """Whether packed weights are kept at all."""
+    return available() and _limit() > 0
+
+
+def key_of(model: Mapping[str, Any]) -> str:
     here = {part: value for part, value in machine().items() if part != "threads"}
     return json.dumps({"model": model, "machine": here}, sort_keys=True)
 
 
+def path_of(key: str) -> Path:
+    return _folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{_SUFFIX}"
+
+
 def _read(path: Path, key: str, wanted: Sequence[Wanted]) -> list[PackedWeight] | None:
     """None where there is no such file, or none that can be used: then it is removed."""
+    at = opened(path, key)
+    if at is None:
+        return None
+    file, places = at
+    try:
+        found = [one.seen(file, *places[one.name]) for one in wanted]
+    except (OSError, ValueError, KeyError) as error:
+        thrown_away(path, error)
+        return None
+    used(path)
+    return found
+
+
+def opened(path: Path, key: str) -> tuple[Any, dict[str, tuple[int, int]]] | None:
+    """(the mapped file, {name: (where it begins, bytes)}); None as `_read`."""
     if not path.exists():
         return None
     try:
         places = pack_file.places(path, key)
-        file = map_file(path)
-        found = [one.seen(file, *places[one.name]) for one in wanted]
-    except (OSError, ValueError, KeyError) as error:
-        said = f"it holds no {error}" if isinstance(error, KeyError) else error
-        warnings.warn(f"packed weights: {path} cannot be used ({said}); the weights are packed again", stacklevel=2)
-        with suppress(OSError):
-            path.unlink()
+        return map_file(path), places
+    except (OSError, ValueError) as error:
+        thrown_away(path, error)
         return None
+
+
+def thrown_away(path: Path, error: BaseException | None) -> None:
+    said = f"it holds no {error}" if isinstance(error, KeyError) else error
+    warnings.warn(f"packed weights: {path} cannot be used ({said}); the weights are packed again", stacklevel=4)
+    with suppress(OSError):
+        path.unlink()
+
+
+def used(path: Path) -> None:
+    """Now, the last time."""
     with suppress(OSError):  # another user's, say
-        os.utime(path)  # used last
-    return found
+        os.utime(path)
 
 
 def _written(path: Path, key: str, wanted: Sequence[Wanted]) -> bool:
     """Packs one weight at a time, straight into the file; whether it is there."""
+    return stored(path, key, lambda: ((one.name, packed_bytes(one.packed())) for one in wanted))
+
+
+def stored(path: Path, key: str, weights: Callable[[], Iterable[tuple[str, Tensor]]]) -> bool:
+    """Writes the file; whether it is there."""
     limit = _limit()
 
     def write(aside: Path) -> None:
         with aside.open("wb") as file:
-            pack_file.write(file, key, ((one.name, packed_bytes(one.packed())) for one in wanted), limit)
+            pack_file.write(file, key, weights(), limit)
         _make_room(limit - aside.stat().st_size)
 
     try:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.errors import EngineError
 from rarefy.engine.conv_plan import ConvPlan
 from rarefy.ops.conv8 import PackedConv8
 from rarefy.ops.words import words_of
@@ -24,9 +25,19 @@ class SparseConv2d(nn.Module):
         for name in _READ_BY_MODELS:
             setattr(self, name, getattr(source, name))
 
+    @property
+    def freed(self) -> bool:
+        """Whether the dense weight was let go."""
+        return self.source.weight.dim() == 1
+
     def forward(self, x: Tensor) -> Tensor:
         packed = self.plan.at((x.shape[0], x.shape[2], x.shape[3])) if x.dim() == 4 else None
         if packed is None or x.dtype != torch.float32:
+            if self.freed:
+                raise EngineError(
+                    f"{self.plan.site.name}: input is {x.dtype} {tuple(x.shape)}, the packed weight takes batches of "
+                    "float32 images and the dense one was let go; convert the input, or load with compiled=False"
+                )
             out: Tensor = self.source(x)
             return out
         if isinstance(packed, PackedConv8):

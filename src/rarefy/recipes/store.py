@@ -82,7 +82,8 @@ def load(
     Weights are mapped into memory from the file. A compiled model is packed for the kernels that were chosen when it
     was compiled, runs layer by layer, and keeps no dense copy of what is packed; the packed weights are kept beside the
     measured times (`rarefy cache`) and mapped, so that processes share them. On another CPU it is compiled again.
-    capture: also captures its graph again, which takes seconds and runs faster.
+    capture: also captures its graph again, which takes seconds and runs faster. A model with native convolutions runs
+    as it was compiled in any case.
 
     Raises FileError that names the tensor which is damaged, missing, unexpected or of another shape; a given
     `model` is then as it was.
@@ -94,7 +95,7 @@ def load(
         return _plain(path, contents, model)
     choices, explanation = engine
     why = choices.why_not_here()
-    if capture and why is None and not choices.of_decoder:  # whose runtime has no graph
+    if capture and why is None and not choices.of_decoder and choices.convs is None:  # these have theirs, or none
         return compile_again(_plain(path, contents, model), choices, None)
     if why is not None:
         return compile_again(_plain(path, contents, model), choices, f"compiled again here: {why}")

@@ -6,6 +6,7 @@ at load for kernels that this process has, so nothing in these files can lead a 
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,9 +26,11 @@ from rarefy.formats.atomic import write_text
 from rarefy.formats.container import prepare, write
 from rarefy.formats.folder import read, read_json
 from rarefy.ops.conv8 import Scale
+from rarefy.recipes.store_convs import conv_choices
 
 FILE, INPUTS = "engine.json", "engine_inputs.safetensors"
 LAYOUT = 1
+_LABEL = re.compile(r"[a-z_]+(, [a-z0-9 ]+)?")  # "layers", or "graph, 4 images at a time"
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -49,6 +52,7 @@ def write_engine(model: Compiled | CompiledDecoder, folder: Path) -> list[str]:
         "scales": {name: list(scale) for name, scale in choices.scales.items()},
         "image_scales": [{name: list(found) for name, found in one.items()} for one in choices.image_scales],
         "parts": {name: list(parts) for name, parts in choices.parts.items()},
+        "convs": None if choices.convs is None else asdict(choices.convs),
         "examples": examples,
         "runs": list(choices.runs),
         "threads": choices.threads,
@@ -105,6 +109,7 @@ def _choices(raw: Mapping[str, Any], tensors: Mapping[str, Any]) -> Choices:
         bool(raw["complete"]),
         _image_scales(raw.get("image_scales", []), len(examples)),
         {str(name): tuple(map(str, parts)) for name, parts in raw.get("parts", {}).items()},
+        conv_choices(raw.get("convs"), len(examples)),
     )
 
 
@@ -142,7 +147,7 @@ def _byte_scale(scale: Any, zero: Any) -> Scale:
 
 
 def _label(run: Any) -> str:
-    if not (isinstance(run, str) and run.isidentifier()):
+    if not (isinstance(run, str) and _LABEL.fullmatch(run)):
         raise ValueError(f"{run!r} names no way to run")
     return run
 

@@ -21,7 +21,7 @@ def packed_only(contents: Contents, choices: Choices) -> dict[str, Packed]:
     """
     shared = set(contents.aliases.values())
     found: dict[str, Packed] = {}
-    for site, steps in choices.kernels.items():
+    for site, steps in choices.steps.items():
         names = [f"{part}.weight" for part in choices.parts.get(site, (site,))]
         tensors = [contents.tensors.get(name) for name in names]
         packed = [t for t in tensors if isinstance(t, Packed) and t.dtype == torch.float32]

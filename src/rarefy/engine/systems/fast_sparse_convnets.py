@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rarefy.core.errors import EngineError
 from rarefy.core.registry import method
-from rarefy.engine.conv_plan import Image
+from rarefy.engine.conv_choices import Image
 from rarefy.engine.systems.choose import best
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedConv, Window, pack_conv
