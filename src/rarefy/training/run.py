@@ -162,14 +162,14 @@ class Run:
             state, parameter = self[name], self[name].weight.parameter
             if parameter.grad is None or not len(index):
                 continue
-            where = self._entries(state, index)
+            where = self.entries(state, index)
             stay, finish = fresh_steps.correct(self.optimizer, parameter, where, age)
             if not bool(stay.all()):
                 index, age, where = index[stay], age[stay], where[stay]
             self.young[name], self.found[name] = (index, age + 1), Found(index, state.packed, where)
             self.finish += finish
 
-    def _entries(self, state: WeightState, index: Tensor) -> Tensor:
+    def entries(self, state: WeightState, index: Tensor) -> Tensor:
         """The places of flat positions in the parameter; searched for once a change where only kept values exist."""
         topology = state.packed
         if topology is None:

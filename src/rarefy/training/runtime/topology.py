@@ -80,8 +80,12 @@ class Topology:
     @property
     def places(self) -> Int[Tensor, " nnz"]:
         """The same in four bytes each where the weight is small enough for that."""
-        counts = self.row_counts.to(number_type(self.shape[0] * self.shape[1]))
+        counts = self.row_counts.to(self.places_type)
         return torch.repeat_interleave(counts).mul_(self.shape[1]).add_(self._columns)
+
+    @property
+    def places_type(self) -> torch.dtype:
+        return number_type(self.shape[0] * self.shape[1])
 
     def part(self, rows: range) -> tuple[slice, Tensor]:
         """The entries of some rows, and where they lie in these: `(row - rows.start) * n + column`."""
