@@ -144,6 +144,8 @@ class DropGrow:
         for state in run.states:
             if 0 < state.kept < state.size:
                 self._change(run, state, schedule(done))
+                if self.instead and self.grow.before:
+                    state.weight.parameter.grad = None  # no step follows that looks at it
 
     def wants_gradient(self, run: Run) -> bool:
         return self.grow.before and self.clock.due(run, "grow", run.step)

@@ -54,11 +54,13 @@ class ConstantFanIn:
             ablate = state is not run.states[-1]
             if 0 < state.kept < state.size and watched(state):
                 self._stream(run, state, zeta, ablate=ablate)
-                continue
-            with run.opened(state):
-                grad = state.grad()
-                if grad is not None and 0 < state.kept < state.size:
-                    run.set_mask(state, self.choose(state, grad.abs().float(), zeta, ablate=ablate))
+            else:
+                with run.opened(state):
+                    grad = state.grad()
+                    if grad is not None and 0 < state.kept < state.size:
+                        run.set_mask(state, self.choose(state, grad.abs().float(), zeta, ablate=ablate))
+            if self.instead:
+                state.weight.parameter.grad = None  # no step follows that looks at it
         return self.instead
 
     def wants_gradient(self, run: Run) -> bool:

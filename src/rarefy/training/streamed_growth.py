@@ -13,6 +13,7 @@ from rarefy.training.run import Run
 from rarefy.training.runtime.data import replace_data
 from rarefy.training.runtime.move import Move
 from rarefy.training.runtime.places import put_at
+from rarefy.training.runtime.topology import Topology
 from rarefy.training.state import WeightState
 
 Choose = Callable[[range, slice, Tensor, Tensor], Tensor]
@@ -36,6 +37,7 @@ def exchange(
     tensors: ties go to the lower index there as here.
     """
     topology = packing_of(state).topology
+    topology.let_go()
 
     def blocks() -> Iterator[tuple[int, Tensor, Tensor]]:
         for rows, grads, scores in offers.scored():
@@ -44,11 +46,9 @@ def exchange(
             yield rows.start * state.shape[1], grads, scores
 
     leave, count = ~stay, kept - int(stay.count_nonzero())
-    grads, places = largest(blocks(), count)
+    grads, places = largest(blocks(), count, topology.places_type)
     if returns:
-        known = topology.entries(places)
-        leave[known[known >= 0]] = False  # just dropped, and grown again at once: it has never been away
-        grads, places = grads[known < 0], places[known < 0]
+        grads, places = _fresh(topology, leave, grads, places)
     elif len(places) < count:
         leave[leave.nonzero().flatten()[: count - len(places)]] = False
     _become(run, state, leave, places, offers.factor * grads, begin)
@@ -69,6 +69,7 @@ def exchange_rows(
     scored: whether `choose` looks at the scores, which are offered once; else it is given the gradients.
     """
     topology, width = packing_of(state).topology, state.shape[1]
+    topology.let_go()
     plain = ((rows, grads, grads) for rows, grads in offers.plain(multiple))
     leave, places, found = [], [], []
     for rows, grads, scores in offers.scored(multiple) if scored else plain:
@@ -82,6 +83,13 @@ def exchange_rows(
     _become(run, state, torch.cat(leave), torch.cat(places), offers.factor * torch.cat(found), begin)
 
 
+def _fresh(topology: Topology, leave: Tensor, grads: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Without what was just dropped and is grown again at once: that has never been away, and does not leave."""
+    known = topology.entries(places)
+    leave[known[known >= 0]] = False
+    return grads[known < 0], places[known < 0]
+
+
 def salient(state: WeightState, count: int) -> Tensor:
     """How many of the `count` largest dense gradients of entries that are not kept lie in each row."""
     rows, width = state.shape
@@ -92,7 +100,7 @@ def salient(state: WeightState, count: int) -> Tensor:
             scores[topology.part(some)[1]] = -1.0
             yield some.start * width, grads, scores
 
-    return torch.bincount(largest(blocks(), count)[1] // width, minlength=rows)
+    return torch.bincount(largest(blocks(), count, topology.places_type)[1] // width, minlength=rows)
 
 
 def _become(run: Run, state: WeightState, leave: Tensor, places: Tensor, grads: Tensor, begin: Values | None) -> None:
@@ -106,18 +114,20 @@ def _become(run: Run, state: WeightState, leave: Tensor, places: Tensor, grads: 
         topology.mark(state.tried)
 
 
-def largest(blocks: Iterator[tuple[int, Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+def largest(
+    blocks: Iterator[tuple[int, Tensor, Tensor]], count: int, kind: torch.dtype = torch.int64
+) -> tuple[Tensor, Tensor]:
     """(gradients, flat positions) of the `count` entries of largest score, or of all whose score is not negative.
 
     blocks: (first flat position, gradients (entries,), scores (entries,)) in ascending order; ties go to the lower
-    position.
+    position. kind: of the positions.
     """
-    best, held, places = torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.long)
+    best, held, places = torch.empty(0), torch.empty(0), torch.empty(0, dtype=kind)
     least = -1.0  # what an entry must exceed: entries further on lose every tie
     for first, grads, scores in blocks:
         here = (scores > least).nonzero().flatten()
         best, held = torch.cat([best, scores[here]]), torch.cat([held, grads[here]])
-        places = torch.cat([places, here + first])
+        places = torch.cat([places, here.add_(first).to(kind)])
         if len(best) > 2 * count:
             best, held, places = _best(best, held, places, count)
             least = float(best.min()) if count else math.inf

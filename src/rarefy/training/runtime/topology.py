@@ -125,6 +125,10 @@ class Topology:
         """Bytes of the topology and of what is prepared for the kernels."""
         return self._offsets.nbytes + self._columns.nbytes + sum(index.nbytes for index in self._indexes.values())
 
+    def let_go(self) -> None:
+        """Of what is prepared for the kernels: it takes memory, and is prepared again when it is asked for."""
+        self._indexes.clear()
+
     def index(self, layer: Layer) -> TrainIndex:
         """The prepared index for a layer with this weight; kept until the topology is edited."""
         if layer not in self._indexes:
