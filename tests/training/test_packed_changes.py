@@ -1,5 +1,6 @@
 """Changes of masks where only the kept values exist: those of the dense runtime, from blocks of rows."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -118,6 +119,60 @@ def test_changes_make_no_dense_tensor(
         trainer.step()
     assert not torch.equal(before, trainer.masks["2"])
     assert (seen.entries <= 64 * 64 // 2) == (method != "gmp-zhu-gupta"), seen.entries
+
+
+class Living(TorchDispatchMode):
+    """The most bytes of tensors that were alive at a time, of those that are made while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.most, self._known = 0, 0, set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        there = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in there:
+                self._begin(tensor.untyped_storage())
+        return out
+
+    def _begin(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._end, key, size)
+
+    def _end(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+@pytest.mark.parametrize("method", ["rigl", "set"])
+def test_a_change_takes_little_memory_beside_the_kept_weights(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes for each kept weight of one layer, at the second change: what comes (values, gradient, Adam's memory,
+    columns: 20) while some of the old is there, and lists of four bytes. With sorted lists of eight it was 87."""
+    monkeypatch.setattr("rarefy.training.offers._ENTRIES", 2**12)
+    monkeypatch.setattr("rarefy.training.runtime.places._PART", 2**10)
+    _, trainer, _, task = run(
+        method, "sparse", lambda: loops.mlp(512), 3 if method == "set" else 4, every=2, sparsity=0.9
+    )
+    task.loss(4).backward()
+    before = trainer.masks["2"]
+    with Living() as seen:
+        trainer.step()
+    kept = int(before.sum())
+    assert not torch.equal(before, trainer.masks["2"])
+    assert seen.most < 56 * kept, seen.most / kept
+
+
+def test_what_is_watched_keeps_no_graph() -> None:
+    """The graph would hold the index of the layer below, which a change is about to replace."""
+    _, _, _, task = run("rigl", "sparse", steps=4, every=4)
+    task.loss(4).backward()
+    seen = task.model[2].packing.watch.seen
+    assert seen and all(x.grad_fn is None and grad.grad_fn is None for _, x, grad in seen)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (1, 16), (7, 13), (33, 9), (16, 16), (12, 4)])

@@ -23,10 +23,10 @@ Values = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class Offers(Protocol):
-    """Blocks of rows, each of a multiple of the rows that are asked for: (first row, gradients, scores), both flat.
+    """Blocks of some rows, always a multiple of so many: (rows, their gradients, their scores), both flat.
 
-    scored: the scores, once; rows: without them, as often as one likes; factor: by which the gradients that were given
-    have to be multiplied, known when all have gone by.
+    scored: to be asked for once; plain: without scores, as often as one likes; factor: by which the gradients that were
+    given have to be multiplied, known when all have gone by.
     """
 
     @property
