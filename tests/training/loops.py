@@ -38,6 +38,14 @@ def convnet(seed: int = 0) -> Task:
     return Task(model, _batches((4, 8, 8)))
 
 
+def grouped(seed: int = 0) -> Task:
+    """A convolution of two rows a group: tiles of four rows lie in two groups."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2, padding=1, groups=16)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 8))
+    return Task(model, _batches((4, 8, 8)))
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -9,41 +9,17 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import rarefy
 from rarefy.core.errors import DataError, ModelError, UnknownNameError
-from rarefy.core.topk import keep_top
 from rarefy.ops import available
 from rarefy.training.runtime import Speed
-from rarefy.training.streamed_growth import largest
 from rarefy.training.switching import Switching
 from training import loops
+from training.runs import METHODS, in_both, run
 
 needs_native = pytest.mark.skipif(not available(), reason="the native module is not built")
 pytestmark = needs_native
-
-METHODS: dict[str, dict[str, Any]] = {
-    "static": {},
-    "set": {"every": 6},
-    "rigl": {"every": 6},
-    "srigl": {"every": 6, "pattern": "fanin"},
-    "dst-ee": {"every": 6},
-    "gmp-zhu-gupta": {"every": 6},
-    "acdc": {"every": 6},
-    "blast-block-sparse": {"every": 6, "pattern": "block:4x4"},
-}
-
-
-def run(
-    method: str, runtime: str, task: Callable[[], loops.Task] = loops.mlp, steps: int = 46, **more: Any
-) -> tuple[list[float], Any, Any, loops.Task]:
-    made = task()
-    options = {"total_steps": 48, "sparsity": 0.8, "runtime": runtime, **METHODS.get(method, {}), **more}
-    optimizer = options.pop("optimizer", loops.adam)(made.model)
-    trainer = rarefy.sparse_training(made.model, optimizer, method, **options)
-    losses = list(loops.train(made, trainer, steps))
-    return losses, trainer, optimizer, made
 
 
 @pytest.mark.parametrize("optimizer", [loops.adam, loops.sgd])
@@ -66,33 +42,6 @@ def test_convolutions_too(method: str) -> None:
     sparse, packed, _, _ = run(method, "sparse", loops.convnet, steps=24, optimizer=loops.sgd)
     assert sparse == pytest.approx(dense, rel=1e-3)
     assert all(torch.equal(mask, packed.masks[name]) for name, mask in plain.masks.items())
-
-
-@pytest.mark.parametrize("task", [loops.mlp, loops.convnet])
-@pytest.mark.parametrize(
-    ("method", "more", "ablates"),
-    [
-        ("rigl", {"pattern": "fanin"}, False),
-        ("rigl", {"pattern": "rowwise"}, False),
-        ("dst-ee", {"c": 0.01}, None),
-        ("dst-ee", {"pattern": "fanin", "c": 0.01}, False),
-        ("srigl", {"pattern": "fanin", "gamma": 0.0}, None),
-        ("srigl", {"pattern": "fanin", "gamma": 0.95, "sparsity": 0.9}, True),
-    ],
-)
-def test_masks_are_chosen_from_blocks_as_from_the_whole(
-    method: str, more: dict[str, Any], ablates: bool | None, task: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rarefy.training.streamed_growth._ENTRIES", 300)  # of some rows, the last block has fewer
-    more = {"every": 4, "fraction": 0.5, "optimizer": loops.sgd, "steps": 24, **more}
-    dense, plain, _, _ = run(method, "dense", task, **more)
-    still = {name: mask.clone() for name, mask in run(method, "dense", task, **{**more, "steps": 2})[1].masks.items()}
-    sparse, packed, _, _ = run(method, "sparse", task, **more)
-    assert sparse == pytest.approx(dense, rel=1e-3)
-    assert all(torch.equal(mask, packed.masks[name]) for name, mask in plain.masks.items())
-    assert not all(torch.equal(mask, packed.masks[name]) for name, mask in still.items())
-    hidden = [mask for name, mask in packed.masks.items() if packed.runtime[name] == "sparse"][:-1]
-    assert ablates in (None, any(bool((mask.sum(1) == 0).any()) for mask in hidden))
 
 
 def test_losses_agree_over_two_hundred_steps() -> None:
@@ -208,11 +157,7 @@ def test_values_that_torch_would_spread_over_a_copy_stay_dense() -> None:
 
 def test_accumulated_gradients_count_for_growth() -> None:
     found = {}
-    for runtime in ("dense", "sparse"):
-        task = loops.mlp()
-        optimizer = loops.sgd(task.model)
-        options = {"total_steps": 48, "sparsity": 0.8, "every": 4}
-        trainer = rarefy.sparse_training(task.model, optimizer, "rigl", runtime=runtime, **options)
+    for runtime, task, _, trainer in in_both("rigl", every=4):
         for step in range(12):
             for half in (0, 1):
                 x, y = task.batches[(2 * step + half) % 4]
@@ -302,11 +247,7 @@ def test_an_encoder_layer_is_evaluated_as_it_was_trained(activation: str) -> Non
 def test_a_batch_that_was_skipped_does_not_count_for_growth(method: str, to_none: bool) -> None:
     """Its gradient was cleared before the step: what was watched of it has to go too."""
     found = {}
-    for runtime in ("dense", "sparse"):
-        task = loops.mlp()
-        optimizer = loops.sgd(task.model)
-        options = {"total_steps": 48, "sparsity": 0.8, "every": 4}
-        trainer = rarefy.sparse_training(task.model, optimizer, method, runtime=runtime, **options)
+    for runtime, task, optimizer, trainer in in_both(method, every=4):
         for step in range(10):
             (1e3 * task.loss(step + 1)).backward()
             optimizer.zero_grad(set_to_none=to_none)
@@ -324,11 +265,7 @@ def test_a_batch_that_was_skipped_does_not_count_for_growth(method: str, to_none
 def test_a_gradient_that_was_scaled_since_is_scaled_for_new_weights_too(method: str, more: dict[str, Any]) -> None:
     """As a scaler of the loss or clipping does, between the backward pass and a step at which masks change."""
     found = {}
-    for runtime in ("dense", "sparse"):
-        task = loops.mlp()
-        optimizer = loops.sgd(task.model)
-        options = {"total_steps": 48, "sparsity": 0.8, "every": 4, **more}
-        trainer = rarefy.sparse_training(task.model, optimizer, method, runtime=runtime, **options)
+    for runtime, task, optimizer, trainer in in_both(method, **{"every": 4, **more}):
         for step in range(14):
             (256.0 * task.loss(step)).backward()
             for parameter in task.model.parameters():
@@ -365,11 +302,7 @@ def test_a_norm_of_gradients_has_no_part_from_dropped_weights(method: str, steps
 @pytest.mark.parametrize("method", ["rigl", "set", "dst-ee", "srigl", "static", "gmp-zhu-gupta"])
 def test_clipped_and_summed_gradients_give_the_same_weights_in_both_runtimes(method: str) -> None:
     found = {}
-    for runtime in ("dense", "sparse"):
-        task = loops.mlp()
-        optimizer = loops.sgd(task.model)
-        options = {"total_steps": 48, "sparsity": 0.8, **METHODS[method]}
-        trainer = rarefy.sparse_training(task.model, optimizer, method, runtime=runtime, **options)
+    for runtime, task, optimizer, trainer in in_both(method, **METHODS[method]):
         for step in range(30):
             for micro in range(2):
                 (task.loss(2 * step + micro) / 2).backward()
@@ -469,62 +402,3 @@ def test_the_switch_is_described_where_nothing_is_asked_of_it() -> None:
     _, trainer, _, _ = run("static", "dense", steps=1)
     assert set(trainer.runtime.values()) == {"dense: runtime='dense'"}
     assert isinstance(trainer._switching, Switching)
-
-
-class Largest(TorchDispatchMode):
-    """The entries of the largest floating-point tensor that is made; views of others are not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entries = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        there = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if not isinstance(tensor, torch.Tensor) or tensor.untyped_storage().data_ptr() in there:
-                continue
-            if tensor.is_floating_point():
-                self.entries = max(self.entries, tensor.numel())
-        return out
-
-
-@pytest.mark.parametrize(
-    ("method", "more"),
-    [
-        ("rigl", {}),
-        ("rigl", {"pattern": "fanin"}),
-        ("rigl", {"pattern": "rowwise"}),
-        ("srigl", {}),
-        ("dst-ee", {}),
-        ("rigl", {"pattern": "1:4", "sparsity": None}),
-    ],
-)
-def test_growth_by_gradient_makes_no_dense_tensor(
-    method: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Against the impostor: a pattern whose entries compete otherwise opens the layer, and that is seen."""
-    monkeypatch.setattr("rarefy.training.streamed_growth._ENTRIES", 512)
-    task = loops.mlp()
-    options = {"total_steps": 48, "sparsity": 0.9, "every": 4, **more}
-    trainer = rarefy.sparse_training(task.model, loops.adam(task.model), method, runtime="sparse", **options)
-    list(loops.train(task, trainer, 4))
-    before = trainer.masks["2"]
-    task.loss(4).backward()
-    with Largest() as seen:
-        trainer.step()
-    assert not torch.equal(before, trainer.masks["2"])
-    assert (seen.entries < 64 * 64 // 2) == (more.get("pattern") != "1:4"), seen.entries
-
-
-def test_the_largest_gradients_stream_as_one_ranking() -> None:
-    generator = torch.Generator().manual_seed(0)
-    grad = torch.randint(-4, 5, (12, 10), generator=generator).float()  # many ties
-    without = torch.tensor([0, 1, 7, 30, 31, 118])
-    flat = grad.flatten()
-    blocks = ((first, flat[first : first + 30], flat[first : first + 30].abs()) for first in range(0, 120, 30))
-    values, places = largest(blocks, without, 25)
-    rank = grad.abs().flatten()
-    rank[without] = -1
-    assert torch.equal(places, keep_top(rank[None], 25)[0].nonzero().flatten())
-    assert torch.equal(values, grad.flatten()[places])

@@ -50,12 +50,24 @@ class Block:
         require_tiles(self, self.granularity, rows, columns)
         return values.reshape(rows // self.r, self.r, columns // self.c, self.c)
 
-    def select(self, scores: Scores, density: float) -> RowMask:
+    def pooled(self, scores: Scores) -> torch.Tensor:
+        """What each block counts by, `(rows / r, columns / c)`."""
         tiles = self._tiles(scores)
         gone = tiles == -math.inf
-        pooled = tiles.masked_fill(gone, 0.0).sum(dim=(1, 3)).masked_fill(gone.all(3).all(1), -math.inf)
-        kept = keep_top(pooled.reshape(1, -1), exact_count(pooled.numel(), density)).reshape(pooled.shape)
-        return kept[:, None, :, None].expand(tiles.shape).reshape(scores.shape)
+        return tiles.masked_fill(gone, 0.0).sum(dim=(1, 3)).masked_fill(gone.all(3).all(1), -math.inf)
+
+    def best(self, pooled: torch.Tensor, density: float) -> torch.Tensor:
+        """Which blocks are kept, in their shape."""
+        return keep_top(pooled.reshape(1, -1), exact_count(pooled.numel(), density)).reshape(pooled.shape)
+
+    def spread(self, kept: torch.Tensor) -> RowMask:
+        """The mask of the entries from that of the blocks."""
+        rows, columns = kept.shape
+        tiles = kept[:, None, :, None].expand(rows, self.r, columns, self.c)
+        return tiles.reshape(rows * self.r, columns * self.c)
+
+    def select(self, scores: Scores, density: float) -> RowMask:
+        return self.spread(self.best(self.pooled(scores), density))
 
     def allows(self, mask: RowMask) -> bool:
         tiles = self._tiles(mask)

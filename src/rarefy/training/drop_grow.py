@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,17 +10,14 @@ from torch import Tensor
 from rarefy.core.protocols import Schedule
 from rarefy.core.shapes import Mask, Weight
 from rarefy.core.topk import exact_count, keep_top
-from rarefy.patterns.fanin import FanIn
 from rarefy.patterns.fixed import fixed_density
-from rarefy.patterns.unstructured import Layerwise, Rowwise
+from rarefy.patterns.unstructured import Layerwise
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.clock import Clock
-from rarefy.training.growth import GrowExplore, GrowGradient
+from rarefy.training.offers import Offers, Values, free, watched
+from rarefy.training.packed_change import PackedChange, ranked, streams
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
-from rarefy.training.streamed_growth import exchange, exchange_rows, watched
-
-_FIRST = 1e30  # above every score: what has survived stays
 
 
 @runtime_checkable
@@ -49,6 +45,25 @@ class Grow(Protocol):
         """What new entries begin with, (out, in); None for zero."""
 
 
+@runtime_checkable
+class OfKept(Protocol):
+    """A drop that needs the kept values alone, `(kept,)`: which of these survive, None where each part of the pattern
+    keeps its largest ones."""
+
+    @abstractmethod
+    def of_kept(self, state: WeightState, values: Tensor, fraction: float) -> Tensor | None: ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A growth whose scores and values, the same ones, come in blocks where only the kept values exist."""
+
+    @abstractmethod
+    def offers(self, run: Run, state: WeightState) -> Offers: ...
+    @abstractmethod
+    def begin(self, run: Run, state: WeightState) -> Values | None: ...
+
+
 @dataclass(frozen=True)
 class DropSmallest:
     """The kept weights of smallest magnitude go; where the pattern allows less, as many within each of its parts.
@@ -59,14 +74,33 @@ class DropSmallest:
     def __call__(self, run: Run, state: WeightState, fraction: float) -> Mask:
         return survivors(state, state.value().float().abs(), fraction)
 
+    def of_kept(self, state: WeightState, values: Tensor, fraction: float) -> Tensor | None:
+        return _staying(state, values.float().abs(), fraction)
+
 
 def survivors(state: WeightState, score: Weight, fraction: float) -> Mask:
     """All kept entries but a fraction, those of the lowest scores (not negative); as many of each part of a pattern."""
-    score = score.masked_fill(~state.mask, -1.0)
-    if fixed_density(state.pattern) is None:
+    stay = _staying(state, score[state.mask], fraction)
+    if stay is None:
+        score = score.masked_fill(~state.mask, -1.0)
         return state.pattern.select(score, state.density * (1.0 - fraction)) & state.mask
-    kept = state.kept
-    return keep_top(score.reshape(1, -1), kept - exact_count(kept, fraction)).reshape(score.shape)
+    return spread(state.mask, stay)
+
+
+def _staying(state: WeightState, score: Tensor, fraction: float) -> Tensor | None:
+    """The same of the kept entries alone, `(kept,)` in their order; None where parts of the weight decide."""
+    if fixed_density(state.pattern) is not None:
+        count = len(score) - exact_count(len(score), fraction)
+    elif isinstance(state.pattern, Layerwise):
+        count = min(len(score), state.pattern.count(*state.shape, state.density * (1.0 - fraction)))
+    else:
+        return None
+    return keep_top(score[None], count)[0]
+
+
+def spread(mask: Mask, stay: Tensor) -> Mask:
+    """The mask of those of the kept entries that stay."""
+    return torch.zeros_like(mask).masked_scatter_(mask, stay)
 
 
 @dataclass(frozen=True)
@@ -110,42 +144,23 @@ class DropGrow:
         for state in run.states:
             if 0 < state.kept < state.size:
                 self._change(run, state, schedule(done))
+                if self.instead and self.grow.before:
+                    state.weight.parameter.grad = None  # no step follows that looks at it
 
     def wants_gradient(self, run: Run) -> bool:
         return self.grow.before and self.clock.due(run, "grow", run.step)
 
     def _change(self, run: Run, state: WeightState, fraction: float) -> None:
-        remain, pattern = state.density * (1.0 - fraction), state.pattern
-        if not self._streams(state):
+        remain, ready = state.density * (1.0 - fraction), watched if self.grow.before else free
+        if not (isinstance(self.grow, Streams) and isinstance(self.drop, OfKept) and ready(state) and streams(state)):
             with run.opened(state):
                 self._exchange(run, state, fraction)
             return
-        assert isinstance(self.grow, GrowGradient | GrowExplore)
-        score, shape = self.grow.score(run, state), state.shape
-        if isinstance(pattern, Layerwise):
-            exchange(run, state, pattern.count(*shape, remain), pattern.count(*shape, state.density), score)
-        else:
-            exchange_rows(run, state, partial(_next_rows, state, remain), score)
-
-    def _streams(self, state: WeightState) -> bool:
-        """Whether a packed weight needs no dense tensor for the change: the entries of a layer or of a row compete by
-        what their own gradients say."""
-        by_gradient = isinstance(self.grow, GrowGradient | GrowExplore)
-        plain = by_gradient and isinstance(self.drop, DropSmallest) and self.return_dropped
-        return plain and isinstance(state.pattern, Layerwise | Rowwise | FanIn) and watched(state)
+        stay = self.drop.of_kept(state, state.weight.parameter.detach(), fraction)
+        change = PackedChange(run, state, stay, remain, self.return_dropped)
+        change(self.grow.offers(run, state), self.grow.begin(run, state))
 
     def _exchange(self, run: Run, state: WeightState, fraction: float) -> None:
         stay = self.drop(run, state, fraction)
-        score = self.grow(run, state).float()
-        rank = torch.where(stay, torch.full_like(score, _FIRST), score)
-        if not self.return_dropped:
-            rank = rank.masked_fill(state.mask & ~stay, torch.finfo(rank.dtype).min)
+        rank = ranked(self.grow(run, state).float(), stay, state.mask, returns=self.return_dropped)
         run.set_mask(state, state.pattern.select(rank, state.density), self.grow.values(run, state))
-
-
-def _next_rows(state: WeightState, remain: float, rows: range, entries: slice, here: Tensor, scores: Tensor) -> Mask:
-    """Of some rows: their largest kept weights, as many as the density `remain` keeps, and the best scores."""
-    size = torch.full_like(scores, -1.0)
-    size.view(-1)[here] = state.weight.parameter.detach()[entries].abs().float()
-    stay = state.pattern.select(size, remain) & (size >= 0.0)
-    return state.pattern.select(torch.where(stay, _FIRST, scores), state.density)

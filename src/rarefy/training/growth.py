@@ -7,11 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rarefy.core.bits import unpack_bits
 from rarefy.core.errors import ModelError
 from rarefy.core.shapes import Weight
+from rarefy.training.offers import ByChance, ByGradient, Offers, Values, drawn_at
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
-from rarefy.training.streamed_growth import Score
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,13 @@ class GrowGradient:
         grad = state.grad()
         return state.value() * 0 if grad is None else grad.abs()
 
-    def score(self, run: Run, state: WeightState) -> None:
-        """The gradient's size alone."""
-
     def values(self, run: Run, state: WeightState) -> Tensor | None:
+        return None
+
+    def offers(self, run: Run, state: WeightState) -> Offers:
+        return ByGradient(state)
+
+    def begin(self, run: Run, state: WeightState) -> Values | None:
         return None
 
 
@@ -50,15 +54,20 @@ class GrowExplore:
         seen += state.mask
         return GrowGradient()(run, state) + self._bonus(run, seen)
 
-    def score(self, run: Run, state: WeightState) -> Score:
-        """The same of a part of a weight of which only the kept values exist; counts this round."""
+    def offers(self, run: Run, state: WeightState) -> Offers:
+        """Counts this round."""
         assert state.packed is not None
         seen = self._rounds(state).view(-1)
-        seen[state.packed.positions] += 1
-        return lambda first, grad: grad.abs() + self._bonus(run, seen[first : first + len(grad)])
+        seen[state.packed.places] += 1
+        return ByGradient(state, lambda first, grad: grad.abs() + self._bonus(run, seen[first : first + len(grad)]))
+
+    def begin(self, run: Run, state: WeightState) -> Values | None:
+        return None
 
     def _rounds(self, state: WeightState) -> Tensor:
-        return state.extra.setdefault("rounds", torch.zeros(state.shape, dtype=torch.int32))
+        if "rounds" not in state.extra:
+            state.extra["rounds"] = torch.zeros(state.shape, dtype=torch.int32)
+        return state.extra["rounds"]
 
     def _bonus(self, run: Run, seen: Tensor) -> Tensor:
         return self.c * math.log(max(1, run.step)) / (seen + self.eps)
@@ -110,6 +119,12 @@ class GrowRandom:
         noise = torch.randn(state.weight.shape, generator=run.generator)
         return noise * (self.spread * state.first_sd)
 
+    def offers(self, run: Run, state: WeightState) -> Offers:
+        return ByChance(run, state)
+
+    def begin(self, run: Run, state: WeightState) -> Values | None:
+        return None if self.spread == 0.0 else drawn_at(run, state, self.spread * state.first_sd)
+
 
 @dataclass(frozen=True)
 class GrowUnfired:
@@ -126,3 +141,16 @@ class GrowUnfired:
 
     def values(self, run: Run, state: WeightState) -> Tensor | None:
         return None
+
+    def offers(self, run: Run, state: WeightState) -> Offers:
+        return ByChance(run, state, lambda first, drawn: drawn + (~_fired(state, first, len(drawn))).float())
+
+    def begin(self, run: Run, state: WeightState) -> Values | None:
+        return None
+
+
+def _fired(state: WeightState, first: int, count: int) -> Tensor:
+    """Which entries of some rows of a packed weight were ever kept, from bits; flat."""
+    assert state.tried is not None
+    width = state.shape[1]
+    return unpack_bits(state.tried[first // width : (first + count) // width], width).flatten()

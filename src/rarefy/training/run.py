@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rarefy.core.errors import SparsityError
 from rarefy.core.shapes import Mask, Weight
 from rarefy.training import fresh_steps, optimizers
+from rarefy.training.runtime.places import number_type
 from rarefy.training.runtime.topology import Topology
 from rarefy.training.state import WeightState
 
@@ -137,12 +138,15 @@ class Run:
 
     def renew(self, state: WeightState, changed: Callable[[Tensor], Tensor], fresh: Tensor) -> None:
         """Which weights are young after a change: not those that `changed` (of flat positions), but the fresh ones."""
-        index, age = self.young.pop(state.name, (torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)))
+        none = torch.empty(0, dtype=torch.int32)
+        index, age = self.young.pop(state.name, (none, none))
         stay = ~changed(index)
         if fresh_steps.rule_of(self.optimizer, state.weight.parameter) is None:
             self._say_unknown(state, fresh)
         else:
-            self.young[state.name] = torch.cat([index[stay], fresh]), torch.cat([age[stay], torch.zeros_like(fresh)])
+            fresh = fresh.to(number_type(state.size))
+            ages = torch.cat([age[stay], torch.zeros(len(fresh), dtype=torch.int32)])
+            self.young[state.name] = torch.cat([index[stay], fresh]), ages
 
     def _say_unknown(self, state: WeightState, fresh: Tensor) -> None:
         if self.said_unknown or not len(fresh) or not fresh_steps.unknown(self.optimizer, state.weight.parameter):
@@ -162,14 +166,14 @@ class Run:
             state, parameter = self[name], self[name].weight.parameter
             if parameter.grad is None or not len(index):
                 continue
-            where = self._entries(state, index)
+            where = self.entries(state, index)
             stay, finish = fresh_steps.correct(self.optimizer, parameter, where, age)
             if not bool(stay.all()):
                 index, age, where = index[stay], age[stay], where[stay]
-            self.young[name], self.found[name] = (index, age + 1), Found(index, state.packed, where)
+            self.young[name], self.found[name] = (index, age.add_(1)), Found(index, state.packed, where)
             self.finish += finish
 
-    def _entries(self, state: WeightState, index: Tensor) -> Tensor:
+    def entries(self, state: WeightState, index: Tensor) -> Tensor:
         """The places of flat positions in the parameter; searched for once a change where only kept values exist."""
         topology = state.packed
         if topology is None:

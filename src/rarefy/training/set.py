@@ -2,18 +2,17 @@
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from rarefy.allocations.erdos_renyi import ErdosRenyi
 from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import method
 from rarefy.core.shapes import Mask
 from rarefy.core.topk import exact_count, keep_top
-from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.schedules.constant import Constant
 from rarefy.training.clock import Clock
-from rarefy.training.drop_grow import DropGrow, DropSmallest
+from rarefy.training.drop_grow import DropGrow, DropSmallest, spread
 from rarefy.training.growth import GrowRandom
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
@@ -30,21 +29,22 @@ class DropNearZero:
     """
 
     def __call__(self, run: Run, state: WeightState, fraction: float) -> Mask:
-        if not isinstance(state.pattern, Layerwise) or fixed_density(state.pattern) is not None:
-            return DropSmallest()(run, state, fraction)
-        weight = state.value().float()
-        positive = state.mask & (weight >= 0)
-        negative = state.mask & ~positive
-        drop = exact_count(state.kept, fraction)
+        stay = self.of_kept(state, state.value()[state.mask], fraction)
+        return DropSmallest()(run, state, fraction) if stay is None else spread(state.mask, stay)
+
+    def of_kept(self, state: WeightState, values: Tensor, fraction: float) -> Tensor | None:
+        if not isinstance(state.pattern, Layerwise):
+            return DropSmallest().of_kept(state, values, fraction)
+        weight, positive = values.float(), values >= 0
+        drop = exact_count(len(values), fraction)
         from_positive = min(drop, exact_count(int(positive.count_nonzero()), fraction))
-        from_negative = min(int(negative.count_nonzero()), drop - from_positive)
-        gone = _smallest(weight, positive, from_positive) | _smallest(weight, negative, from_negative)
-        return state.mask & ~gone
+        from_negative = min(int((~positive).count_nonzero()), drop - from_positive)
+        return ~(_smallest(weight, positive, from_positive) | _smallest(weight, ~positive, from_negative))
 
 
-def _smallest(weight: torch.Tensor, among: Mask, count: int) -> Mask:
-    score = (-weight.abs()).masked_fill(~among, float("-inf")).reshape(1, -1)
-    return keep_top(score, count).reshape(weight.shape) & among
+def _smallest(weight: Tensor, among: Tensor, count: int) -> Tensor:
+    """Which `count` of those are nearest to zero."""
+    return keep_top((-weight.abs()).masked_fill(~among, float("-inf"))[None], count)[0]
 
 
 @method("set", source="Mocanu et al. 2018, arXiv:1707.04780, algorithm 1", protocols=("transform", "pattern"))

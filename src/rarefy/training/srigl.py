@@ -14,15 +14,14 @@ from rarefy.core.shapes import Mask
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.patterns.fanin import FanIn
 from rarefy.schedules.cosine import Cosine
-from rarefy.training import streamed_growth
 from rarefy.training.clock import Clock
 from rarefy.training.method import SparseMethod
+from rarefy.training.offers import ByGradient, watched
+from rarefy.training.packed_change import FIRST
 from rarefy.training.run import Run
 from rarefy.training.starts import RandomStart
 from rarefy.training.state import WeightState
-from rarefy.training.streamed_growth import watched
-
-_FIRST = 1e30  # above every gradient: what has survived stays
+from rarefy.training.streamed_growth import exchange_rows, salient
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,13 @@ class ConstantFanIn:
             ablate = state is not run.states[-1]
             if 0 < state.kept < state.size and watched(state):
                 self._stream(run, state, zeta, ablate=ablate)
-                continue
-            with run.opened(state):
-                grad = state.grad()
-                if grad is not None and 0 < state.kept < state.size:
-                    run.set_mask(state, self.choose(state, grad.abs().float(), zeta, ablate=ablate))
+            else:
+                with run.opened(state):
+                    grad = state.grad()
+                    if grad is not None and 0 < state.kept < state.size:
+                        run.set_mask(state, self.choose(state, grad.abs().float(), zeta, ablate=ablate))
+            if self.instead:
+                state.weight.parameter.grad = None  # no step follows that looks at it
         return self.instead
 
     def wants_gradient(self, run: Run) -> bool:
@@ -73,16 +74,16 @@ class ConstantFanIn:
         weight, mask = state.value().float().abs(), state.mask
         drop = exact_count(state.kept, zeta)
         survivors = _top(weight, mask, state.kept - drop)
-        salient = survivors | _top(grad, ~mask, drop)
-        alive, fan_in = self._left(state, mask.sum(1), salient.sum(1), ablate)
-        rank = torch.where(survivors, torch.full_like(grad, _FIRST), grad)
+        best = survivors | _top(grad, ~mask, drop)
+        alive, fan_in = self._left(state, mask.sum(1), best.sum(1), ablate)
+        rank = torch.where(survivors, FIRST, grad)
         return keep_top(rank, fan_in) & alive[:, None]
 
-    def _left(self, state: WeightState, fan_ins: Tensor, salient: Tensor, ablate: bool) -> tuple[Tensor, int]:
-        """Which neurons stay, and the fan-in that they share the layer's budget with."""
+    def _left(self, state: WeightState, fan_ins: Tensor, counts: Tensor, ablate: bool) -> tuple[Tensor, int]:
+        """Which neurons stay, and the fan-in that they share the layer's budget with; counts: of salient entries."""
         alive = fan_ins > 0
         if ablate:
-            alive = _enough(alive, salient, max(1.0, self.gamma * int(fan_ins.max())))
+            alive = _enough(alive, counts, max(1.0, self.gamma * int(fan_ins.max())))
         return alive, min(state.shape[1], max(1, state.count // int(alive.sum())))
 
     def _stream(self, run: Run, state: WeightState, zeta: float, *, ablate: bool) -> None:
@@ -90,15 +91,15 @@ class ConstantFanIn:
         topology, drop = state.packed, exact_count(state.kept, zeta)
         assert topology is not None
         stay = keep_top(state.weight.parameter.detach().abs().float()[None], state.kept - drop)[0]
-        rows, fan_ins = topology.positions[stay] // state.shape[1], topology.row_counts
-        salient = torch.bincount(rows, minlength=state.shape[0]) + streamed_growth.salient(state, drop)
-        alive, fan_in = self._left(state, fan_ins, salient, ablate)
+        rows, fan_ins = topology.places[stay] // state.shape[1], topology.row_counts
+        counts = torch.bincount(rows, minlength=state.shape[0]) + salient(state, drop)
+        alive, fan_in = self._left(state, fan_ins, counts, ablate)
 
         def choose(rows: range, entries: slice, here: Tensor, rank: Tensor) -> Mask:
-            rank.view(-1)[here[stay[entries]]] = _FIRST
+            rank.view(-1)[here[stay[entries]]] = FIRST
             return keep_top(rank, fan_in) & alive[rows.start : rows.stop, None]
 
-        streamed_growth.exchange_rows(run, state, choose)
+        exchange_rows(run, state, choose, ByGradient(state))
 
 
 def _top(score: Tensor, among: Mask, count: int) -> Mask:
@@ -107,11 +108,11 @@ def _top(score: Tensor, among: Mask, count: int) -> Mask:
     return keep_top(ranked, count).reshape(score.shape) & among
 
 
-def _enough(alive: Tensor, salient: Tensor, least: float) -> Tensor:
+def _enough(alive: Tensor, counts: Tensor, least: float) -> Tensor:
     """The neurons that stay: those with enough salient entries, and the best one where none has."""
-    stay = alive & (salient >= least)
+    stay = alive & (counts >= least)
     if not bool(stay.any()):
-        stay = keep_top(salient.masked_fill(~alive, -1).float()[None], 1)[0]
+        stay = keep_top(counts.masked_fill(~alive, -1).float()[None], 1)[0]
     return stay
 
 

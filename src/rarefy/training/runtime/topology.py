@@ -1,6 +1,5 @@
 """Which entries of a weight exist while it is trained, as a handle that is checked once and edited in place."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,27 +9,11 @@ from rarefy.core.bits import padding_is_clear, unpack_bits
 from rarefy.core.errors import ShapeError
 from rarefy.core.shapes import Bits, Bool, Float, Int
 from rarefy.ops import Layer, TrainIndex
+from rarefy.training.runtime.move import Move
+from rarefy.training.runtime.places import find, is_ascending, number_type, picked, put_at, require_distinct
 
 _MOST_INDEXES = 2  # prepared forms kept at a time: one a size of image
-
-
-@dataclass(frozen=True)
-class Move:
-    """Where the entries of an edited topology come from.
-
-    source: `(nnz,)` the old entry of each new one, -1 for a fresh one.
-    """
-
-    source: Int[Tensor, " nnz"]
-
-    def carry(self, values: Tensor, fresh: float | Tensor = 0.0) -> Tensor:
-        """What belongs to the entries (weights, momentum) for the new topology; fresh entries get `fresh`.
-
-        fresh: a number, or `(nnz,)` of which the fresh places are read.
-        """
-        kept = self.source >= 0
-        moved = values[self.source.clamp(min=0)] if values.numel() else values.new_zeros(self.source.numel())
-        return torch.where(kept, moved, torch.as_tensor(fresh, dtype=values.dtype))
+_ROWS = 64  # of a mask at a time
 
 
 class Topology:
@@ -68,7 +51,7 @@ class Topology:
 
     def _set(self, positions: Tensor) -> None:
         rows, n = self.shape
-        edges = torch.arange(rows + 1) * n
+        edges = torch.arange(rows + 1, dtype=positions.dtype) * n
         self._offsets = torch.searchsorted(positions, edges)
         self._columns = (positions % max(1, n)).to(torch.int32)
         self._indexes: dict[Layer, TrainIndex] = {}
@@ -92,29 +75,59 @@ class Topology:
     @property
     def positions(self) -> Int[Tensor, " nnz"]:
         """`row * n + column` of each entry, ascending."""
-        return torch.repeat_interleave(torch.arange(self.shape[0]) * self.shape[1], self.row_counts).add_(self._columns)
+        return self.places.long()
+
+    @property
+    def places(self) -> Int[Tensor, " nnz"]:
+        """The same in four bytes each where the weight is small enough for that."""
+        counts = self.row_counts.to(self.places_type)
+        return torch.repeat_interleave(counts).mul_(self.shape[1]).add_(self._columns)
+
+    @property
+    def places_type(self) -> torch.dtype:
+        return number_type(self.shape[0] * self.shape[1])
+
+    def part(self, rows: range) -> tuple[slice, Tensor]:
+        """The entries of some rows, and where they lie in these: `(row - rows.start) * n + column`."""
+        low, high = int(self._offsets[rows.start]), int(self._offsets[rows.stop])
+        counts = self._offsets[rows.start : rows.stop + 1].diff()
+        return slice(low, high), torch.repeat_interleave(counts).mul_(self.shape[1]).add_(self._columns[low:high])
 
     @property
     def mask(self) -> Bool[Tensor, "rows n"]:
         """The dense mask, True = kept."""
         out = torch.zeros(self.shape[0] * self.shape[1], dtype=torch.bool)
-        out[self.positions] = True
+        out[self.places] = True
         return out.view(self.shape)
 
     @property
     def bits(self) -> Bits:
         """The mask at eight entries a byte, without making it whole."""
         rows, n = self.shape
-        width = (n + 7) // 8
-        places = torch.repeat_interleave(torch.arange(rows) * width, self.row_counts).add_(self._columns >> 3)
-        out = torch.zeros(rows * width, dtype=torch.uint8)
-        ones = torch.ones((), dtype=torch.uint8) << (self._columns & 7).to(torch.uint8)
-        return out.index_add_(0, places, ones).view(rows, width)
+        out = torch.zeros(rows, (n + 7) // 8, dtype=torch.uint8)
+        self.mark(out)
+        return out
+
+    def mark(self, bits: Bits) -> None:
+        """Sets the bits of what is kept in a mask of eight entries a byte, some rows at a time."""
+        rows, width = bits.shape
+        for first in range(0, rows if width else 0, _ROWS):
+            some = range(first, min(first + _ROWS, rows))
+            low, high = int(self._offsets[some.start]), int(self._offsets[some.stop])
+            columns = self._columns[low:high]
+            row = torch.repeat_interleave(self._offsets[some.start : some.stop + 1].diff())
+            ones = torch.ones((), dtype=torch.uint8) << (columns & 7).to(torch.uint8)
+            own = torch.zeros(len(some) * width, dtype=torch.uint8)
+            bits[some.start : some.stop] |= own.index_add_(0, row.mul_(width).add_(columns >> 3), ones).view(-1, width)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the topology and of what is prepared for the kernels."""
         return self._offsets.nbytes + self._columns.nbytes + sum(index.nbytes for index in self._indexes.values())
+
+    def let_go(self) -> None:
+        """Of what is prepared for the kernels: it takes memory, and is prepared again when it is asked for."""
+        self._indexes.clear()
 
     def index(self, layer: Layer) -> TrainIndex:
         """The prepared index for a layer with this weight; kept until the topology is edited."""
@@ -134,7 +147,7 @@ class Topology:
             raise ShapeError(
                 f"Topology.gather: {tuple(dense.shape)} has not the {self.shape[0]} x {self.shape[1]} entries"
             )
-        return dense.reshape(-1)[self.positions]
+        return dense.reshape(-1)[self.places]
 
     def scatter(self, values: Tensor) -> Float[Tensor, "rows n"]:
         """The dense `(rows, n)` with exact zeros where nothing is kept."""
@@ -143,8 +156,8 @@ class Topology:
         return dense.scatter(0, self.positions, values).view(self.shape)
 
     def entries(self, positions: Tensor) -> Tensor:
-        """The entry numbers of positions `row * n + column`, -1 where nothing is kept."""
-        return _find(self.positions, positions)
+        """The entry numbers of positions `row * n + column`, -1 where nothing is kept; in the type of `places`."""
+        return find(self.places, positions)
 
     def _require(self, what: str, values: Tensor) -> None:
         if tuple(values.shape) != (self.nnz,):
@@ -157,41 +170,46 @@ class Topology:
         then they come back as fresh ones). Raises `ShapeError` for anything out of range, repeated or already kept,
         and then nothing has changed.
         """
-        old = self.positions
-        keep = torch.ones(self.nnz, dtype=torch.bool)
-        _require_distinct("dropped", dropped, self.nnz, "entries")
-        _require_distinct("grown", grown, self.shape[0] * self.shape[1], "positions")
-        keep[dropped.long()] = False
-        kept = keep.nonzero().squeeze(1)
-        taken = _find(old[kept], grown.long()) >= 0
+        require_distinct("dropped", dropped, self.nnz, "entries")
+        require_distinct("grown", grown, self.shape[0] * self.shape[1], "positions")
+        stays = torch.ones(self.nnz, dtype=torch.bool)
+        stays[dropped] = False
+        kept = picked(self.places, stays)
+        grown = grown.to(kept.dtype) if is_ascending(grown) else grown.to(kept.dtype).sort().values
+        at = torch.searchsorted(kept, grown)  # as many kept ones lie before each
+        taken = kept[at.clamp(max=len(kept) - 1)] == grown if len(kept) else torch.zeros_like(at, dtype=torch.bool)
         if bool(taken.any()):
             where = int(grown[taken][0])
             raise ShapeError(
                 f"Topology.edit: position {where} (row {where // self.shape[1]}, column {where % self.shape[1]}) is "
                 "kept already; grow where nothing is"
             )
-        positions, order = torch.cat([old[kept], grown.long()]).sort()
-        source = torch.cat([kept, torch.full((grown.numel(),), -1)])[order]
+        at += torch.arange(len(grown))
+        positions = kept.new_empty(len(kept) + len(grown))
+        fresh = torch.zeros(len(positions), dtype=torch.bool)
+        fresh[at], positions[at] = True, grown
+        put_at(positions, ~fresh, kept)
         self._set(positions)
-        return Move(source)
+        return Move(stays, fresh)
 
     def become(self, other: "Topology") -> None:
         """Takes over another's support, in place."""
         self.move_to(other)  # refuses another shape
-        self._set(other.positions)
+        self._set(other.places)
 
     def move_to(self, other: "Topology") -> Move:
         """How values of this topology become values of another of the same shape."""
         if self.shape != other.shape:
             raise ShapeError(f"Topology.move_to: shapes {self.shape} and {other.shape} differ")
-        return Move(_find(self.positions, other.positions))
+        mine, others = self.places, other.places
+        return Move(find(others, mine) >= 0, find(mine, others) < 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"shape": self.shape, "positions": self.positions, "version": self.version}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.shape = state["shape"]
-        _require_distinct("positions", state["positions"], self.shape[0] * self.shape[1], "positions")
+        require_distinct("positions", state["positions"], self.shape[0] * self.shape[1], "positions")
         self._set(state["positions"].sort().values)
         self.version = state["version"]
 
@@ -203,23 +221,3 @@ def carry(old: Topology, new: Topology, values: Tensor) -> Tensor:
     """Values of `old` for `new`: entries in both keep theirs, fresh ones are 0."""
     old._require("carry", values)
     return old.move_to(new).carry(values)
-
-
-def _find(among: Tensor, wanted: Tensor) -> Tensor:
-    """The place of each wanted number in an ascending list, -1 where it is not there."""
-    if not among.numel():
-        return torch.full_like(wanted, -1)
-    at = torch.searchsorted(among, wanted).clamp(max=among.numel() - 1)
-    return torch.where(among[at] == wanted, at, -1)
-
-
-def _require_distinct(name: str, numbers: Tensor, below: int, what: str) -> None:
-    if numbers.dim() != 1 or numbers.dtype not in (torch.int32, torch.int64):
-        raise ShapeError(f"Topology.edit: {name} is {numbers.dtype} of shape {tuple(numbers.shape)}; give 1-d integers")
-    if not numbers.numel():
-        return
-    low, high = (int(end) for end in numbers.aminmax())
-    if low < 0 or high >= below:
-        raise ShapeError(f"Topology.edit: {name} span [{low}, {high}], there are {below} {what}")
-    if numbers.unique().numel() != numbers.numel():
-        raise ShapeError(f"Topology.edit: {name} has one of the {what} twice; give each once")

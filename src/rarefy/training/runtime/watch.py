@@ -22,7 +22,7 @@ class Watch:
         if cleared:
             del self.seen[: self._arrived]
             self._arrived = 0
-        self.seen.append((layer, x, grad))
+        self.seen.append((layer, x.detach(), grad.detach()))  # else the graph behind them would stay, indexes and all
 
     def arrived(self) -> None:
         """What was seen so far has been added to the layer's gradient."""
