@@ -1,7 +1,7 @@
 """Tokens of a model with selectors, and what the model without them says of many at once, over one cache."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rarefy.core.errors import ModelError, ShapeError
 from rarefy.engine.compiled import threads
@@ -18,11 +18,11 @@ class Drafting:
     Raises ModelError for a model without selectors.
     """
 
-    def __init__(self, runner: Runner, model: nn.Module, thread_count: int | None = None) -> None:
+    def __init__(self, runner: Runner, thread_count: int | None = None) -> None:
         if not runner.structure.selects:
             raise ModelError("drafting: the model has no selectors, so what it drafts is what a check would say")
         self._sparse, self._threads = runner, thread_count
-        self._dense = Runner(*unselected(model, runner.structure, runner.plan))
+        self._dense = Runner(*unselected(runner.structure, runner.plan))
 
     def begin(self, ids: Tensor, room: int) -> tuple[Tensor, DecoderCache]:
         """(logits (1, vocabulary) behind a prompt (1, tokens), its cache), read by the model without its selectors.

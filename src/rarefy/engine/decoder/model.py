@@ -92,7 +92,7 @@ class CompiledDecoder(nn.Module):
     @cached_property
     def drafting(self) -> Drafting:
         """Drafts of the model as it is, and checks of them by the model without its selectors, on the same weights."""
-        return Drafting(self._runner, self.source, self._threads)
+        return Drafting(self._runner, self._threads)
 
     @property
     def nbytes(self) -> int:

@@ -3,31 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import nn
-
 from rarefy.engine.decoder.choose import Chosen
 from rarefy.engine.decoder.layer_plan import ChosenLayer, Plan
 from rarefy.engine.decoder.structure import Layer, Merged, Structure
 from rarefy.ops import PackedWeight
-from rarefy.selectors.attach import attached
 
 _SKIPPING = ("columns", "neurons")  # kernels of selected inputs and rows
 
 
-def unselected(model: nn.Module, structure: Structure, plan: Plan) -> tuple[Structure, Plan]:
-    """The structure and plan of `model` with its selectors paused; nothing is packed anew.
+def unselected(structure: Structure, plan: Plan) -> tuple[Structure, Plan]:
+    """The structure and plan with all selectors paused; nothing is packed anew.
 
     Layers that skip for few tokens run by the layout that they have for more, where there is one, else by the skipping
     one over all inputs. What selects by itself (a TopKReLU) is no selector and stays.
     """
-    hung = {id(selector) for _, _, selector in attached(model)}
-    merged = {id(one): _all_inputs(one, hung) for one in structure.merged()}
-    layers = tuple(_all_neurons(layer, merged, hung) for layer in structure.layers)
+    merged = {id(one): replace(one, selector=None, select=None, rest=None) for one in structure.merged()}
+    layers = tuple(_all_neurons(layer, merged) for layer in structure.layers)
 
     def chosen(one: Chosen, activation: str | None = None) -> Chosen:
         whole = merged[id(one.merged)]
         whole = whole if activation is None else replace(whole, activation=activation)
-        return Chosen(whole, one.bias, _steps(one.steps), one.rest if whole.rest is not None else None)
+        return Chosen(whole, one.bias, _steps(one.steps))
 
     def chosen_layer(picked: ChosenLayer, layer: Layer) -> ChosenLayer:
         ups = tuple(chosen(one, new.activation) for one, new in zip(picked.up, layer.up, strict=True))
@@ -40,15 +36,11 @@ def unselected(model: nn.Module, structure: Structure, plan: Plan) -> tuple[Stru
     return replace(structure, layers=layers, head=head), Plan(chosen_layers, chosen(plan.head), plan.turn)
 
 
-def _all_inputs(one: Merged, hung: set[int]) -> Merged:
-    return replace(one, selector=None, select=None, rest=None) if id(one.selector) in hung else one
-
-
-def _all_neurons(layer: Layer, merged: Mapping[int, Merged], hung: set[int]) -> Layer:
+def _all_neurons(layer: Layer, merged: Mapping[int, Merged]) -> Layer:
     """The block with these layers; a gate whose neurons are all used leaves its activation to the block."""
     ups = tuple(merged[id(one)] for one in layer.up)
-    whole = id(layer.hidden) in hung
-    if whole and layer.gated:
+    whole = not layer.by_itself
+    if whole and layer.hidden is not None and layer.gated:
         ups = (replace(ups[0], activation="none"), *ups[1:])
     return replace(
         layer,
