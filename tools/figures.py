@@ -10,7 +10,14 @@ import sys
 
 from tables import ROOT, figure, rounded
 
-PAGES = ("README.md", "docs/choosing.md", "docs/anchors.md", "docs/engine-charts.md", "docs/sparse-runtime.md")
+PAGES = (
+    "README.md",
+    "docs/choosing.md",
+    "docs/anchors.md",
+    "docs/engine-charts.md",
+    "docs/sparse-runtime.md",
+    "docs/activations-trained.md",
+)
 _QUOTED = re.compile(r'\[([^\]\n]+)\]\((?:\.\./)*(benchmarks/[^\s)]+\.md) "([^"]+)"\)')
 
 
