@@ -112,7 +112,7 @@ bench: $(done)/test $(done)/rivals
 	for part in mlp minilm apart decode resnet18 mobilenet; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
 
 bench-decode: $(done)/test
-	$(bin)/python benchmarks/engine/decode_selected.py $(BENCH_ARGS)
+	for part in decode_selected decode_corrected; do $(bin)/python benchmarks/engine/$$part.py $(BENCH_ARGS); done
 
 bench-training: $(done)/test
 	for part in speed_linear speed_resnet18 speed_fanin speed_trainer speed_methods memory; do $(bin)/python benchmarks/training/$$part.py $(BENCH_ARGS); done

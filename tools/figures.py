@@ -17,6 +17,7 @@ PAGES = (
     "docs/engine.md",
     "docs/engine-charts.md",
     "docs/sparse-runtime.md",
+    "docs/activations-trained.md",
 )
 _QUOTED = re.compile(r'\[([^\]\n]+)\]\((?:\.\./)*(benchmarks/[^\s)]+\.md) "([^"]+)"\)')
 

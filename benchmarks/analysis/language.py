@@ -181,6 +181,19 @@ def halves(path: Path, seed: int) -> Rows:
     return [*rows, ("ffsplit: low rank for all at 57 % of the weights, beside dense", rival, bits(llama(path), path))]
 
 
+def shares(path: Path, seed: int) -> Rows:
+    """How far the share of zeros is from the asked one on unseen windows, at the place where it is farthest."""
+    rows, unseen = [], batches_of(text_of(path)[1][: UNSEEN * WINDOW].view(-1, WINDOW), 8)
+    for sparsity in (0.5, 0.65):
+        report = rarefy.sparsify_activations(
+            llama(path), "chess", sparsity=sparsity, data=calibration(path, seed), held_out=unseen
+        )
+        for side, what in (("hidden", "neurons of a layer"), ("input", "inputs of q and o")):
+            off = [abs((site.held_out or 0.0) - site.asked) for site in report.sites if site.side == side]
+            rows.append((f"chess, {sparsity:.0%}: farthest share of the {what} from it, below 2", 100 * max(off), 2.0))
+    return rows
+
+
 CHECKS: dict[str, Check] = {
     "knees": Check(knees, "% zeros"),
     "slopes": Check(slopes, "bits a unit of sparsity"),
@@ -190,5 +203,6 @@ CHECKS: dict[str, Check] = {
     "one-per-cent": Check(one_per_cent, "% of the neurons"),
     "probes": Check(probes, "F1"),
     "halves": Check(halves, "bits a byte", more=False),
+    "shares": Check(shares, "points", more=False),
 }
-SEEDS = {"linear-blocks": 3, "linear-scores": 3, "probes": 3, "halves": 2}
+SEEDS = {"linear-blocks": 3, "linear-scores": 3, "probes": 3, "halves": 2, "shares": 3}

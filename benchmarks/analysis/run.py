@@ -38,13 +38,14 @@ class Group:
 def groups() -> list[Group]:
     import images
     import language
+    import lazy
     import pruned
     import relu
     import text
 
     return [
         Group(m.TITLE, " ".join((m.__doc__ or "").split()), m.CHECKS, m.SEEDS)
-        for m in (language, pruned, relu, images, text)
+        for m in (language, pruned, relu, lazy, images, text)
     ]
 
 

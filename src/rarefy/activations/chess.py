@@ -21,17 +21,19 @@ class Chess:
     """Keeps neurons with |act(gate_i)| * mean|up_i| above the layer's quantile, and large inputs of `attention`.
 
     attention: the projections of attention whose inputs are selected by |x|, "q" and "o"; () leaves attention dense.
+    settle: as TEAL's, for these inputs.
     Differs: the paper's per-channel thresholds t_i = T / m_i are kept as the weight m_i and one threshold T, which is
-    the same comparison. Gated layers only.
+    the same comparison; the inputs' thresholds are settled, which the paper's are not. Gated layers only.
     """
 
     attention: tuple[str, ...] = ("q", "o")
+    settle: int = 1
 
     def __call__(self, job: Job) -> list[Placed]:
         placed = attach_hidden(job.layers, hidden_thresholds(job, mean_up(job)), job.sparsity)
         chosen = [place for place in job.places if place.part in self.attention]
         inner = replace(job, places=chosen)
-        return placed + sparsify_inputs(inner, form="threshold", allocation="uniform", step=1.0, settle=0)
+        return placed + sparsify_inputs(inner, form="threshold", allocation="uniform", step=1.0, settle=self.settle)
 
 
 def mean_up(job: Job) -> dict[str, Tensor]:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.core.errors import DataError, ModelError, SparsityError
+from rarefy.activations.eager_drafts import Drafting, EagerDrafts
+from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.registry import method
-from rarefy.selectors.attach import attached, paused
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,15 +65,14 @@ class Sirius:
         """`count` new tokens after the prompt ids (1, tokens), fewer if the token `end` comes.
 
         model: a language model of transformers whose cache can be cropped, with selectors attached (ModelError if
-        none); the prompt is read dense. DataError for several sequences or a count below 1.
+        none), or what `rarefy.compile` made of it, which saves time too and whose dense passes read the same packed
+        weights. The prompt is read dense. DataError for several sequences or a count below 1.
         """
         if ids.dim() != 2 or ids.shape[0] != 1 or ids.shape[1] < 1:
             raise DataError(f"sirius: ids of shape {tuple(ids.shape)}; correction is for one sequence, (1, tokens)")
         if count < 1:
             raise DataError(f"sirius: count={count} new tokens; give 1 or more")
-        if next(attached(model), None) is None:
-            raise ModelError("sirius: the model has no selectors, so there is nothing to correct; attach some first")
-        run = _Run(model, self, ids)
+        run = _Run(getattr(model, "drafting", None) or EagerDrafts(model), self, ids, count)
         while run.new < count and not run.ended(end):
             run.round(min(self.period, count - run.new), end)
         run.cut(run.length_until(count, end))
@@ -83,18 +82,11 @@ class Sirius:
 class _Run:
     """The tokens so far, all of them accepted; the cache holds the dense keys and values of all but the last."""
 
-    def __init__(self, model: nn.Module, rules: Sirius, ids: Tensor) -> None:
-        self.model, self.rules, self.begin = model, rules, ids.shape[1]
+    def __init__(self, sides: Drafting, rules: Sirius, ids: Tensor, count: int) -> None:
+        self.sides, self.rules, self.begin = sides, rules, ids.shape[1]
         self.drafted = self.checks = self.rollbacks = 0
-        with paused(model):
-            out = model(input_ids=ids, use_cache=True)
-        self.cache = out.past_key_values
-        if not hasattr(self.cache, "crop"):
-            raise ModelError(
-                f"sirius: {type(model).__name__} keeps keys and values in a {type(self.cache).__name__}, from which "
-                "tokens cannot be taken back; a later release of transformers (5, say) has a cache for it"
-            )
-        self.tokens = torch.cat([ids, out.logits[:, -1:].argmax(-1)], 1)
+        logits, self.cache = sides.begin(ids, count + 1)
+        self.tokens = torch.cat([ids, logits.argmax(-1)[None]], 1)
 
     @property
     def new(self) -> int:
@@ -115,28 +107,16 @@ class _Run:
 
     def round(self, count: int, end: int | None) -> None:
         """Drafts up to `count` tokens and keeps those that stand in one dense pass, and one dense token more."""
-        drafts = self._draft(count, end)
+        drafts = self.sides.draft(self.tokens[:, -1:], self.cache, count, end)[0]
+        self.drafted += len(drafts)
         self._forget(len(drafts))
-        pending = torch.cat([self.tokens[:, -1:], drafts[None]], 1)
-        with paused(self.model):
-            out = self.model(input_ids=pending, past_key_values=self.cache, use_cache=True)
+        logits = self.sides.check(torch.cat([self.tokens[:, -1:], drafts[None]], 1), self.cache)[0]
         self.checks += 1
-        best = out.logits[0].argmax(-1)
-        stands = self._stands(out.logits[0, :-1], drafts, best[:-1])
-        kept = int(stands.long().cumprod(0).sum())
+        best = logits.argmax(-1)
+        kept = int(self._stands(logits[:-1], drafts, best[:-1]).long().cumprod(0).sum())
         self.rollbacks += kept < len(drafts)
         self._forget(len(drafts) - kept)
         self.tokens = torch.cat([self.tokens, drafts[None, :kept], best[None, kept : kept + 1]], 1)
-
-    def _draft(self, count: int, end: int | None) -> Tensor:
-        made: list[Tensor] = []
-        last = self.tokens[:, -1:]
-        while len(made) < count and (not made or end is None or int(last) != end):
-            out = self.model(input_ids=last, past_key_values=self.cache, use_cache=True)
-            last = out.logits[:, -1:].argmax(-1)
-            made.append(last[0, 0])
-        self.drafted += len(made)
-        return torch.stack(made)
 
     def _stands(self, logits: Tensor, drafts: Tensor, best: Tensor) -> Tensor:
         if self.rules.exact:

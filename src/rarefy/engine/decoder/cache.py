@@ -36,10 +36,10 @@ class DecoderCache:
         return self.length
 
     def crop(self, length: int) -> None:
-        """Forgets the tokens behind `length`."""
-        if not 0 <= length <= self.length:
+        """Forgets the tokens behind `length`; below 0 the last so many, as caches of transformers do."""
+        if not -self.length <= length <= self.length:
             raise ShapeError(f"DecoderCache.crop: length {length} is outside [0, {self.length}]")
-        self.length = length
+        self.length = length if length >= 0 else self.length + length
 
     def reserve(self, tokens: int) -> None:
         """Makes room for so many tokens in all, at least doubling where it must grow."""

@@ -1,6 +1,7 @@
 """The compiled decoder: called like the model it came from, with a `generate` of its own."""
 
 import inspect
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from rarefy.engine.choices import Choices
 from rarefy.engine.compiled import threads
 from rarefy.engine.decoder.arguments import mask_for, request_of, unsupported
 from rarefy.engine.decoder.cache import DecoderCache
+from rarefy.engine.decoder.drafting import Drafting
 from rarefy.engine.decoder.generate import Timings, generate, positions_of
 from rarefy.engine.decoder.profile import profile_of_a_token
 from rarefy.engine.decoder.runner import Runner
@@ -86,6 +88,11 @@ class CompiledDecoder(nn.Module):
     def together(self) -> Together:
         """Texts that are written at the same time, a token each a call, and may come and go."""
         return Together(self._runner, self._threads)
+
+    @cached_property
+    def drafting(self) -> Drafting:
+        """Drafts of the model as it is, and checks of them by the model without its selectors, on the same weights."""
+        return Drafting(self._runner, self._threads)
 
     @property
     def nbytes(self) -> int:

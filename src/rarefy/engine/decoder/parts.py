@@ -60,7 +60,8 @@ def neurons_of(module: Any) -> Any:
 def hidden_of(module: Any, features: int) -> dict[str, Any]:
     """What a layer says of the neurons that are used behind its activation."""
     selector = neurons_of(module)
-    return {"hidden": selector, "hidden_select": native_select(selector, features)}
+    by_itself = selector is not None and hidden_selector(module) is None
+    return {"hidden": selector, "hidden_select": native_select(selector, features), "by_itself": by_itself}
 
 
 def stacked_of(*parts: tuple[str, Any], activation: str = "none") -> tuple[Merged, ...]:

@@ -118,8 +118,9 @@ class Layer:
     """One block: x + out(attention(norm(x))), then x + down(act(up(norm(x)))), `gated`: act(gate) * up.
 
     qkv, up: several where their parts do not look at the same of the input. hidden: which neurons are used behind the
-    activation, None: all; with `gated` up is then the gate, with the activation, and up's own. turn: what x is
-    multiplied by before the block, mlp_turn: what the second norm gives is, where the block has a basis of its own.
+    activation, None: all; with `gated` up is then the gate, with the activation, and up's own. by_itself: the
+    activation itself chooses them, not a selector behind it. turn: what x is multiplied by before the block, mlp_turn:
+    what the second norm gives is, where the block has a basis of its own.
     attention_foresights, mlp_foresights: the choices that are made from what the first and the second norm give.
     """
 
@@ -136,6 +137,7 @@ class Layer:
     down: Merged
     hidden: Masking | None = None
     hidden_select: Select | None = None
+    by_itself: bool = False
     turn: Merged | None = None
     mlp_turn: Merged | None = None
     attention_foresights: tuple[Foresight, ...] = ()
