@@ -55,6 +55,15 @@ def test_the_callers_modes_change_nothing(mode: type, method: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(here.parameters(), there.parameters(), strict=True))
 
 
+def test_a_model_made_in_inference_mode_is_pruned_there() -> None:
+    want = net()
+    prune(want, "magnitude", sparsity=0.5)
+    with torch.inference_mode():
+        made = net()
+        prune(made, "magnitude", sparsity=0.5)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), want.parameters(), strict=True))
+
+
 def test_weights_that_cannot_be_written() -> None:
     with torch.inference_mode():
         made = nn.Sequential(nn.Linear(8, 8))

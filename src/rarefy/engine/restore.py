@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -74,7 +74,8 @@ def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanat
         made = through_file(build, conv_key(choices, stored.fingerprint))
         if not choices.needs_source:
             free_dense(model, {**plans, **made.plans}, [])
-        return Compiled(model, made.layers, made.variants, explanation, choices.threads, choices)
+        said = replace(explanation, notes=(*explanation.notes, *made.notes))
+        return Compiled(model, made.layers, made.variants, said, choices.threads, choices)
     layers = with_sparse_layers(model, plans) if plans else model
     ways = zip(choices.examples, choices.runs, strict=True)
     variants = [

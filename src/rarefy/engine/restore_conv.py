@@ -41,11 +41,13 @@ _PARTS = re.compile(r"graph, (\d+) at a time on each thread")
 
 @dataclass(frozen=True)
 class ConvModel:
-    """layers: the model with native convolutions in it; variants: how each example runs; plans: by site."""
+    """layers: the model with native convolutions in it; variants: how each example runs; plans: by site; notes: what
+    `explain()` has to say besides."""
 
     layers: nn.Module
     variants: Sequence[Variant]
     plans: Mapping[str, ConvPlan]
+    notes: Sequence[str]
 
 
 def conv_model(
@@ -70,7 +72,7 @@ def conv_model(
     again = _Again(model, layers, plans, convs, weights, pack)
     scales = choices.image_scales or [{}] * len(choices.examples)
     ways = zip(choices.examples, choices.runs, choices.convs.seen, scales, strict=True)
-    return ConvModel(layers, [again.variant(*way) for way in ways], convs)
+    return ConvModel(layers, [again.variant(*way) for way in ways], convs, again.notes)
 
 
 def conv_key(choices: Choices, fingerprint: str | None) -> dict[str, Any] | None:
@@ -122,6 +124,7 @@ class _Again:
         paths = {name: plan.site.name for plan in convs.values() for name in (plan.site.name, *plan.site.aliases)}
         self._weights = {f"{path}.weight": weights[site] for path, site in paths.items()}
         self._asked: dict[int, WantedConv] = {}
+        self.notes: list[str] = []
 
     def variant(self, example: Example, label: str, seen: Seen, scales: Mapping[str, Any]) -> Variant:
         if label == "source":
@@ -130,7 +133,8 @@ class _Again:
         graph = None if way is None and parts is None else self._graph(example, seen)
         if graph is None:
             return Variant(example, self._layers, "layers")
-        put_scales(graph, scales)
+        note = put_scales(graph, scales)
+        self.notes += [] if note is None else [note]
         names = {id(module): name for name, module in graph.named_modules()}
         repack = partial(self._across, names, seen.across)
         run = in_way(graph, way or Way(), repack) or graph

@@ -97,8 +97,7 @@ def prune(
     patterns, misfits = fit_patterns(sites, support, undivided, one_shot.quantize)
     sites = [site for site in sites if site.name in patterns]
     rounds = 1 if fixed_density(support) is not None else one_shot.rounds
-    _require_writable(sites)
-    with torch.inference_mode(False), torch.enable_grad(), _all_or_nothing(sites):  # whatever the caller's modes are
+    with _own_modes(sites), _all_or_nothing(sites):
         finish = one_shot.finish.begin(model, sites, batches, loss) if one_shot.finish is not None else None
         work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match, zeros == "fit"))
         for step in range(1, rounds + 1):
@@ -112,17 +111,22 @@ def prune(
     return PruneReport(name, name_of(support), name_of(spread), reports, skipped, time.perf_counter() - started)
 
 
-def _require_writable(sites: Sequence[Site]) -> None:
-    """Raises ModelError for weights whose memory is not their own."""
+@contextmanager
+def _own_modes(sites: Sequence[Site]) -> Iterator[None]:
+    """Gradients and inference mode as they are outside of the caller's, but for weights that were made in inference
+    mode; raises ModelError for weights that cannot be written."""
+    inside = torch.is_inference_mode_enabled()
     for site in sites:
         weight = site.parameter
         expanded = any(step == 0 and size > 1 for step, size in zip(weight.stride(), weight.shape, strict=True))
-        if weight.is_inference() or expanded:
+        if expanded or (weight.is_inference() and not inside):
             why = "many of its entries are one place in memory" if expanded else "it was made in inference mode"
             raise ModelError(
                 f"{site.name}: its weight cannot be written: {why}; give the layer one of its own, "
                 "layer.weight = nn.Parameter(layer.weight.clone()), outside of inference mode"
             )
+    with torch.inference_mode(inside and any(site.parameter.is_inference() for site in sites)), torch.enable_grad():
+        yield
 
 
 def _of_other_kinds(model: nn.Module) -> dict[str, str]:
