@@ -22,11 +22,15 @@ inline Vec each(Function f) {
 }
 
 inline Vec set1(float x) { return each([&](int) { return x; }); }
-// Four floats, and one of them in every lane.
+// Four floats, and one of them in every lane. They may lie in bytes that hold other types too: copied, never pointed to.
 struct Floats4 {
-  const float* at;
+  float at[4];
 };
-inline Floats4 load_four(const float* p) { return {p}; }
+inline Floats4 load_four(const float* p) {
+  Floats4 four;
+  __builtin_memcpy(&four, p, sizeof four);
+  return four;
+}
 template <int i>
 inline Vec of_four(Floats4 four) {
   return set1(four.at[i]);

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import damaged
 from torch import nn
 
 import rarefy
@@ -190,19 +191,6 @@ def test_other_ways_through_a_run_come_back(
     for model in (first, second):
         assert [v.label for v in model._variants] == [way]
         assert torch.equal(model(x), want)
-
-
-def damaged(path: Path, how: str) -> None:
-    raw = bytearray(path.read_bytes())
-    match how:
-        case "cut":
-            raw = raw[: len(raw) // 2]
-        case "weights":
-            raw[len(raw) // 3] ^= 4
-        case "index":
-            raw[-10] ^= 1
-    path.unlink()
-    path.write_bytes(raw)  # a new file: the old one may be mapped
 
 
 @pytest.mark.parametrize("how", ["cut", "weights", "index"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import damaged
 from torch import nn
 from typer.testing import CliRunner
 
@@ -128,23 +129,6 @@ def test_the_first_load_writes_and_the_next_only_sees(
         back = pickle.loads(pickle.dumps(packed))
         assert torch.equal(back.to_dense(), packed.to_dense())
         assert packed.quantized is None  # nothing is held beside the packed form
-
-
-def damaged(path: Path, how: str) -> None:
-    raw = bytearray(path.read_bytes())
-    match how:
-        case "cut":
-            raw = raw[: len(raw) // 2]
-        case "empty":
-            raw.clear()
-        case "weights":
-            raw[len(raw) // 3] ^= 4
-        case "index":
-            raw[-10] ^= 1
-        case "head":
-            raw[9] ^= 255
-    path.unlink()
-    path.write_bytes(raw)  # a new file: the old one may be mapped
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "weights", "index", "head"])

@@ -22,6 +22,11 @@ def is_prunable(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Conv2d) or _is_conv1d(module)
 
 
+# Layers whose weights training takes and pruning does not.
+OTHER_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
 @dataclass(frozen=True)
 class Site:
     """One weight. `modules` has several entries where modules share the parameter (tied weights).

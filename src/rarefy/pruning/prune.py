@@ -13,7 +13,7 @@ from rarefy.calibration import as_batches
 from rarefy.core.errors import ModelError, unknown_name
 from rarefy.core.grid import QuantizeSpec, attach_grid, grid_of
 from rarefy.core.protocols import Allocation, Pattern, Search
-from rarefy.core.site import Site, find_sites
+from rarefy.core.site import OTHER_CONVOLUTIONS, RECURRENT, Site, find_sites
 from rarefy.core.split_attention import packed_projections
 from rarefy.patterns.fixed import fixed_density
 from rarefy.pruning.fit import fit_patterns
@@ -33,12 +33,6 @@ from rarefy.pruning.rounding import with_rounding
 from rarefy.pruning.work import Work
 
 _NO_LAYER = "part of an nn.MultiheadAttention, no layer of its own; rarefy.split_attention(model) makes it one"
-
-
-_OTHER_KINDS = (
-    *(nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    *(nn.RNNBase, nn.RNNCellBase),
-)
 
 
 def prune(
@@ -135,7 +129,7 @@ def _of_other_kinds(model: nn.Module) -> dict[str, str]:
         path or type(module).__name__: f"a {type(module).__name__}: prune takes linear layers, 2-d convolutions and "
         "transformers' Conv1D; rarefy.sparse_training trains it sparse"
         for path, module in model.named_modules()
-        if isinstance(module, _OTHER_KINDS)
+        if isinstance(module, (*OTHER_CONVOLUTIONS, *RECURRENT))
     }
 
 

@@ -5,16 +5,14 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from rarefy.core.errors import ModelError
-from rarefy.core.site import Site, is_prunable, matches
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from rarefy.core.site import OTHER_CONVOLUTIONS, RECURRENT, Site, is_prunable, matches
 
 
 def _matrices(module: nn.Module, embeddings: bool) -> list[str]:
     """The names of the module's own parameters that are trained sparse."""
-    if is_prunable(module) or isinstance(module, _CONVOLUTIONS):
+    if is_prunable(module) or isinstance(module, OTHER_CONVOLUTIONS):
         return ["weight"]
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+    if isinstance(module, RECURRENT):
         return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
     if isinstance(module, nn.MultiheadAttention):
         return [
