@@ -1,4 +1,4 @@
-"""Which layouts each merged layer gets: one for a token or a few, and another for many only where it wins clearly."""
+"""Which layouts each merged layer gets: one for a token or a few, and another only where it wins clearly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from rarefy.core.errors import EngineError
 from rarefy.core.quantized import InputScale
 from rarefy.engine.cell import Types, Zeros, zeros_of
 from rarefy.engine.decoder.choose_selecting import Seen, Selecting
+from rarefy.engine.decoder.layouts import two_layouts
 from rarefy.engine.decoder.structure import Merged
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.plan import LayerTimer
@@ -20,7 +21,6 @@ from rarefy.engine.times import Times, TimeTable
 from rarefy.ops import PackedWeight, available, candidates, pack
 from rarefy.ops.decoder import Linear
 
-_SECOND_LAYOUT = 1.25  # a second copy of a weight costs memory: it has to be so much faster than the first
 _WALK_MS = 0.03  # what a dense layer costs beside its product: the step is then no native call, but goes through Python
 _FEW = 8  # token counts up to here are always served natively, so that a step is one call
 
@@ -118,14 +118,13 @@ class Chooser:
         return found
 
     def _names(self, merged: Merged, weight: Tensor, zeros: Zeros) -> dict[int, str]:
-        """The choice at each count: the fastest layout at the least, and at most one more, for the longest prompt."""
+        """The choice at each count: the fastest layout at the least, and at most one more where that is far behind."""
         types = {count: replace(self._types, cold=self.cold and count <= _FEW) for count in self.counts}
         found = {count: self._table.times(weight, None, count, types[count], zeros=zeros) for count in self.counts}
         at = {count: self._options(weight, count, times, zeros) for count, times in found.items()}
         if not at[self.counts[0]]:
             raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")
-        first = min(at[self.counts[0]], key=at[self.counts[0]].__getitem__)
-        second = self._second(at[self.counts[-1]], first)
+        first, second = two_layouts(at)
         chosen: dict[int, str] = {}
         sparsity = 1.0 - zeros.nnz / max(1, weight.numel())
         for count in self.counts:
@@ -149,16 +148,6 @@ class Chooser:
         if key not in self._full:
             self._full[key] = candidates(weight, count, *types)
         return self._full[key]
-
-    @staticmethod
-    def _second(at: Mapping[str, float], first: str) -> str:
-        """What long prompts run with: the first layout or torch, which cost no memory, unless another is far faster."""
-        if not at:
-            return first
-        best = min(at, key=at.__getitem__)
-        free = {name: ms for name, ms in at.items() if name in (first, "dense")}
-        near = min(free, key=free.__getitem__, default=best)
-        return near if at[near] <= _SECOND_LAYOUT * at[best] else best
 
     def _explain(self, merged: Merged, weight: Tensor, sparsity: float, count: int, name: str, found: Times) -> None:
         packed = {kernel: ms for kernel, ms in found.ms.items() if kernel != "dense"}
