@@ -1,12 +1,12 @@
-"""Inference with constant fan-in at 90 %: one input, the kernel that `rarefy.compile` would choose, beside dense."""
+"""Inference with constant fan-in at 90 %: whole calls of a compiled layer with one input, beside the dense layer's."""
 
 from functools import partial
 
 import torch
 from sides import Sides, Target, local, options, page, table, timed
-from torch.nn.functional import linear
+from torch import nn
 
-from rarefy import ops
+import rarefy
 
 SHAPES, SPARSITY = [(3072, 768), (768, 3072), (1024, 1024), (4096, 1024)], 0.9
 THREADS = (1, 2)
@@ -19,18 +19,10 @@ def constant_fan_in(out: int, width: int) -> torch.Tensor:
     return torch.zeros(out, width).scatter(1, places, torch.randn(out, keep))
 
 
-def best(weight: torch.Tensor, x: torch.Tensor) -> ops.PackedWeight:
-    """The fastest of the kernels that are worth a try."""
-    packed = [ops.pack(weight, kernel) for kernel in ops.candidates(weight, x.shape[0])]
-    sides = Sides()
-    for p in packed:
-        sides.turns[p.kernel] = local(partial(call, p, x))
-    times = timed(sides, 3, seconds=0.02)
-    return min(packed, key=lambda p: times.ms(p.kernel))
-
-
-def call(packed: ops.PackedWeight, x: torch.Tensor) -> torch.Tensor:
-    return torch.ops.rarefy.packed_linear(x, packed.handle, None, "none", packed.shape[0])
+def layer(weight: torch.Tensor) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0])
+    made.weight.data.copy_(weight)
+    return made.eval()
 
 
 def main() -> None:
@@ -40,14 +32,14 @@ def main() -> None:
     for threads in THREADS:
         torch.set_num_threads(threads)
         for out, width in SHAPES:
-            weight, x, dense = constant_fan_in(out, width), torch.randn(1, width), torch.randn(out, width)
-            packed = best(weight, x)
-            torch.testing.assert_close(call(packed, x), linear(x, weight), rtol=1e-4, atol=1e-3)
-            turns = {"dense": local(partial(linear, x, dense)), "rarefy": local(partial(call, packed, x))}
+            sparse, x, dense = layer(constant_fan_in(out, width)), torch.randn(1, width), layer(torch.randn(out, width))
+            fast = rarefy.compile(sparse, x)
+            torch.testing.assert_close(fast(x), sparse(x), rtol=1e-4, atol=1e-3)
+            turns = {"dense": local(partial(dense, x)), "rarefy": local(partial(fast, x))}
             times = timed(Sides(turns), 3 if asked.quick else 7, seconds=0.02)
             gains[threads].append(times.ratio("rarefy", "dense"))
             micro = [times.ms(side) * 1e3 for side in turns]
-            rows.append([f"{out} x {width}", threads, packed.kernel, *micro, gains[threads][-1]])
+            rows.append([f"{out} x {width}", threads, fast.explain().rows[0].kernel, *micro, gains[threads][-1]])
     head = ["weight", "threads", "kernel", "torch dense us", "rarefy us", "times dense"]
     targets = [Target(f"least gain at batch 1, {threads} threads", 3.0, min(gains[threads])) for threads in THREADS]
     page("speed_fanin", "Constant fan-in at 90 %, one input", table(head, rows), targets, {}, asked)

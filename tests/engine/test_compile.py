@@ -7,6 +7,8 @@ from torch import nn
 import rarefy
 from rarefy.core.errors import DataError, DTypeError, EngineError, ModelError, ShapeError
 from rarefy.engine import Compiled
+from rarefy.engine.program import Region
+from rarefy.ops import available
 
 transformers = pytest.importorskip("transformers")
 
@@ -159,6 +161,17 @@ def test_a_single_linear_layer_is_a_model(prefer) -> None:
     torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(32, 16), nn.Conv2d(32, 16, 3, padding=1)], ids=["linear", "conv"])
+def test_a_layer_that_is_the_whole_model_is_sparse_in_its_graph(layer, prefer) -> None:
+    prefer("graph")
+    model = pruned(layer.eval())
+    size = (4, 32) if isinstance(layer, nn.Linear) else (4, 32, 12, 12)
+    fast = rarefy.compile(model, torch.randn(size))
+    assert "1 layers sparse in it" in fast.explain().graph
+    x = torch.randn(size)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_source_is_not_changed_and_shares_its_parameters(prefer) -> None:
     prefer("layers")
     model = pruned(mlp())
@@ -271,6 +284,32 @@ def test_later_calls_of_a_signature_skip_the_looks_at_sizes_and_give_the_same(pr
         for name in first:
             assert torch.equal(first[name], again[name])
             assert torch.equal(first[name], swapped[name])
+
+
+@pytest.mark.skipif(not available(), reason="needs the native module")
+def test_a_model_that_is_one_program_is_called_straight_through(prefer, monkeypatch) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(48, 64), nn.Linear(64, 24)
+
+        def forward(self, unread, x, shift=None):
+            return self.second(torch.relu(self.first(x)) + shift)
+
+    prefer("graph")
+    model = pruned(Net().eval())
+    call = {"unread": torch.randn(3), "shift": torch.randn(4, 64), "x": torch.randn(4, 48)}
+    fast = rarefy.compile(model, call)
+    for size in (4, 7):
+        one = {"unread": torch.randn(3), "shift": torch.randn(size, 64), "x": torch.randn(size, 48)}
+        fast(**one)
+        other = {name: torch.randn_like(value) for name, value in one.items()}
+        with monkeypatch.context() as patched:
+            patched.setattr(Region, "forward", lambda *a: pytest.fail("the sizes were looked at again"))
+            again = fast(**other)
+        torch.testing.assert_close(again, model(**other), rtol=1e-4, atol=1e-5)
+        fast(**dict(reversed(one.items())))
+        torch.testing.assert_close(fast(**dict(reversed(other.items()))), model(**other), rtol=1e-4, atol=1e-5)
 
 
 def test_wrong_calls_after_right_ones_are_still_named(prefer) -> None:

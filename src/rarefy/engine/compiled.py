@@ -154,6 +154,8 @@ class Compiled(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._threads is None:
+            if torch.is_inference_mode_enabled():
+                return self._run(args, kwargs)
             with torch.inference_mode():
                 return self._run(args, kwargs)
         with threads(self._threads), torch.inference_mode():

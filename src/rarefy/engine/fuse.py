@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Node
 
 from rarefy.engine.fuse_attention import fuse_attention
 from rarefy.engine.fuse_norm import fuse_norms, value_of
-from rarefy.engine.plan import LayerPlan
+from rarefy.engine.plan import LayerPlan, plans_by_weight
 from rarefy.engine.program.masks import simplify_masks
 from rarefy.ops import available
 
@@ -64,7 +64,7 @@ def fuse(graph: GraphModule, plans: Mapping[str, LayerPlan], tokens: Mapping[str
 
     An activation that is the only user of a linear node is computed by the kernel.
     """
-    by_weight = {f"{n}.weight": p for p in plans.values() for n in (p.site.name, *p.site.aliases)}
+    by_weight = plans_by_weight(graph, plans)
     done = []
     for node in list(graph.graph.nodes):
         plan = by_weight.get(_weight_name(node) or "") if node.target is _aten.linear.default else None

@@ -16,6 +16,7 @@ from rarefy.engine.conv_plan import ConvPlan
 from rarefy.engine.fuse_norm import value_of
 from rarefy.engine.fuse_pool import fuse_pools
 from rarefy.engine.fused_conv import FusedConv2d, FusedConv8
+from rarefy.engine.plan import plans_by_weight
 from rarefy.ops import PackedConv, available
 from rarefy.ops.conv8 import PackedConv8
 
@@ -178,7 +179,7 @@ def fuse_convs(
     into weight and bias), the addition of a tensor of the same shape, an activation. Batch norms behind the other
     convolutions are folded too. pack: how weights are had packed; elsewhere: weights that the graph does not hold.
     """
-    by_weight = {f"{n}.weight": p for p in plans.values() for n in (p.site.name, *p.site.aliases)}
+    by_weight = plans_by_weight(graph, plans)
     done = []
     for number, node in enumerate(list(graph.graph.nodes)):
         if node.target not in (_aten.conv2d.default, _aten.conv2d.padding):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,25 @@ _MARGIN = 1.03  # a sparse kernel has to win by more than the noise of the timin
 _LEAST_SPARSITY = 0.05
 _ROUNDS, _MOST_ROUNDS, _SHORT_MS = 7, 41, 120.0  # more rounds where a round is so short that noise decides
 _NO_SCALES: Mapping[str, InputScale] = MappingProxyType({})
+
+
+@runtime_checkable
+class OfSite(Protocol):
+    """A plan of one site's weight."""
+
+    @property
+    def site(self) -> Site: ...
+
+
+Plan = TypeVar("Plan", bound=OfSite)
+
+
+def plans_by_weight(graph: nn.Module, plans: Mapping[str, Plan]) -> dict[str, Plan]:
+    """The plans by the dotted names that their weights have in a captured graph."""
+    found = {f"{name}.weight": plan for plan in plans.values() for name in (plan.site.name, *plan.site.aliases)}
+    own = graph._parameters.get("weight")  # of a model that is one layer: there is no path before it
+    whole = [plan for plan in plans.values() if own is not None and plan.site.parameter is own]
+    return {**found, "weight": whole[0]} if whole else found
 
 
 @dataclass(frozen=True)
