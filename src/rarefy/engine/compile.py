@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from rarefy.calibration.batches import as_batches
-from rarefy.core.errors import DataError, EngineError
+from rarefy.core.errors import DataError, EngineError, RarefyError
 from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example
@@ -72,20 +72,40 @@ def compile(
         raise EngineError(f"compile: data= sets the scales of activations='int8', not of {activations!r}; leave it out")
     if threads is not None and threads < 1:
         raise EngineError(f"compile: threads={threads} is not positive; give a count or None")
-    examples = [as_example(e) for e in (example_inputs if isinstance(example_inputs, list) else [example_inputs])]
+    given = example_inputs if isinstance(example_inputs, list) else [example_inputs]
+    examples = [_copied(as_example(one)) for one in given]
     if not examples:
         raise DataError("compile: example_inputs is empty; give at least one set of inputs of the model")
     model.eval()
     batches = None if data is None else as_batches(data, method="compile(activations='int8')", needed=True)
-    with _threads(threads):
-        decoder = try_decoder(model, examples, precision, threads, measure, batches)
-        if isinstance(decoder, CompiledDecoder):
-            return decoder
-        linears = [site for site in find_sites(model)[0] if not isinstance(site.module, nn.Conv2d)]
-        scales = {} if batches is None else input_scales(model, linears, batches, precision.stored)
-        return _compile(
-            model, examples, threads, measure, precision, scales, keep_dense, decoder, batches=batches or ()
-        )
+    try:
+        with _threads(threads):
+            decoder = try_decoder(model, examples, precision, threads, measure, batches)
+            if isinstance(decoder, CompiledDecoder):
+                return decoder
+            linears = [site for site in find_sites(model)[0] if not isinstance(site.module, nn.Conv2d)]
+            scales = {} if batches is None else input_scales(model, linears, batches, precision.stored)
+            return _compile(
+                model, examples, threads, measure, precision, scales, keep_dense, decoder, batches=batches or ()
+            )
+    except RarefyError:
+        raise
+    except Exception:
+        _require_running(model, examples)
+        raise
+
+
+def _require_running(model: nn.Module, examples: Sequence[Example]) -> None:
+    """Raises DataError for an example that the model itself does not run on."""
+    for number, example in enumerate(examples):
+        try:
+            with torch.no_grad():
+                _call(model, _copied(example))
+        except Exception as error:
+            raise DataError(
+                f"compile: the model does not run on example_inputs[{number}]: {type(error).__name__}: {error}; give a "
+                "tensor, a tuple of positional or a dict of named arguments of its forward"
+            ) from error
 
 
 def compile_again(
@@ -147,6 +167,7 @@ def _compile(
     variants, whole, notes = [], [], [f"note: {said}" for said in (why_not(), why) if said is not None]
     if no_decoder is not None:
         notes.append(f"note: generate runs in torch, module by module: {no_decoder}")
+    wrong: set[str] = set()
     graphs: list[str] = []
     found_scales: list[Mapping[str, ConvScales]] = []
     known_scales = image_scales or [{}] * len(examples)
@@ -168,7 +189,8 @@ def _compile(
                 candidates.update(
                     part_variants(candidates["graph"], max(entries, default=0), max(seen.values(), default=0))
                 )
-        variant, times = pick(example, candidates, notes)
+        variant, times, refused = pick(example, candidates, notes)
+        wrong |= refused
         variants.append(variant)
         whole.append(times)
     explanation = Explanation(
@@ -183,8 +205,9 @@ def _compile(
     calls_seen = [Seen(i, t, across_in(v.run)) for i, t, v in zip(images, tokens, variants, strict=True)]
     native_convs = ConvChoices({name: p.kernels for name, p in conv_plans.items()}, calls_seen) if conv_plans else None
     choices = choices_of(plans, precision, scales, examples, runs, count, held, native_convs)
-    made = Compiled(model, layers, variants, explanation, count, choices)
-    if not keep_dense and all(v.label != "source" for v in variants):
+    trusted = "layers" not in wrong
+    made = Compiled(model, layers if trusted else model, variants, explanation, count, choices)
+    if trusted and not keep_dense and all(v.label != "source" for v in variants):
         calls: list[Call] = [(v.run, v.example) for v in variants]
         calls += [(layers, example) for example in examples]
         free_dense(model, plans, calls)
@@ -196,6 +219,12 @@ def _call(model: Callable[..., Any], example: Example) -> Any:
     return model(*args, **kwargs)
 
 
+def _copied(example: Example) -> Example:
+    """The same inputs for a model that may write into them."""
+    copied: Example = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, example)
+    return copied
+
+
 def _fastest(
     example: Example,
     candidates: Mapping[str, Callable[..., Any]],
@@ -205,21 +234,22 @@ def _fastest(
     count: int | None,
     key: str | None,
     precision: Precision,
-) -> tuple[Variant, dict[str, Any]]:
-    """The fastest of the candidates whose outputs are right, timed in interleaved rounds or as the cache has it.
+) -> tuple[Variant, dict[str, Any], set[str]]:
+    """The fastest of the candidates whose outputs are right, timed in interleaved rounds or as the cache has it; and
+    those whose outputs are not.
 
     key: of the model in the cache; None times nothing and takes what is likely fastest.
 
     They are timed as they will be called, through `Compiled`, whose own cost can decide for a very small model.
     """
     with torch.inference_mode():
-        reference = _call(candidates["source"], example)
+        reference = _call(candidates["source"], _copied(example))
         right = {"source": candidates["source"]}
         moved = {"source": 0.0}
         for name, run in candidates.items():
             try:
                 why, moved[name] = (
-                    (None, 0.0) if name == "source" else differs(_call(run, example), reference, precision)
+                    (None, 0.0) if name == "source" else differs(_call(run, _copied(example)), reference, precision)
                 )
             except Exception as error:
                 why = f"fails with {type(error).__name__}: {error}"
@@ -238,4 +268,4 @@ def _fastest(
         best, said = choose(right, None if key is None else f"{key} inputs {shapes}", partial(interleaved, calls))
     runs = "the model as it was given (nothing faster)" if best == "source" else f"the sparse {best}"
     times = {"inputs": shapes, **said, "runs": runs, "difference": moved[best]}
-    return Variant(example, right[best], best), times
+    return Variant(example, right[best], best), times, candidates.keys() - right.keys()

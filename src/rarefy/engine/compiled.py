@@ -1,6 +1,7 @@
 """The compiled model: called like the original, the same outputs, never slower at the shapes it was compiled for."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,18 +43,24 @@ def distance(example: Example, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     mine, theirs = _leaves(*example), _leaves(args, kwargs)
     if [name for name, _ in mine] != [name for name, _ in theirs]:
         return None
-    total = 0.0
-    for (_, a), (_, b) in zip(mine, theirs, strict=True):
-        if isinstance(a, Tensor) != isinstance(b, Tensor):
-            return None
-        if not isinstance(a, Tensor):
-            if a is not b and a != b:
-                return None
-        elif a.dim() != b.dim() or a.dtype != b.dtype or a.shape[2:] != b.shape[2:]:
-            return None
-        else:
-            total += abs(a.numel() - b.numel())
-    return total
+    return _away([value for _, value in mine], [value for _, value in theirs])
+
+
+def _away(mine: Any, theirs: Any) -> float | None:
+    """Of two arguments, which may hold others; constants have to be the same, 1 and True are not."""
+    if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+        alike = mine.dim() == theirs.dim() and mine.dtype == theirs.dtype and mine.shape[2:] == theirs.shape[2:]
+        return abs(float(mine.numel() - theirs.numel())) if alike else None
+    if type(mine) is not type(theirs):
+        return None
+    if isinstance(mine, Mapping):
+        names = list(mine)
+        same = set(names) == set(theirs)
+        return _away([mine[name] for name in names], [theirs[name] for name in names]) if same else None
+    if isinstance(mine, list | tuple):
+        each = [_away(a, b) for a, b in zip(mine, theirs, strict=False)]
+        return math.fsum(x for x in each if x is not None) if len(mine) == len(theirs) and None not in each else None
+    return 0.0 if mine is theirs or mine == theirs else None
 
 
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -82,9 +89,10 @@ def threads(count: int | None) -> Iterator[None]:
 class Compiled(nn.Module):
     """Runs the variant compiled for the nearest example; any other call runs with sparse layers, module by module.
 
-    source: the model as it was given (its parameters are shared, not copied; do not change them afterwards:
-    weights are packed at compile time). Inference only: evaluation mode, no gradients to weights. Finding the variant
-    costs some microseconds a call, which are part of the times that decide between the variants.
+    source: the model as it was given (its parameters are shared, not copied; do not change them afterwards: weights
+    are packed at compile time). layers: with its sparse layers, or the source again where they gave other outputs.
+    Inference only: evaluation mode, no gradients to weights; outputs are ordinary tensors. Finding the variant costs
+    some microseconds a call, which are part of the times that decide between the variants.
     """
 
     source: nn.Module
@@ -104,7 +112,7 @@ class Compiled(nn.Module):
         self._variants, self._threads = tuple(variants), thread_count
         self._explanation, self.choices = explanation, choices
         self._choices: dict[Any, Callable[..., Any]] = {}
-        self._plain = layers is source or (bool(variants) and all(v.label == "source" for v in variants))
+        self._plain = all(v.label == "source" for v in variants)
 
     @property
     def config(self) -> Any:
@@ -149,16 +157,16 @@ class Compiled(nn.Module):
         own = getattr(self.layers, "generate", None)
         if own is None:
             raise EngineError(f"generate: {type(self.source).__name__} has no generate of its own")
-        with threads(self._threads), torch.inference_mode():
+        with threads(self._threads), torch.no_grad():
             return own(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._threads is None:
-            if torch.is_inference_mode_enabled():
+            if not torch.is_grad_enabled():
                 return self._run(args, kwargs)
-            with torch.inference_mode():
+            with torch.no_grad():
                 return self._run(args, kwargs)
-        with threads(self._threads), torch.inference_mode():
+        with threads(self._threads), torch.no_grad():
             return self._run(args, kwargs)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -178,21 +186,22 @@ class Compiled(nn.Module):
     def _guarded(
         self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, Callable[..., Any]]:
-        """What the call gives, and what gave it: `run`, or the layers one by one where it refused the sizes."""
-        try:
-            return run(*args, **kwargs), run
-        except AssertionError:  # a size that the tracer took as fixed: the graph refuses before it computes
-            run = self.layers
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise self._misfit(args, kwargs) from error
-        try:
-            return run(*args, **kwargs), run
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise self._misfit(args, kwargs) from error
+        """What the call gives, and what gave it: `run`, the layers one by one where it refused the sizes, or the source
+        where it looks into a layer for what the packed one has not."""
+        others: tuple[Callable[..., Any], ...] = (self.layers, self.source)
+        ways = [run, *(way for way in others if way is not run)]
+        for way in ways[: -1 if self.freed else None]:
+            try:
+                return way(*args, **kwargs), way
+            except (AssertionError, AttributeError) as error:
+                why: Exception = error
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise self._misfit(args, kwargs, error) from error
+        raise self._misfit(args, kwargs, why) from why
 
-    def _misfit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RarefyError:
+    def _misfit(self, args: tuple[Any, ...], kwargs: dict[str, Any], why: Exception) -> RarefyError:
         """The error of a call that the model cannot run, named by its inputs."""
-        return misfit(self.source, [v.example for v in self._variants], args, kwargs)
+        return misfit(self.source, [v.example for v in self._variants], args, kwargs, why)
 
     def _nearest(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
         """The variant of the nearest example, or the layers one by one where none has the call's structure."""

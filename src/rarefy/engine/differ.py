@@ -41,15 +41,22 @@ def differs(
 
 
 def _distances(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Relative distance in root mean square, and of the worst entry relative to the largest; infinite entries aside."""
-    gap = (a - b).nan_to_num(0.0, 0.0, 0.0)  # masked outputs are infinite on both sides
+    """Relative distance in root mean square, and of the worst entry relative to the largest."""
+    gap = _gap(a, b)
     finite = b[b.isfinite()]
     norm = finite.norm().clamp_min(1e-12)
     largest = finite.abs().max() if finite.numel() else torch.tensor(1.0)
     return float(gap.norm() / norm), float(gap.abs().max() / largest.clamp_min(1e-6)) if gap.numel() else 0.0
 
 
+def _gap(a: Tensor, b: Tensor) -> Tensor:
+    """a - b, 0 where both are the same infinity (masked outputs) or no number, infinite where only one is finite."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    return torch.where(same, 0.0, a - b).nan_to_num(torch.inf, torch.inf, -torch.inf)
+
+
 def _nearest(a: Tensor, b: Tensor) -> float:
     """The largest difference of the row (last axis) that agrees best, relative to the row's largest entry."""
-    gap, size = ((t.reshape(-1, t.shape[-1]).nan_to_num(0.0, 0.0, 0.0).abs().amax(1)) for t in (a - b, b))
+    gap = _gap(a, b).reshape(-1, a.shape[-1]).abs().amax(1)
+    size = b.reshape(-1, b.shape[-1]).nan_to_num(0.0, 0.0, 0.0).abs().amax(1)
     return float((gap / size.clamp_min(1e-6)).min())

@@ -1,7 +1,8 @@
 """Why a compiled model does not take the inputs of a call, in terms of those inputs."""
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import NoneType
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,10 +11,13 @@ from rarefy.core.errors import DTypeError, RarefyError, ShapeError
 from rarefy.engine.capture import Example
 
 
-def misfit(model: nn.Module, examples: Iterable[Example], args: tuple[Any, ...], kwargs: dict[str, Any]) -> RarefyError:
+def misfit(
+    model: nn.Module, examples: Iterable[Example], args: tuple[Any, ...], kwargs: dict[str, Any], why: Exception
+) -> RarefyError:
     """The error for a call that failed: which input differs from those the model was compiled for, and how.
 
-    Where none differs in a way that explains a failure, the sizes are listed beside the examples'.
+    Where none differs in a way that explains a failure, the sizes are listed beside the examples', with what the model
+    said, the message of `why`.
     """
     given = _named(model, args, kwargs)
     expected = [_named(model, *example) for example in examples]
@@ -23,7 +27,9 @@ def misfit(model: nn.Module, examples: Iterable[Example], args: tuple[Any, ...],
         return error(f"compiled model: input {name!r} {what}: expected like {wanted}, got {came}")
     sizes = ", ".join(f"{name} {_said(value)}" for name, value in given.items())
     wanted = ", ".join(f"{name} {_said(value)}" for name, value in nearest.items())
-    return ShapeError(f"compiled model: the model does not run on these inputs: {sizes}; it was compiled for {wanted}")
+    said = str(why).strip().split("\n")[0] or type(why).__name__
+    start = "compiled model: the model does not run on these inputs"
+    return ShapeError(f"{start}: {sizes}; it was compiled for {wanted}. It says: {said}")
 
 
 def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +45,14 @@ def _differences(given: dict[str, Any], like: dict[str, Any]) -> Iterator[tuple[
     for name in like.keys() - given.keys():
         if isinstance(like[name], Tensor):
             yield name, ShapeError, "is missing"
+    for name in given:
+        if isinstance(like.get(name), Tensor) and not isinstance(given[name], Tensor | NoneType):
+            yield name, DTypeError, "is no tensor"
     for name, value, wanted in both:
+        if value.device != wanted.device:
+            yield name, DTypeError, f"is on {value.device}, the compiled model runs on the CPU"
+        if value.layout != wanted.layout:
+            yield name, DTypeError, f"has the layout {str(value.layout).removeprefix('torch.')}"
         if value.dtype != wanted.dtype:
             yield name, DTypeError, "has another type"
         elif value.dim() != wanted.dim():
@@ -54,4 +67,6 @@ def _differences(given: dict[str, Any], like: dict[str, Any]) -> Iterator[tuple[
 def _said(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if hasattr(value, "shape") or isinstance(value, Mapping | list | tuple):
+        return f"a {type(value).__name__}"
     return "nothing" if value is None else repr(value)

@@ -30,6 +30,19 @@ class SparseConv2d(nn.Module):
         """Whether the dense weight was let go."""
         return self.source.weight.dim() == 1
 
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, for models that look at it. Raises EngineError where it was let go."""
+        if self.freed:
+            raise EngineError(f"{self.plan.site.name}: the dense weight was let go; compile with keep_dense=True")
+        weight: Tensor = self.source.weight
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = self.source.bias
+        return bias
+
     def forward(self, x: Tensor) -> Tensor:
         packed = self.plan.at((x.shape[0], x.shape[2], x.shape[3])) if x.dim() == 4 else None
         if packed is None or x.dtype != torch.float32:

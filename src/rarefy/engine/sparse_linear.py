@@ -20,13 +20,28 @@ class SparseLinear(nn.Module):
     def __init__(self, source: nn.Module, plan: LayerPlan) -> None:
         super().__init__()
         self.source, self.plan = source, plan
-        self.out_features = plan.site.shape[0]
+        self.out_features, self.in_features = plan.site.shape
 
     @property
     def freed(self) -> bool:
         """Whether the dense weight was let go."""
         weight = self.source.weight
         return isinstance(weight, Tensor) and weight.dim() == 1
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, for models that look at it. Raises EngineError where it was let go."""
+        if self.freed:
+            raise EngineError(f"{self.plan.site.name}: the dense weight was let go; compile with keep_dense=True")
+        weight = self.source.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias = self.source.bias
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
 
     def forward(self, x: Tensor) -> Tensor:
         packed = self.plan.at(x.numel() // max(1, x.shape[-1]))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.errors import DTypeError, EngineError
 from rarefy.engine.program.demands import StepDemand
 from rarefy.engine.program.sizes import Size
 
@@ -30,6 +31,8 @@ class Signature:
         """The symbols' values in a call. Raises Refused where a size or type is another than the program's."""
         values: dict[str, int] = {}
         for (name, dtype, sizes), tensor in zip(self.inputs, inputs, strict=True):
+            if tensor.device.type != "cpu":
+                raise DTypeError(f"compiled model: {name} is on {tensor.device}; it runs on the CPU: give it .cpu()")
             if tensor.dtype != dtype or tensor.dim() != len(sizes):
                 raise Refused(f"program: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {sizes}")
             free = ((s.symbols[0], got) for s, got in zip(sizes, tensor.shape, strict=True) if s.is_symbol)
@@ -43,6 +46,17 @@ class Signature:
             if one.at(values) != other.at(values):
                 raise Refused(f"program: {one} and {other} differ")
         return values
+
+
+def _addresses(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+    """Where the tensors lie. Raises EngineError for one that lies nowhere (torch.device("meta"), FakeTensorMode)."""
+    found = tuple([x.data_ptr() for x in tensors])
+    if 0 in found and any(x.numel() and at == 0 for x, at in zip(tensors, found, strict=True)):
+        raise EngineError(
+            "compiled model: a tensor of the call has no memory, as under torch.device('meta') or FakeTensorMode; "
+            "run it on real ones, or trace the model before it is compiled"
+        )
+    return found
 
 
 class Region(nn.Module):
@@ -83,7 +97,7 @@ class Region(nn.Module):
 
     def _sizes(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[int, ...], list[tuple[Any, Any, torch.dtype]]]:
         """(symbols' values, shape and strides and type of each output), remembered for the sizes seen last."""
-        key = tuple((x.shape, x.dtype) for x in inputs)
+        key = tuple((x.shape, x.dtype, x.device) for x in inputs)
         last = self._last  # one read: another thread may put its own
         if last[0] != key:
             values = self.signature.bind(inputs)
@@ -97,7 +111,7 @@ class Region(nn.Module):
     def _prepared(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[int, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         symbols, made = self._sizes(inputs)
         whole = tuple(x if x.is_contiguous() else x.contiguous() for x in inputs)
-        return symbols, whole, tuple(torch.empty_strided(a, b, dtype=c) for a, b, c in made)
+        return symbols, whole, tuple(torch.empty_strided(a, b, dtype=c, device="cpu") for a, b, c in made)
 
     def _each(self, symbols: tuple[int, ...], threads: int) -> int:
         """Entries of a part; 0 where parts would leave threads without work, or there is but one."""
@@ -114,7 +128,7 @@ class Region(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         symbols, whole, outputs = self._prepared(inputs)
-        addresses, threads = tuple(x.data_ptr() for x in (*whole, *outputs)), torch.get_num_threads()
+        addresses, threads = _addresses((*whole, *outputs)), torch.get_num_threads()
         each = self._each(symbols, threads)
         if each == 0:
             self._program.run(symbols, addresses, threads)
@@ -131,8 +145,8 @@ class Region(nn.Module):
 
         def run(*inputs: Tensor) -> Tensor:
             whole = [x if x.is_contiguous() else x.contiguous() for x in inputs]
-            output = torch.empty_strided(shape, strides, dtype=dtype)
-            program.run(symbols, (*[x.data_ptr() for x in whole], output.data_ptr()), torch.get_num_threads())
+            output = torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
+            program.run(symbols, _addresses((*whole, output)), torch.get_num_threads())
             return output
 
         return run
@@ -146,7 +160,7 @@ class Region(nn.Module):
         tensors, threads = (*whole, *outputs), torch.get_num_threads()
         each = self._each(symbols, threads)
         if each == 0:
-            times = self._program.profile(symbols, tuple(x.data_ptr() for x in tensors), threads)
+            times = self._program.profile(symbols, _addresses(tensors), threads)
             return outputs[0] if len(outputs) == 1 else outputs, [(kind, ns / 1e6) for kind, ns in times]
         batch, steps, sums = symbols[self._batch[0]], self._steps(tensors), [0.0] * len(self.kinds)
         for first in range(0, batch, each):
