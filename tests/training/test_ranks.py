@@ -2,6 +2,8 @@
 
 import os
 import socket
+from datetime import timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -102,3 +104,97 @@ def test_growth_uses_the_gradient_of_all_ranks(tmp_path: Any) -> None:
             assert all(torch.allclose(p, found["model"][n], atol=1e-5) for n, p in task.model.state_dict().items())
 
         assert_beats_impostor(check, (0, 1), (0,))
+
+
+def _joined(rank: int, port: int) -> None:
+    """A rank that gives up after a minute without word from the other."""
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+
+
+def _entropy(model: Any, batch: Any) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def _normed() -> Task:
+    """With a buffer that a data-parallel wrapper sends around whenever it is called."""
+    task = mlp()
+    task.model.insert(1, torch.nn.BatchNorm1d(64))
+    return task
+
+
+def _looks(rank: int, port: int, methods: dict[str, dict[str, Any]], given: tuple[int, ...], folder: str) -> None:
+    """Trains by each method where rank 0 has been given two batches and rank 1 so many others."""
+    _joined(rank, port)
+    for method, count in product(methods, given):
+        task = _normed()
+        model = DistributedDataParallel(task.model)
+        data = task.batches[:2] if rank == 0 else [(-3 * x, y.flip(0)) for x, y in task.batches[2 : 2 + count]]
+        trainer = rarefy.sparse_training(model, adam(model), method, data=data, loss=_entropy, **methods[method])
+        own = Task(model, task.batches[2 * rank : 2 * rank + 2])
+        for step in range(12):
+            own.loss(step).backward()
+            trainer.step()
+            trainer.zero_grad()
+        _keep(trainer, task, f"{folder}/{method}{count}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _keep(trainer: Any, task: Task, path: str) -> None:
+    memory = {key: float(value) for key, value in trainer.run.memory.items()}
+    weights = {name: p.detach() for name, p in task.model.named_parameters()}
+    torch.save({"masks": trainer.masks, "weights": weights, "memory": memory}, path)
+
+
+def _agreed(path: str) -> dict[str, Any]:
+    """What the ranks came to, which has to be the same."""
+    first, second = (torch.load(f"{path}-{rank}.pt", weights_only=True) for rank in range(2))
+    for part in ("masks", "weights"):
+        assert all(torch.equal(value, second[part][name]) for name, value in first[part].items())
+    assert first["memory"] == second["memory"]
+    found: dict[str, Any] = first
+    return found
+
+
+LOOKING = {
+    "hypersparse-art": {"sparsity": 0.5, "total_steps": 12, "every": 2, "begin": 0.2, "end": 0.9, "first": 1e-3},
+    "irrelevant-weight-decay": {"sparsity": 0.9, "total_steps": 12, "every": 2, "tolerance": 0.02},
+}
+
+
+def test_ranks_with_data_of_their_own_cut_together(tmp_path: Any) -> None:
+    """Each looks at a loss of its own, or at none; what they decide by is the mean."""
+    mp.spawn(_looks, (_free_port(), LOOKING, (0, 1, 2), str(tmp_path)), nprocs=2)
+    for method, given in product(LOOKING, (0, 1, 2)):
+        found = _agreed(f"{tmp_path}/{method}{given}")
+        assert any(not bool(mask.all()) for mask in found["masks"].values())
+
+
+PRUNING = {
+    name: {"sparsity": 0.8, "total_steps": 12} for name in ("snip", "grasp", "synflow", "robust-pai", "random-pruning")
+}
+
+
+def test_ranks_begin_with_the_mask_and_the_values_of_rank_0(tmp_path: Any) -> None:
+    """Though each has pruned by its own data, of which rank 1 has less."""
+    mp.spawn(_looks, (_free_port(), PRUNING, (1,), str(tmp_path)), nprocs=2)
+    for method in PRUNING:
+        found = _agreed(f"{tmp_path}/{method}1")
+        for name, mask in found["masks"].items():
+            assert torch.equal(found["weights"][f"{name}.weight"] != 0, mask)
+
+
+def _given(rank: int, port: int, folder: str) -> None:
+    """Each rank has zeros of its own when the training begins."""
+    _joined(rank, port)
+    task = mlp()
+    model = DistributedDataParallel(task.model)
+    rarefy.prune(task.model, "random", sparsity=0.5, seed=rank)
+    _keep(rarefy.sparse_training(model, adam(model), "static", start="given"), task, f"{folder}/given-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_given_zeros_are_those_of_rank_0(tmp_path: Any) -> None:
+    mp.spawn(_given, (_free_port(), str(tmp_path)), nprocs=2)
+    _agreed(f"{tmp_path}/given")

@@ -20,10 +20,12 @@ class Global:
     """One ranking of every weight by `score`; a site's density is the share of it that survives.
 
     score: what to rank by. `None` takes the score of the method in use (the pruning door fills it in).
+    empties: whether a site may end with nothing, else each keeps its best weight at least, and the others pay for it.
     The total is exact: the densities of the sites times their sizes add up to the asked count.
     """
 
     score: Score | None = None
+    empties: bool = True
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -36,7 +38,8 @@ class Global:
             )
         scores = [self._ranks(site, evidence[site.name]) for site in sites]
         ranked = torch.cat(scores)
-        kept = keep_top(ranked[None], exact_count(ranked.numel(), density))[0]
+        count = exact_count(ranked.numel(), density)
+        kept = keep_top(ranked[None], count if self.empties else max(count, len(sites)))[0]
         parts = kept.split([s.numel() for s in scores])
         return {site.name: int(p.sum()) / p.numel() for site, p in zip(sites, parts, strict=True)}
 
@@ -47,4 +50,11 @@ class Global:
         parts = [
             self.score(rows, evidence.of_group(i, site.groups)) for i, rows in enumerate(weight.chunk(site.groups))
         ]
-        return torch.cat(parts).masked_fill(weight == 0, -torch.inf).reshape(-1)
+        ranks = torch.cat(parts).masked_fill(weight == 0, -torch.inf).reshape(-1)
+        return ranks if self.empties else _with_best_first(ranks)
+
+
+def _with_best_first(ranks: Tensor) -> Tensor:
+    if ranks.numel() and bool(ranks.max() > -torch.inf):
+        ranks[ranks.argmax()] = torch.inf
+    return ranks

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from rarefy.calibration.batches import Batch, Stop, as_call, blamed, evaluation
 from rarefy.core.errors import DataError
-from rarefy.core.site import Site, find_sites
+from rarefy.core.site import Site
 
 
 def _ones(value: Any) -> Any:
@@ -65,11 +66,11 @@ def synaptic_flow(
     weights, so batch norm works by mean 0 and variance 1, and layer and RMS norms only by their weights and biases
     (the paper has no such nets; centred, their outputs would always add up to nothing).
     """
-    twin = copy.deepcopy(model).double()
+    made: dict[int, Any] = {}  # of each module of the model, its copy
+    twin = copy.deepcopy(model, made).double()
     _make_linear(twin)
     args, kwargs = _call_of(model, batch, loss)
-    twins = {site.name: site.parameter for site in find_sites(twin)[0]}
-    weights = [twins[site.name] for site in sites]
+    weights = [replace(site, modules=(made[id(site.module)],)).parameter for site in sites]
     with evaluation(twin), torch.enable_grad():
         for weight in weights:
             weight.requires_grad_(True)

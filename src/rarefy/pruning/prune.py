@@ -2,23 +2,21 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rarefy.calibration import as_batches
-from rarefy.core.errors import ModelError, unknown_name
-from rarefy.core.grid import QuantizeSpec, attach_grid, grid_of
+from rarefy.core.errors import unknown_name
+from rarefy.core.grid import QuantizeSpec
 from rarefy.core.protocols import Allocation, Pattern, Search
-from rarefy.core.site import OTHER_CONVOLUTIONS, RECURRENT, Site, find_sites
+from rarefy.core.site import OTHER_CONVOLUTIONS, RECURRENT, find_sites
 from rarefy.core.split_attention import packed_projections
 from rarefy.patterns.fixed import fixed_density
+from rarefy.pruning.carry_out import all_or_nothing, carry_out, own_modes
 from rarefy.pruning.fit import fit_patterns
 from rarefy.pruning.job import Job, Progress
-from rarefy.pruning.ladder import rung
 from rarefy.pruning.one_shot import OneShot
 from rarefy.pruning.repair import with_repair
 from rarefy.pruning.report import PruneReport, SiteReport
@@ -30,7 +28,6 @@ from rarefy.pruning.resolve import (
     resolve_spread,
 )
 from rarefy.pruning.rounding import with_rounding
-from rarefy.pruning.work import Work
 
 _NO_LAYER = "part of an nn.MultiheadAttention, no layer of its own; rarefy.split_attention(model) makes it one"
 
@@ -90,37 +87,14 @@ def prune(
     sites, ignored = find_sites(model, ignore)
     patterns, misfits = fit_patterns(sites, support, undivided, one_shot.quantize)
     sites = [site for site in sites if site.name in patterns]
-    rounds = 1 if fixed_density(support) is not None else one_shot.rounds
-    with _own_modes(sites), _all_or_nothing(sites):
-        finish = one_shot.finish.begin(model, sites, batches, loss) if one_shot.finish is not None else None
-        work = Work(Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match, zeros == "fit"))
-        for step in range(1, rounds + 1):
-            work.round(spread, rung(density, step, rounds, one_shot.ladder), step, rounds)
-        if finish is not None:
-            work.finished(finish())
+    job = Job(model, sites, patterns, batches, loss, seed, one_shot, progress, match, zeros == "fit")
+    with own_modes(sites), all_or_nothing(sites):
+        work = carry_out(job, spread, density, fixed_density(support) is not None)
     skipped = dict.fromkeys(ignored, "ignored as asked") | misfits
     skipped |= dict.fromkeys(packed_projections(model), _NO_LAYER) | _of_other_kinds(model)
     reports = tuple(work.reports.values())
     _tell_of_empty(name, reports)
     return PruneReport(name, name_of(support), name_of(spread), reports, skipped, time.perf_counter() - started)
-
-
-@contextmanager
-def _own_modes(sites: Sequence[Site]) -> Iterator[None]:
-    """Gradients and inference mode as they are outside of the caller's, but for weights that were made in inference
-    mode; raises ModelError for weights that cannot be written."""
-    inside = torch.is_inference_mode_enabled()
-    for site in sites:
-        weight = site.parameter
-        expanded = any(step == 0 and size > 1 for step, size in zip(weight.stride(), weight.shape, strict=True))
-        if expanded or (weight.is_inference() and not inside):
-            why = "many of its entries are one place in memory" if expanded else "it was made in inference mode"
-            raise ModelError(
-                f"{site.name}: its weight cannot be written: {why}; give the layer one of its own, "
-                "layer.weight = nn.Parameter(layer.weight.clone()), outside of inference mode"
-            )
-    with torch.inference_mode(inside and any(site.parameter.is_inference() for site in sites)), torch.enable_grad():
-        yield
 
 
 def _of_other_kinds(model: nn.Module) -> dict[str, str]:
@@ -144,20 +118,3 @@ def _tell_of_empty(name: str, reports: Sequence[SiteReport]) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-@contextmanager
-def _all_or_nothing(sites: Sequence[Site]) -> Iterator[None]:
-    """Puts every weight and bias back, and the grids they lay on, if anything goes wrong inside."""
-    grids = [grid_of(site.module) for site in sites]
-    tensors = [tensor for site in sites for tensor in (site.parameter, *site.biases)]
-    before = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
-        for site, grid in zip(sites, grids, strict=True):
-            attach_grid(site, grid)
-        raise

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +13,14 @@ from rarefy.core.errors import UnknownNameError
 from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import lookup
 from rarefy.pruning import OneShot
-from rarefy.pruning import prune as prune_only
+from rarefy.pruning.carry_out import all_or_nothing, own_modes
 from rarefy.pruning.resolve import resolve_pattern
+from rarefy.recipes.train_pruned import prune_weights
 from rarefy.training.begin import begin
 from rarefy.training.method import SparseMethod
 from rarefy.training.static import static
 from rarefy.training.trainer import SparseTrainer
+from rarefy.training.weights import find_weights
 
 
 def sparse_training(
@@ -67,27 +70,30 @@ def sparse_training(
     name, made = _resolve(method, options)
     common: dict[str, Any] = {"ignore": ignore, "seed": seed, "loss": loss}
     batches = [] if data is None else as_batches(data, method=name, needed=False)
-    if isinstance(made, OneShot):
-        if state is None:
-            chosen: dict[str, Any] = {"sparsity": sparsity, "pattern": pattern, "allocation": allocation}
-            given = method if isinstance(method, str | OneShot) else made
-            prune_only(model, given, data=batches or None, **chosen, **options, **common)
-        asked = _asked(made, sparsity, pattern, allocation, options)
-        made, sparsity, pattern, allocation = replace(static(start="given"), chosen=asked), None, None, None
-    return begin(
-        model,
-        optimizer,
-        made,
-        name=name,
-        sparsity=sparsity,
-        pattern=pattern,
-        allocation=allocation,
-        total_steps=total_steps,
-        batches=batches,
-        state=state,
-        runtime=runtime,
-        **common,
-    )
+    with ExitStack() as undo:
+        if isinstance(made, OneShot):
+            if state is None:
+                weights, _ = find_weights(model, ignore)
+                undo.enter_context(own_modes(weights))
+                undo.enter_context(all_or_nothing(weights))
+                chosen: dict[str, Any] = {"sparsity": sparsity, "pattern": pattern, "allocation": allocation}
+                prune_weights(model, weights, name, made, batches=batches, loss=loss, seed=seed, **chosen)
+            asked = _asked(made, sparsity, pattern, allocation, options)
+            made, sparsity, pattern, allocation = replace(static(start="given"), chosen=asked), None, None, None
+        return begin(
+            model,
+            optimizer,
+            made,
+            name=name,
+            sparsity=sparsity,
+            pattern=pattern,
+            allocation=allocation,
+            total_steps=total_steps,
+            batches=batches,
+            state=state,
+            runtime=runtime,
+            **common,
+        )
 
 
 def _asked(made: OneShot, sparsity: float | None, pattern: object, allocation: object, options: dict[str, Any]) -> str:

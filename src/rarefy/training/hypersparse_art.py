@@ -16,7 +16,7 @@ from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
 from rarefy.training.together import together
-from rarefy.training.trial_loss import loss_now, loss_with
+from rarefy.training.trial_loss import loss_now, loss_with, sees_loss
 
 _STEEP = math.atanh(1.0 / math.sqrt(3.0))  # where the curvature of tanh is largest: 0.6585
 
@@ -79,12 +79,12 @@ class CutWhenReady:
     def after(self, run: Run) -> None:
         done, total = run.step + 1, run.end("hypersparse-art")
         first, last = max(1, round(self.begin * total)), round(self.end * total)
-        looks = bool(run.batches) and run.loss is not None
         if "cut" in run.memory or done < first:
             return
+        looks = (done - first) % self.every == 0 and sees_loss(run)
         if looks and done == first:
             run.memory["dense"] = loss_now(run)
-        if done < last and not (looks and (done - first) % self.every == 0):
+        if done < last and not looks:
             return
         masks = together([state.value().float().abs() for state in run.states], run.density)
         if done >= last or loss_with(run, masks) <= max(run.memory["dense"], loss_now(run)):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from rarefy.core.errors import SparsityError
 from rarefy.core.shapes import Mask, Weight
 from rarefy.training import fresh_steps, optimizers
+from rarefy.training.ranks import of_first_rank
 from rarefy.training.runtime.places import number_type
 from rarefy.training.runtime.topology import Topology
 from rarefy.training.state import WeightState
@@ -189,8 +189,4 @@ class Run:
 
     def agreed(self, tensor: Tensor) -> Tensor:
         """The tensor of rank 0, where training is distributed."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return tensor
-        sent = tensor.to(torch.uint8) if tensor.dtype is torch.bool else tensor.clone()
-        dist.broadcast(sent, src=0)
-        return sent.to(tensor.dtype)
+        return of_first_rank(tensor)

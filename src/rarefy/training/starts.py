@@ -39,15 +39,16 @@ class MagnitudeStart:
 
 @dataclass(frozen=True)
 class GivenStart:
-    """What is not zero now, whatever pruned it; each weight's density is the one it has."""
+    """What is not zero now, whatever pruned it; each weight's density is the one it has. All ranks take rank 0's."""
 
     def __call__(self, run: Run) -> None:
         for state in run.states:
+            state.put(run.agreed(state.value()))
             run.set_mask(state, state.value() != 0)
             state.density = state.asked = state.kept / max(1, state.mask.numel())
 
 
-_GENTLE = (DenseStart, RandomStart, GivenStart)
+_GENTLE = (DenseStart, RandomStart)
 
 
 def may_spoil(method: SparseMethod) -> bool:

@@ -7,20 +7,34 @@ from torch import Tensor
 
 from rarefy.calibration.batches import evaluation
 from rarefy.core.errors import DataError
+from rarefy.training.ranks import apart, sum_over_ranks
 from rarefy.training.run import Run
+
+
+def sees_loss(run: Run) -> bool:
+    """Whether some rank was given data and a loss to look at."""
+    return sum_over_ranks([float(_sees(run))])[0] > 0
+
+
+def _sees(run: Run) -> bool:
+    return bool(run.batches) and run.loss is not None
 
 
 def require_data(run: Run, where: str) -> None:
     """Refuses a run without the data and the loss that a method has to look at."""
-    if not run.batches or run.loss is None:
+    if not sees_loss(run):
         raise DataError(f"{where}: looks at the loss; give data=batches and loss=lambda model, batch: ...")
 
 
 def loss_now(run: Run) -> float:
-    """Mean loss over the user's batches in evaluation mode."""
-    assert run.loss is not None
-    with evaluation(run.model), torch.no_grad():
-        return sum(float(run.loss(run.model, batch)) for batch in run.batches) / len(run.batches)
+    """Mean loss over the user's batches, those of all ranks, in evaluation mode; every rank has to ask for it."""
+    mine = [0.0, 0.0]
+    if _sees(run):
+        assert run.loss is not None
+        with evaluation(run.model), apart(run.model), torch.no_grad():
+            mine = [sum(float(run.loss(run.model, batch)) for batch in run.batches), float(len(run.batches))]
+    total, count = sum_over_ranks(mine)
+    return total / count
 
 
 def loss_with(run: Run, masks: Sequence[Tensor]) -> float:
