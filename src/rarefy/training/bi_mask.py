@@ -78,7 +78,7 @@ class Reorder:
     def after(self, run: Run) -> None:
         Refresh(1).after(run)
         if (run.step + 1) % self.every == 0:
-            for state in run.states:
+            for state in run.moving:
                 self.reorder(run, state)
 
     def reorder(self, run: Run, state: Any) -> None:

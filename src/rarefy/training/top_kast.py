@@ -80,7 +80,7 @@ class RefreshBoth:
         last = None if self.end >= 1.0 else round(self.end * run.end("top-kast"))
         if last is None or run.step + 1 < last:
             self.refresh.after(run)
-        for state in run.states:
+        for state in run.moving:
             if last is not None and run.step + 1 >= last:
                 self._put(run, state, state.mask.clone())
             elif (run.step + 1) % self.refresh.every == 0:

@@ -15,6 +15,7 @@ from rarefy.training.report import TrainingReport, report_of
 from rarefy.training.run import Run
 from rarefy.training.step_checks import require_gradients
 from rarefy.training.switching import Switching
+from rarefy.training.turns import rest
 
 
 class SparseTrainer:
@@ -135,19 +136,20 @@ class SparseTrainer:
         self._gradients.restore()
         require_gradients(self.run)
         run, transform = self.run, self.method.transform
+        rest(run)
         leave_out = self.method.topology.before(run)
         if leave_out:
             for group in run.optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
-            for state in run.states:
+            for state in run.moving:
                 if state.master is not None:
                     state.put(state.master)
             return
         pushes = self._penalty_gradients()
         for state, push in zip(run.states, pushes, strict=True):
-            if state.packed is not None:
-                continue  # the gradient is that of the kept values
+            if state.packed is not None or state.name in run.idle:
+                continue  # a packed gradient is that of the kept values
             grad = state.grad()
             if state.master is not None:
                 state.put(state.master)
@@ -166,7 +168,7 @@ class SparseTrainer:
             return
         run, transform = self.run, self.method.transform
         run.finish_young()
-        for state in run.states:
+        for state in run.moving:
             if state.packed is not None:
                 continue
             parameter = state.weight.as_matrix(state.weight.parameter.detach())
@@ -178,13 +180,14 @@ class SparseTrainer:
         self.method.topology.after(run)
         run.step += 1
         self.show()
+        run.idle = frozenset()
 
     @torch.no_grad()
     def show(self) -> None:
         """Writes what the forward pass has to see into the parameters."""
         for state in self.run.states:
             state.step = self.run.step
-            if state.master is not None:
+            if state.master is not None and state.name not in self.run.idle:
                 state.put(self.method.transform.view(state.master, state))
         self._prepare()
         self.run.tell_of_collapse()
