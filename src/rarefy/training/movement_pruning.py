@@ -14,6 +14,7 @@ from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.clock import Clock
 from rarefy.training.free_pattern import FreePattern
 from rarefy.training.gradual import how_far, reached
+from rarefy.training.loaded import TakesAsIs
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
@@ -25,7 +26,7 @@ _SCORE = "movement"
 
 
 @dataclass(frozen=True)
-class Moving:
+class Moving(TakesAsIs):
     """S <- S - rate * (g * w + push * sigmoid'(S)) for all weights, kept or not; w itself trains where it is kept.
 
     g is the gradient at the masked weight, so g * w is the straight-through gradient of a mask entry. What is dropped

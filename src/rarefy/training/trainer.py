@@ -10,6 +10,7 @@ from rarefy.core.errors import ModelError
 from rarefy.core.shapes import Mask
 from rarefy.training import checkpoint, optimizers
 from rarefy.training.kept_gradients import KeptGradients
+from rarefy.training.loaded import take_over
 from rarefy.training.method import SparseMethod
 from rarefy.training.report import TrainingReport, report_of
 from rarefy.training.run import Run
@@ -97,6 +98,10 @@ class SparseTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the trainer has beyond model and optimizer: plain numbers, strings and tensors."""
+        with torch.no_grad():
+            for state in take_over(self.run, self.method.transform):
+                assert state.master is not None
+                state.show(self.method.transform.view(state.master, state))
         return checkpoint.save(self.name, self.method, self.run) | {"measured": self._switching.answers()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -136,6 +141,7 @@ class SparseTrainer:
         self._gradients.restore()
         require_gradients(self.run)
         run, transform = self.run, self.method.transform
+        take_over(run, transform)
         rest(run)
         leave_out = self.method.topology.before(run)
         if leave_out:
@@ -188,7 +194,7 @@ class SparseTrainer:
         for state in self.run.states:
             state.step = self.run.step
             if state.master is not None and state.name not in self.run.idle:
-                state.put(self.method.transform.view(state.master, state))
+                state.show(self.method.transform.view(state.master, state))
         self._prepare()
         self.run.tell_of_collapse()
 
