@@ -77,6 +77,25 @@ def transformer(seed: int = 0) -> Task:
     return Task(Transformer(), _batches((6, 16)))
 
 
+class Skipping(nn.Module):
+    """An expert that some steps do not go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.expert, self.last = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 8)
+        self.routed = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        out: Tensor = self.last(F.relu(x + self.expert(x)) if self.routed else x)
+        return out
+
+
+def skipping(seed: int = 0) -> Task:
+    torch.manual_seed(seed)
+    return Task(Skipping(), _batches((16,)))
+
+
 def _batches(shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(7)
     inputs = [torch.randn(32, *shape, generator=generator) for _ in range(4)]

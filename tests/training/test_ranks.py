@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import rarefy
 from contracts.impostor import assert_beats_impostor
-from training.loops import Task, adam, mlp, sgd
+from training.loops import Skipping, Task, adam, mlp, sgd, skipping
 
 
 def _free_port() -> int:
@@ -198,3 +198,33 @@ def _given(rank: int, port: int, folder: str) -> None:
 def test_given_zeros_are_those_of_rank_0(tmp_path: Any) -> None:
     mp.spawn(_given, (_free_port(), str(tmp_path)), nprocs=2)
     _agreed(f"{tmp_path}/given")
+
+
+def _apart(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    task = skipping()
+    inner = task.model
+    assert isinstance(inner, Skipping)
+    model = DistributedDataParallel(inner, find_unused_parameters=True)
+    trainer = rarefy.sparse_training(model, sgd(model), "rigl", sparsity=0.75, total_steps=20, every=3)
+    own = Task(model, task.batches[2 * rank : 2 * rank + 2])
+    kept = []
+    for step in range(14):
+        inner.routed = step < 4 or (step < 8 and rank == 1)  # by all, by one, by none
+        own.loss(step).backward()
+        trainer.step()
+        trainer.zero_grad()
+        kept.append(trainer.masks["expert"].clone())
+    torch.save({"kept": kept, "model": inner.state_dict()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_weight_is_left_out_on_all_ranks_or_on_none(tmp_path: Any) -> None:
+    mp.spawn(_apart, (_free_port(), str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(first["kept"], second["kept"], strict=True))
+    assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
+    kept = first["kept"]
+    assert not torch.equal(kept[5], kept[7]) and torch.equal(kept[8], kept[13])

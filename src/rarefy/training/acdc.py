@@ -15,6 +15,7 @@ from rarefy.training.cut import cut
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart, dense_mask
+from rarefy.training.turns import turn
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,11 @@ class Alternate:
 
     def after(self, run: Run) -> None:
         now, then = self.sparse(run, run.step), self.sparse(run, run.step + 1)
-        if now == then and run.step > 0:
-            return
+        changing = turn(run, now != then or run.step == 0)
         if then:
-            cut(run, self.score)
+            cut(run, self.score, changing)
             return
-        for state in run.states:
+        for state in changing:
             if state.kept < state.size:
                 with run.opened(state):
                     run.set_mask(state, dense_mask(state.shape))

@@ -14,6 +14,7 @@ from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
 from rarefy.patterns.nm import NM
 from rarefy.training import optimizers
+from rarefy.training.loaded import TakesAsIs
 from rarefy.training.method import SparseMethod
 from rarefy.training.prune_once_for_all import distilled
 from rarefy.training.refresh import Refresh
@@ -23,7 +24,7 @@ from rarefy.training.starts import MagnitudeStart
 
 
 @dataclass(frozen=True)
-class AnnealedDecay:
+class AnnealedDecay(TakesAsIs):
     """Straight-through, with decay * min(1, step / (ramp * total_steps)) * (1 - mask) * w added to the gradient.
 
     Source: Huang et al. 2025 (AST), arXiv:2407.20584, section 4.1 (annealing SR-STE).

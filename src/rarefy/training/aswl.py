@@ -42,7 +42,13 @@ def attention(squeezed: Tensor, units: list[Tensor]) -> Tensor:
 
 
 def budget(densities: Tensor, sizes: Tensor, count: int) -> list[int]:
-    """Whole numbers of kept entries in proportion to the densities, `count` in all, between 1 and each layer's size."""
+    """Whole numbers of kept entries in proportion to the densities, `count` in all, between 1 and each layer's size.
+
+    Where so many cannot be, as near to that as can be.
+    """
+    if not len(sizes):
+        return []
+    count = min(int(sizes.sum()), max(len(sizes), count))
     low, high = 0.0, 1.0 / float(densities.min().clamp_min(1e-9))
     for _ in range(60):
         middle = (low + high) / 2.0
@@ -84,12 +90,14 @@ class LearnRatios:
             return
         sizes = torch.tensor([float(s.mask.numel()) for s in run.states])
         densities = attention(_squeeze(run), self._units(run))
+        moves = torch.tensor([s.name not in run.idle for s in run.states])
         if run.step + 1 == last:
-            counts = budget(densities, sizes, exact_count(int(sizes.sum()), run.density))
+            held = sum(s.kept for s in run.states if s.name in run.idle)
+            counts = budget(densities[moves], sizes[moves], exact_count(int(sizes.sum()), run.density) - held)
         else:
-            pairs = zip(densities.tolist(), run.states, strict=True)
+            pairs = zip(densities[moves].tolist(), run.moving, strict=True)
             counts = [max(1, exact_count(s.mask.numel(), d)) for d, s in pairs]
-        for state, count in zip(run.states, counts, strict=True):
+        for state, count in zip(run.moving, counts, strict=True):
             score = state.value().float().abs().reshape(1, -1)
             run.set_mask(state, keep_top(score, count).reshape(state.mask.shape))
 

@@ -8,6 +8,7 @@ from rarefy.core.registry import method
 from rarefy.core.shapes import Weight
 from rarefy.patterns.nm import NM
 from rarefy.patterns.padded import PaddedNM
+from rarefy.training.loaded import TakesAsIs
 from rarefy.training.method import SparseMethod
 from rarefy.training.refresh import Refresh
 from rarefy.training.starts import MagnitudeStart
@@ -21,7 +22,7 @@ def backward_weight(weight: Weight, pattern: NM) -> Weight:
 
 
 @dataclass(frozen=True)
-class BothWays:
+class BothWays(TakesAsIs):
     """Forward w * N:M along inputs, backward to the inputs w * N:M along outputs, both by magnitude of the dense w.
 
     The weight gradient is dense and updates all of w; decay: of what the forward pass drops, as in "sr-ste".

@@ -12,6 +12,7 @@ from rarefy.core.registry import method
 from rarefy.core.shapes import Mask, Weight
 from rarefy.patterns.nm import NM
 from rarefy.patterns.padded import PaddedNM
+from rarefy.training.loaded import TakesAsIs
 from rarefy.training.method import SparseMethod
 from rarefy.training.refresh import Refresh
 from rarefy.training.run import Run
@@ -40,7 +41,7 @@ def best_order(weight: Weight, forward: Mask, orders: list[Tensor], pattern: NM)
 
 
 @dataclass(frozen=True)
-class InsideForward:
+class InsideForward(TakesAsIs):
     """Forward w * M_f; backward to the inputs w * M_b, M_b inside M_f; decay of what M_f drops, as in SR-STE."""
 
     decay: float = 2e-4
@@ -78,7 +79,7 @@ class Reorder:
     def after(self, run: Run) -> None:
         Refresh(1).after(run)
         if (run.step + 1) % self.every == 0:
-            for state in run.states:
+            for state in run.moving:
                 self.reorder(run, state)
 
     def reorder(self, run: Run, state: Any) -> None:

@@ -12,11 +12,12 @@ from rarefy.core.registry import method
 from rarefy.patterns.block import Block
 from rarefy.patterns.fixed import fixed_density
 from rarefy.training.clock import Clock
-from rarefy.training.gradual import how_far
+from rarefy.training.gradual import how_far, reached
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
 from rarefy.training.state import WeightState
+from rarefy.training.turns import some_late, turn
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,10 @@ class PruneAndGrow:
     needs_end: ClassVar[bool] = True
 
     def before(self, run: Run) -> bool:
-        left = how_far(self.clock, self.schedule, run)
-        if left is not None:
-            for state in run.states:
-                with run.opened(state):
-                    self._choose(run, state, left)
+        due = how_far(self.clock, self.schedule, run) is not None
+        for state in turn(run, due):
+            with run.opened(state):
+                self._choose(run, state, reached(self.clock, self.schedule, run))
         return False
 
     def why_not(self, pattern: Pattern) -> str | None:
@@ -45,7 +45,7 @@ class PruneAndGrow:
         return f"the density falls from 1 step by step, {pattern} has but one; give blocks, as in pattern='block:16x16'"
 
     def wants_gradient(self, run: Run) -> bool:
-        return how_far(self.clock, self.schedule, run) is not None
+        return some_late(run) or how_far(self.clock, self.schedule, run) is not None
 
     def after(self, run: Run) -> None:
         """Gradients are there before the step only."""

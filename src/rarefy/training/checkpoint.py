@@ -75,7 +75,7 @@ def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) ->
         _load_weight(state, saved["weights"][state.name], masks[state.name])
         state.step = run.step
         if state.master is not None:
-            state.put(method.transform.view(state.master, state))
+            state.show(method.transform.view(state.master, state))
 
 
 def _unsound(saved: Mapping[str, Any], run: Run) -> str | None:

@@ -1,5 +1,6 @@
 """One cut: dense until a moment, then the largest weights for good."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -8,6 +9,8 @@ from rarefy.core.evidence import Evidence
 from rarefy.core.protocols import Score
 from rarefy.scores.magnitude import Magnitude
 from rarefy.training.run import Run
+from rarefy.training.state import WeightState
+from rarefy.training.turns import turn
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,16 @@ class Cut:
         return False
 
     def after(self, run: Run) -> None:
-        if run.step + 1 == max(1, round(self.at * run.end("the cut"))):
-            cut(run, self.score)
+        due = run.step + 1 == max(1, round(self.at * run.end("the cut")))
+        cut(run, self.score, turn(run, due))
 
     def wants_gradient(self, run: Run) -> bool:
         return False
 
 
-def cut(run: Run, score: Score) -> None:
-    """Every weight keeps its best entries at its density."""
-    for state in run.states:
+def cut(run: Run, score: Score, states: Sequence[WeightState] | None = None) -> None:
+    """Weights keep their best entries at their densities: all that the step under way may change, or the given ones."""
+    for state in run.moving if states is None else states:
         with run.opened(state):
             found = score(state.value().float(), Evidence(state.name))
             run.set_mask(state, state.pattern.select(found, state.density))

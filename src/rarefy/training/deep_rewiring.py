@@ -55,7 +55,7 @@ class Rewire:
         return False
 
     def after(self, run: Run) -> None:
-        for state in run.states:
+        for state in run.moving:
             if 0 < state.kept < state.mask.numel():
                 self._rewire(run, state)
 

@@ -141,7 +141,7 @@ class DropGrow:
 
     def update(self, run: Run, done: int) -> None:
         schedule = self.fraction or Cosine(self.initial, self.final, max(1, round(self.clock.end * run.end("grow"))))
-        for state in run.states:
+        for state in run.moving:
             if 0 < state.kept < state.size:
                 self._change(run, state, schedule(done))
                 if self.instead and self.grow.before:

@@ -112,7 +112,7 @@ def learn_spread(run: Run, kl: KL, lr: float) -> None:
 
 def draw(run: Run) -> None:
     """New noise for the next forward pass, the same on all ranks."""
-    for state in run.states:
+    for state in run.moving:
         state.extra["noise"] = torch.randn(state.weight.shape, generator=run.generator)
 
 

@@ -11,11 +11,13 @@ from rarefy.scores.magnitude import Magnitude
 from rarefy.training.clock import Clock
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
+from rarefy.training.turns import turn
 
 
 @dataclass(frozen=True)
 class Gradual:
-    """At every tick a weight keeps its largest entries, at the density of the moment; nothing comes back.
+    """At every tick a weight keeps its largest entries, at the density of the moment; nothing comes back. One without
+    a gradient then does so at its next step with one.
 
     schedule: how far each weight has gone, from 1 (dense) to 0 (its final density), over the steps; without it the
     cubic curve over the clock's window. The density of a weight with final density d is d + (1 - d) * schedule(step).
@@ -30,12 +32,10 @@ class Gradual:
         return False
 
     def after(self, run: Run) -> None:
-        left = how_far(self.clock, self.schedule, run)
-        if left is None:
-            return
-        for state in run.states:
+        due = how_far(self.clock, self.schedule, run) is not None
+        for state in turn(run, due):
             with run.opened(state):
-                self._prune(run, state, left)
+                self._prune(run, state, reached(self.clock, self.schedule, run))
 
     def wants_gradient(self, run: Run) -> bool:
         return False
@@ -57,5 +57,13 @@ def how_far(clock: Clock, schedule: Schedule | None, run: Run) -> float | None:
     first, last = clock.window(run, "gradual pruning")
     if done != last and not (first <= done < last and (done - first) % clock.every == 0):
         return None
+    return reached(clock, schedule, run)
+
+
+def reached(clock: Clock, schedule: Schedule | None, run: Run) -> float:
+    """How much of the way was left at the clock's last tick, the one after this step or one that has gone by."""
+    done, (first, last) = run.step + 1, clock.window(run, "gradual pruning")
+    if done >= last:
+        return 0.0
     curve = schedule or Cubic(1.0, 0.0, first, max(first + 1, last))
-    return 0.0 if done == last else curve(done)
+    return curve(done - (done - first) % clock.every)

@@ -17,6 +17,7 @@ from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
 from rarefy.training.together import together
 from rarefy.training.trial_loss import loss_now, loss_with, sees_loss
+from rarefy.training.turns import shared_out, turn
 
 _STEEP = math.atanh(1.0 / math.sqrt(3.0))  # where the curvature of tanh is largest: 0.6585
 
@@ -79,6 +80,8 @@ class CutWhenReady:
     def after(self, run: Run) -> None:
         done, total = run.step + 1, run.end("hypersparse-art")
         first, last = max(1, round(self.begin * total)), round(self.end * total)
+        if "cut" in run.memory:
+            self._catch_up(run)
         if "cut" in run.memory or done < first:
             return
         looks = (done - first) % self.every == 0 and sees_loss(run)
@@ -88,9 +91,14 @@ class CutWhenReady:
             return
         masks = together([state.value().float().abs() for state in run.states], run.density)
         if done >= last or loss_with(run, masks) <= max(run.memory["dense"], loss_now(run)):
-            for state, mask in zip(run.states, masks, strict=True):
+            for state, mask in shared_out(run, masks):
                 run.set_mask(state, mask)
             run.memory["cut"] = done
+
+    def _catch_up(self, run: Run) -> None:
+        """Weights that had no gradient when all were cut keep as many of their largest as they were given then."""
+        for state in turn(run, due=False):
+            run.set_mask(state, state.pattern.select(state.value().float().abs(), state.density))
 
 
 @method(

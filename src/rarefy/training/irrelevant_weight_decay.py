@@ -20,6 +20,7 @@ from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
 from rarefy.training.together import together
 from rarefy.training.trial_loss import loss_now, loss_with, require_data
+from rarefy.training.turns import shared_out, turn
 
 _HALVINGS = 8
 
@@ -80,6 +81,7 @@ class InRounds:
     def after(self, run: Run) -> None:
         done = run.step + 1
         if run.memory.get("over") or not self.clock.due(run, "irrelevant-weight-decay", done):
+            self._catch_up(run)
             return
         require_data(run, "irrelevant-weight-decay")
         size = sum(state.mask.numel() for state in run.states)
@@ -95,9 +97,15 @@ class InRounds:
             if holds == run.density:
                 break
         if holds < now:
-            for state, mask in zip(run.states, self._masks(run, holds), strict=True):
+            for state, mask in shared_out(run, self._masks(run, holds)):
                 run.set_mask(state, mask & state.mask)
         run.memory["over"] = holds >= now or holds == run.density
+
+    def _catch_up(self, run: Run) -> None:
+        """Weights that had no gradient in a round keep as many of their largest as it gave them."""
+        for state in turn(run, due=False):
+            score = state.value().float().abs().masked_fill(~state.mask, -1.0)
+            run.set_mask(state, state.pattern.select(score, state.density) & state.mask)
 
     def _masks(self, run: Run, density: float) -> list[Any]:
         scores = [s.value().float().abs().masked_fill(~s.mask, -1.0) for s in run.states]

@@ -13,18 +13,20 @@ from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.clock import Clock
 from rarefy.training.free_pattern import FreePattern
-from rarefy.training.gradual import how_far
+from rarefy.training.gradual import how_far, reached
+from rarefy.training.loaded import TakesAsIs
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart
 from rarefy.training.state import WeightState
 from rarefy.training.together import together
+from rarefy.training.turns import shared_out, turn
 
 _SCORE = "movement"
 
 
 @dataclass(frozen=True)
-class Moving:
+class Moving(TakesAsIs):
     """S <- S - rate * (g * w + push * sigmoid'(S)) for all weights, kept or not; w itself trains where it is kept.
 
     g is the gradient at the masked weight, so g * w is the straight-through gradient of a mask entry. What is dropped
@@ -71,15 +73,14 @@ class ByMovement:
         return False
 
     def after(self, run: Run) -> None:
-        left = how_far(self.clock, self.schedule, run)
-        if left is None:
-            return
-        if self.soft:
+        now = how_far(self.clock, self.schedule, run)
+        if self.soft and now is not None:
             scores = [state.extra[_SCORE] for state in run.states]
-            for state, mask in zip(run.states, together(scores, run.density + (1.0 - run.density) * left), strict=True):
+            for state, mask in shared_out(run, together(scores, run.density + (1.0 - run.density) * now)):
                 _change(run, state, mask)
             return
-        for state in run.states:
+        for state in turn(run, now is not None):
+            left = 0.0 if self.soft else reached(self.clock, self.schedule, run)
             if fixed_density(state.pattern) is None or left == 0.0:
                 density = state.density + (1.0 - state.density) * left
                 _change(run, state, state.pattern.select(state.extra[_SCORE], density))

@@ -14,6 +14,7 @@ from rarefy.training.refresh import Refresh
 from rarefy.training.run import Run
 from rarefy.training.starts import DenseStart, MagnitudeStart
 from rarefy.training.straight_through import StraightThrough
+from rarefy.training.turns import turn
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,7 @@ class Tighten:
 
     def after(self, run: Run) -> None:
         done, total = run.step + 1, run.end("nm-gradient-decay")
-        if done > round(self.end * total):
-            return
-        for state in run.states:
+        for state in turn(run, done <= round(self.end * total)):
             pattern = self.pattern(_nm(state.pattern), state.weight.shape[1], done, total)
             if pattern is not None:
                 run.set_mask(state, pattern.select(state.value().float().abs(), pattern.density))

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from rarefy.allocations.uniform import Uniform
 from rarefy.core.errors import SparsityError
 from rarefy.core.protocols import Allocation, Pattern, Schedule
 from rarefy.core.registry import method
-from rarefy.core.shapes import Weight
+from rarefy.core.shapes import Mask, Weight
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.clock import Clock
 from rarefy.training.gradual import Gradual
@@ -36,6 +38,10 @@ class Power:
 
     def on_grad(self, grad: Weight, weight: Weight, state: Any) -> Weight:
         return grad * (self.alpha * weight.abs() ** (self.alpha - 1.0)) * state.mask
+
+    def take(self, seen: Weight, changed: Mask, state: Any) -> None:
+        """The v of each w that was written."""
+        state.master.copy_(torch.where(changed, seen.sign() * seen.abs() ** (1.0 / self.alpha), state.master))
 
     def on_step(self, weight: Weight, state: Any) -> Weight:
         return weight * state.mask

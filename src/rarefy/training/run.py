@@ -41,7 +41,8 @@ class Run:
     topology remembers across weights (plain numbers and tensors, saved with the checkpoint); young: flat positions and
     ages of what has just grown; found: their places in packed weights; opener: of packed weights, see `opened`;
     finish: what `correct_young` left to do after the step; said_unknown: whether the warning about the optimizer has
-    been given; collapsed: weights that a mask left one entry of, and whether the user knows.
+    been given; collapsed: weights that a mask left one entry of, and whether the user knows; idle: names of the weights
+    without a gradient in the step under way, which keep their values and masks in it (`turns`).
     """
 
     model: nn.Module
@@ -61,9 +62,15 @@ class Run:
     found: dict[str, Found] = field(default_factory=dict)
     said_unknown: bool = False
     collapsed: dict[str, bool] = field(default_factory=dict)
+    idle: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> WeightState:
         return next(state for state in self.states if state.name == name)
+
+    @property
+    def moving(self) -> list[WeightState]:
+        """The weights that the step under way may change."""
+        return [state for state in self.states if state.name not in self.idle]
 
     def end(self, where: str) -> int:
         """`total_steps`, or an error that says who needs it."""
@@ -95,8 +102,10 @@ class Run:
         weight stays as it is, and the optimizer's memory with it: that is right where masked weights are trained on
         (straight-through, Top-KAST's backward set), and a topology whose transform lets them rest calls `forget`. All
         ranks take the mask and values of rank 0. Where the run is confined to a source mask (`state.extra[SOURCE]`),
-        nothing outside is kept.
+        nothing outside is kept. A weight without a gradient in the step under way keeps its mask.
         """
+        if state.name in self.idle:
+            return
         mask = self.agreed(mask & state.extra[SOURCE] if SOURCE in state.extra else mask)
         dropped, fresh = state.mask & ~mask, mask & ~state.mask
         state.mask = mask

@@ -46,12 +46,12 @@ class MoveByMomentum:
             return
         last = max(1, round(self.clock.end * run.end("sparse momentum")))
         fraction = (self.fraction or Cosine(self.initial, 0.0, last))(run.step + 1)
-        moments = [GrowMoment()(run, state).float() for state in run.states]
-        shares = [float(m[s.mask].mean()) for m, s in zip(moments, run.states, strict=True)]
-        survivors = [DropSmallest()(run, state, fraction) for state in run.states]
+        moments = [GrowMoment()(run, state).float() for state in run.moving]
+        shares = [float(m[s.mask].mean()) for m, s in zip(moments, run.moving, strict=True)]
+        survivors = [DropSmallest()(run, state, fraction) for state in run.moving]
         room = [int((~kept).count_nonzero()) for kept in survivors]
-        total = sum(s.kept - int(kept.count_nonzero()) for s, kept in zip(run.states, survivors, strict=True))
-        for state, kept, moment, more in zip(run.states, survivors, moments, deal(total, shares, room), strict=True):
+        total = sum(s.kept - int(kept.count_nonzero()) for s, kept in zip(run.moving, survivors, strict=True))
+        for state, kept, moment, more in zip(run.moving, survivors, moments, deal(total, shares, room), strict=True):
             state.density = (int(kept.count_nonzero()) + more) / kept.numel()
             rank = torch.where(kept, torch.full_like(moment, 1e30), moment)
             run.set_mask(state, state.pattern.select(rank, state.density))

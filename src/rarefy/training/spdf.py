@@ -1,5 +1,6 @@
 """SPDF: sparse pre-training, dense fine-tuning."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,8 @@ from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.method import SparseMethod
 from rarefy.training.run import Run
 from rarefy.training.starts import RandomStart, dense_mask
+from rarefy.training.state import WeightState
+from rarefy.training.turns import turn
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,7 @@ class Open:
         return False
 
     def after(self, run: Run) -> None:
-        if run.step + 1 == max(1, round(self.at * run.end("spdf"))):
-            open_all(run)
+        _open(run, turn(run, run.step + 1 == max(1, round(self.at * run.end("spdf")))))
 
     def wants_gradient(self, run: Run) -> bool:
         return False
@@ -33,7 +35,11 @@ class Open:
 
 def open_all(run: Run) -> None:
     """Ends sparsity: all masks full; the net computes what it computed before."""
-    for state in run.states:
+    _open(run, run.states)
+
+
+def _open(run: Run, states: Sequence[WeightState]) -> None:
+    for state in states:
         with run.opened(state):
             run.set_mask(state, dense_mask(state.shape))
 

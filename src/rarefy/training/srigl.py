@@ -50,7 +50,7 @@ class ConstantFanIn:
             return False
         last = max(1, round(self.clock.end * run.end("srigl")))
         zeta = (self.fraction or Cosine(self.initial, 0.0, last))(run.step)
-        for state in run.states:
+        for state in run.moving:
             ablate = state is not run.states[-1]
             if 0 < state.kept < state.size and watched(state):
                 self._stream(run, state, zeta, ablate=ablate)

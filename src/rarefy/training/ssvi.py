@@ -60,9 +60,9 @@ class Subspace:
     def before(self, run: Run) -> bool:
         learn_spread(run, self.kl, self.lr)
         if self.exchange.clock.due(run, "ssvi", run.step):
-            masks = [state.mask for state in run.states]
+            masks = [state.mask for state in run.moving]
             self.exchange.update(run, run.step)
-            for state, mask in zip(run.states, masks, strict=True):
+            for state, mask in zip(run.moving, masks, strict=True):
                 settle(run, state, mask)
         return False
 

@@ -23,8 +23,8 @@ class WeightState:
     it keeps now (held by `support`); master: the dense weight that the optimizer trains where the forward pass sees
     only a view of it, else None (the parameter is the weight); extra: what the method's parts remember (counts,
     averages), saved with the checkpoint; explored: whether an entry was ever kept (in-time over-parameterisation; held
-    by `tried`); step, total_steps: of the run; shape: `(out, in)`; first_sd: standard deviation of the weight before
-    training.
+    by `tried`); step, total_steps: of the run; known: the parameter's version as the trainer wrote its view; shape:
+    `(out, in)`; first_sd: standard deviation of the weight before training.
     """
 
     weight: Site
@@ -36,6 +36,7 @@ class WeightState:
     tried: Tensor | None = None
     step: int = 0
     total_steps: int | None = None
+    known: int | None = None
     asked: float = field(init=False)
     shape: tuple[int, int] = field(init=False)
     first_sd: float = field(init=False)
@@ -121,6 +122,20 @@ class WeightState:
         """Writes `(out, in)` into the parameter, in place."""
         self._require_open()
         _write(self.weight.parameter, self.weight.as_parameter(matrix))
+
+    def show(self, view: Tensor) -> None:
+        """`put` of what the forward pass sees of the master."""
+        self.put(view)
+        self.know()
+
+    def know(self) -> None:
+        """The parameter holds what the master says."""
+        self.known = self.weight.parameter._version
+
+    @property
+    def written(self) -> bool:
+        """Whether somebody else has written into a parameter that shows a master."""
+        return self.master is not None and self.known not in (None, self.weight.parameter._version)
 
     def put_grad(self, matrix: Tensor) -> None:
         """Writes `(out, in)` into the parameter's gradient, in place."""

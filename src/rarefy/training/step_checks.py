@@ -9,7 +9,8 @@ from rarefy.training.run import Run
 def require_gradients(run: Run) -> None:
     """Raises ModelError for a weight that has left the model, DataError where gradients are missing or not finite."""
     _require_in_model(run)
-    if all(state.weight.parameter.grad is None for state in run.states):
+    trained = [state for state in run.states if state.weight.parameter.requires_grad]
+    if trained and all(state.weight.parameter.grad is None for state in trained):
         raise DataError(
             f"step {run.step}: no trained weight has a gradient; call loss.backward() before trainer.step(), "
             "and zero_grad() only after it"

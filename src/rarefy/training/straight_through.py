@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rarefy.core.shapes import Weight
+from rarefy.training.loaded import TakesAsIs
 
 
 @dataclass(frozen=True)
-class StraightThrough:
+class StraightThrough(TakesAsIs):
     """The forward pass sees `w * mask`; the gradient at it updates the whole dense `w`.
 
     decay: lambda of SR-STE, which adds `decay * (1 - mask) * w` to the gradient, so that what is not kept shrinks

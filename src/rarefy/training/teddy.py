@@ -65,10 +65,13 @@ class ProjectGlobally:
         return False
 
     def after(self, run: Run) -> None:
-        scores = [state.value().abs() for state in run.states]
-        size = sum(score.numel() for score in scores)
+        scores = [state.value().abs() for state in run.moving]
+        if not scores:
+            return
+        size = sum(state.size for state in run.states)
         zeros = math.ceil((1.0 - run.density) * size - 1e-9)
-        for state, mask in zip(run.states, best_of_all(scores, size - zeros), strict=True):
+        held = sum(state.kept for state in run.states if state.name in run.idle)
+        for state, mask in zip(run.moving, best_of_all(scores, size - zeros - held), strict=True):
             state.density = int(mask.sum()) / mask.numel()
             run.set_mask(state, mask, state.value().clone())
 

@@ -13,6 +13,7 @@ from rarefy.core.shapes import Mask, Weight
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training.clock import Clock
+from rarefy.training.loaded import TakesAsIs
 from rarefy.training.method import SparseMethod
 from rarefy.training.refresh import Refresh
 from rarefy.training.run import Run
@@ -30,7 +31,7 @@ def backward_set(weight: Weight, forward: Mask, density: float) -> Mask:
 
 
 @dataclass(frozen=True)
-class ForwardBackward:
+class ForwardBackward(TakesAsIs):
     """The forward pass sees the mask A of the dense weight; B, a superset of A, gets its gradient; the rest stays.
 
     Gradient: (g + decay * w * [1 on A, 1 / D on B without A]) on B, D being the density of A. What moves between A and
@@ -80,7 +81,7 @@ class RefreshBoth:
         last = None if self.end >= 1.0 else round(self.end * run.end("top-kast"))
         if last is None or run.step + 1 < last:
             self.refresh.after(run)
-        for state in run.states:
+        for state in run.moving:
             if last is not None and run.step + 1 >= last:
                 self._put(run, state, state.mask.clone())
             elif (run.step + 1) % self.refresh.every == 0:

@@ -10,11 +10,13 @@ from rarefy.core.errors import ModelError
 from rarefy.core.shapes import Mask
 from rarefy.training import checkpoint, optimizers
 from rarefy.training.kept_gradients import KeptGradients
+from rarefy.training.loaded import take_over
 from rarefy.training.method import SparseMethod
 from rarefy.training.report import TrainingReport, report_of
 from rarefy.training.run import Run
 from rarefy.training.step_checks import require_gradients
 from rarefy.training.switching import Switching
+from rarefy.training.turns import rest
 
 
 class SparseTrainer:
@@ -96,6 +98,10 @@ class SparseTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the trainer has beyond model and optimizer: plain numbers, strings and tensors."""
+        with torch.no_grad():
+            for state in take_over(self.run, self.method.transform):
+                assert state.master is not None
+                state.show(self.method.transform.view(state.master, state))
         return checkpoint.save(self.name, self.method, self.run) | {"measured": self._switching.answers()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -135,19 +141,21 @@ class SparseTrainer:
         self._gradients.restore()
         require_gradients(self.run)
         run, transform = self.run, self.method.transform
+        take_over(run, transform)
+        rest(run)
         leave_out = self.method.topology.before(run)
         if leave_out:
             for group in run.optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
-            for state in run.states:
+            for state in run.moving:
                 if state.master is not None:
                     state.put(state.master)
             return
         pushes = self._penalty_gradients()
         for state, push in zip(run.states, pushes, strict=True):
-            if state.packed is not None:
-                continue  # the gradient is that of the kept values
+            if state.packed is not None or state.name in run.idle:
+                continue  # a packed gradient is that of the kept values
             grad = state.grad()
             if state.master is not None:
                 state.put(state.master)
@@ -166,7 +174,7 @@ class SparseTrainer:
             return
         run, transform = self.run, self.method.transform
         run.finish_young()
-        for state in run.states:
+        for state in run.moving:
             if state.packed is not None:
                 continue
             parameter = state.weight.as_matrix(state.weight.parameter.detach())
@@ -178,14 +186,15 @@ class SparseTrainer:
         self.method.topology.after(run)
         run.step += 1
         self.show()
+        run.idle = frozenset()
 
     @torch.no_grad()
     def show(self) -> None:
         """Writes what the forward pass has to see into the parameters."""
         for state in self.run.states:
             state.step = self.run.step
-            if state.master is not None:
-                state.put(self.method.transform.view(state.master, state))
+            if state.master is not None and state.name not in self.run.idle:
+                state.show(self.method.transform.view(state.master, state))
         self._prepare()
         self.run.tell_of_collapse()
 

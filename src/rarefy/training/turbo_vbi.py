@@ -20,6 +20,7 @@ from rarefy.training.run import Run
 from rarefy.training.state import WeightState
 from rarefy.training.support_prior import SupportPrior, infer
 from rarefy.training.trainer import SparseTrainer
+from rarefy.training.turns import turn
 
 _ALONG = ("rows", "columns", "independent")
 
@@ -57,13 +58,12 @@ class Turbo:
     def after(self, run: Run) -> None:
         done, (first, last) = run.step + 1, self.clock.window(run, "turbo-vbi")
         if done == last or (done >= first and done % self.clock.every == 0):
-            for state in run.states:
+            for state in run.moving:
                 self._infer(state, done > last)
-        if done == max(1, last):
-            for state in run.states:
-                before = state.mask
-                run.set_mask(state, state.pattern.select(state.extra["odds"], state.density))
-                settle(run, state, before)
+        for state in turn(run, done == max(1, last)):
+            before = state.mask
+            run.set_mask(state, state.pattern.select(state.extra["odds"], state.density))
+            settle(run, state, before)
         draw(run)
 
     def prior(self, state: WeightState) -> SupportPrior:

@@ -52,7 +52,8 @@ class Packing:
         self.watch, self._arrival = None, None
         if on:
             self.watch = watch = Watch()
-            self._arrival = weight.register_post_accumulate_grad_hook(lambda _: watch.arrived())
+            if weight.requires_grad:
+                self._arrival = weight.register_post_accumulate_grad_hook(lambda _: watch.arrived())
 
 
 class _Packed:
@@ -64,7 +65,7 @@ class _Packed:
     def _seen(self, layer: Layer) -> Seen | None:
         """Passes whose gradient was cleared again (a batch that was skipped) are forgotten with it."""
         watch, weight = self.packing.watch, self.weight
-        if watch is None:
+        if watch is None or not weight.requires_grad:
             return None
 
         def note(x: Tensor, grad: Tensor) -> None:
