@@ -6,6 +6,7 @@ import pytest
 import torch
 from language_models import build, compiled, tokens
 
+from rarefy.core.errors import EngineError
 from rarefy.engine.decoder.sampling import Sampling
 
 
@@ -161,7 +162,9 @@ def test_lengths(models):
     model, fast = models
     ids = tokens(1, 6)
     assert fast.generate(ids, max_length=15, do_sample=False).shape == (1, 15)
-    assert torch.equal(fast.generate(ids, max_new_tokens=0, do_sample=False), ids)
+    for which in (model, fast):
+        with pytest.raises((ValueError, EngineError), match="max_new_tokens"):
+            which.generate(ids, max_new_tokens=0, do_sample=False)
     assert fast.generate(ids, do_sample=False).shape == model.generate(ids, do_sample=False).shape
     assert fast.generate(ids[:0], max_new_tokens=3, do_sample=False).shape == (0, 9)
     assert len(fast.last.tokens) == 0

@@ -1,6 +1,5 @@
-"""The arguments of `generate` as transformers has them, and where their defaults come from."""
+"""The arguments of `generate` as transformers has them, and what they ask for."""
 
-import operator
 from typing import Any
 
 import torch
@@ -9,8 +8,8 @@ from torch import Tensor, nn
 from rarefy.core.errors import EngineError
 from rarefy.engine.decoder.generate import Request
 from rarefy.engine.decoder.sampling import Sampling
+from rarefy.engine.decoder.settings import length_is_usual, require_new_tokens
 
-_DEFAULTS: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
 _NEW_TOKENS = 20  # where nothing says how many
 _OURS = {
     "max_new_tokens",
@@ -59,28 +58,35 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "exponential_decay_length_penalty": (None,),
     "watermarking_config": (None,),
     "token_healing": (None, False),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "top_h": (None,),
+    "renormalize_logits": (None, False),
+    "dola_layers": (None,),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "assistant_early_exit": (None,),
+    "use_mtp": (None, False),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+    "output_scores": (None, False),
+    "output_logits": (None, False),
 }
 
 
-def unsupported(model: nn.Module, kwargs: dict[str, Any]) -> str | None:
-    """The first argument or setting that only the source model's own `generate` knows, or None."""
-    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
+def unsupported(kwargs: dict[str, Any]) -> str | None:
+    """The first argument that only the source model's own `generate` knows, or None."""
     for name, value in kwargs.items():
-        if name not in _OURS and value not in _NEUTRAL.get(name, ()):
-            return name
-    for name, neutral in _NEUTRAL.items():
-        if name not in kwargs and getattr(config, name, None) not in neutral:
+        if name not in _OURS and value is not None and value not in _NEUTRAL.get(name, ()):
             return name
     return None
 
 
-def _setting(model: nn.Module, kwargs: dict[str, Any], name: str) -> Any:
-    """The argument, else what the given or the model's generation config says, else the usual default."""
-    if kwargs.get(name) is not None:
-        return kwargs[name]
-    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
-    found = getattr(config, name, None)
-    return _DEFAULTS.get(name) if found is None else found
+def unsupported_setting(settings: Any) -> str | None:
+    """The first setting of the merged generation config that only the source model's `generate` knows, or None."""
+    for name, neutral in _NEUTRAL.items():
+        if getattr(settings, name, None) not in neutral:
+            return name
+    return None
 
 
 def _ids(value: Any) -> tuple[int, ...]:
@@ -101,48 +107,31 @@ def _generator(kwargs: dict[str, Any]) -> torch.Generator | None:
     return found
 
 
-def _new_tokens(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> int:
-    new = kwargs.get("max_new_tokens")
-    if new is None and kwargs.get("max_length") is None:
-        new = _setting(model, kwargs, "max_new_tokens")
-    if new is not None:
-        return _whole("max_new_tokens", new)
-    length = _setting(model, kwargs, "max_length")
-    if length is None or (kwargs.get("max_length") is None and length == _usual_length(model, kwargs)):
+def _new_tokens(model: nn.Module, kwargs: dict[str, Any], settings: Any, prompt: int) -> int:
+    if settings.max_new_tokens is not None:
+        return require_new_tokens("max_new_tokens", settings.max_new_tokens)
+    length = settings.max_length
+    if length is None or length_is_usual(model, kwargs, settings):
         return _NEW_TOKENS
     if length <= prompt:
         raise EngineError(f"generate: max_length={length} leaves no room behind a prompt of {prompt} tokens")
-    return _whole("max_length", length) - prompt
+    return require_new_tokens("max_length", length) - prompt
 
 
-def _usual_length(model: nn.Module, kwargs: dict[str, Any]) -> int | None:
-    """The `max_length` of a generation config where nobody has set one: a number before transformers 5, where it
-    stands for so many tokens behind the prompt."""
-    config = kwargs.get("generation_config") or getattr(model, "generation_config", None)
-    found: int | None = None if config is None else getattr(type(config)(), "max_length", None)
-    return found
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise EngineError(f"generate: {name}={value!r} is no whole number; give a count of tokens") from None
-
-
-def request_of(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> Request:
-    """What the arguments of a call to `generate` ask for, for a prompt of so many tokens."""
-    eos, pad = _ids(_setting(model, kwargs, "eos_token_id")), _setting(model, kwargs, "pad_token_id")
-    stops = kwargs.get("stopping_criteria") or ()
-    sampling = Sampling(
-        bool(_setting(model, kwargs, "do_sample")),
-        float(_setting(model, kwargs, "temperature")),
-        _setting(model, kwargs, "top_k"),
-        _setting(model, kwargs, "top_p"),
+def _sampling(settings: Any) -> Sampling:
+    temperature = settings.temperature
+    return Sampling(
+        bool(settings.do_sample), 1.0 if temperature is None else float(temperature), settings.top_k, settings.top_p
     )
+
+
+def request_of(model: nn.Module, kwargs: dict[str, Any], settings: Any, prompt: int) -> Request:
+    """What a call to `generate` with these merged settings asks for, for a prompt of so many tokens."""
+    eos, pad = _ids(settings.eos_token_id), settings.pad_token_id
+    stops = kwargs.get("stopping_criteria") or ()
     return Request(
-        _new_tokens(model, kwargs, prompt),
-        sampling,
+        _new_tokens(model, kwargs, settings, prompt),
+        _sampling(settings),
         eos,
         (eos[0] if eos else 0) if pad is None else int(pad),
         _generator(kwargs),
@@ -151,13 +140,13 @@ def request_of(model: nn.Module, kwargs: dict[str, Any], prompt: int) -> Request
     )
 
 
-def mask_for(model: nn.Module, kwargs: dict[str, Any], ids: Tensor) -> Tensor | None:
+def mask_for(kwargs: dict[str, Any], settings: Any, ids: Tensor) -> Tensor | None:
     """The attention mask: as given, or 0 at the padding token where the prompt holds one that does not end texts."""
     mask = kwargs.get("attention_mask")
     if mask is not None:
         assert isinstance(mask, Tensor)
         return mask
-    pad, eos = _setting(model, kwargs, "pad_token_id"), _ids(_setting(model, kwargs, "eos_token_id"))
+    pad, eos = settings.pad_token_id, _ids(settings.eos_token_id)
     if pad is None or int(pad) in eos or not bool((ids == int(pad)).any()):
         return None
     return (ids != int(pad)).long()

@@ -29,8 +29,13 @@ class Request:
     stops: Sequence[Stop] = ()
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 0:
-            raise EngineError(f"generate: max_new_tokens={self.max_new_tokens} is negative")
+        if self.max_new_tokens < 1:
+            raise EngineError(f"generate: max_new_tokens={self.max_new_tokens} is zero or negative; ask for 1 or more")
+
+    @property
+    def fills(self) -> bool:
+        """Whether a text that has ended is filled: without an end token transformers goes on drawing for it."""
+        return bool(self.eos) or any(hasattr(stop, "eos_token_id") for stop in self.stops)
 
 
 @dataclass
@@ -84,7 +89,7 @@ def _tokens(
     following, advance = runner.stepper(newest, position, cache)
     for at in range(prompt, most):
         token = request.sampling.next(logits[:, -1], request.generator)
-        if request.eos and not running.all():
+        if request.fills and not running.all():
             token = torch.where(running, token, request.pad)
         out[:, at] = token
         newest[:, 0] = token

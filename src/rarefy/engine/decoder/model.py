@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from rarefy.core.errors import DTypeError, EngineError, ShapeError
 from rarefy.engine.choices import Choices
 from rarefy.engine.compiled import threads
-from rarefy.engine.decoder.arguments import mask_for, request_of, unsupported
+from rarefy.engine.decoder.arguments import mask_for, request_of, unsupported, unsupported_setting
 from rarefy.engine.decoder.cache import DecoderCache
 from rarefy.engine.decoder.drafting import Drafting
 from rarefy.engine.decoder.generate import Timings, generate, positions_of
 from rarefy.engine.decoder.profile import profile_of_a_token
 from rarefy.engine.decoder.runner import Runner
+from rarefy.engine.decoder.settings import settings_of
 from rarefy.engine.decoder.stored import StoredLayers
 from rarefy.engine.decoder.together import Together
 from rarefy.engine.explain import Explanation
@@ -168,19 +169,21 @@ class CompiledDecoder(nn.Module):
         """Token ids (batch, prompt + new), as `generate` of transformers gives them.
 
         max_new_tokens or max_length, do_sample, temperature, top_k, top_p, eos_token_id, pad_token_id, attention_mask
-        (padding on the left), streamer, stopping_criteria; what is not given comes from the model's generation config.
+        (padding on the left), streamer, stopping_criteria, generation_config; the rest comes from the model's own config.
         generator or seed: for the draws, instead of torch's own state. Greedy tokens are the source model's. With
         settings that the runtime does not have (beams, penalties, ...) the source model generates, in torch.
         """
         ids = input_ids if input_ids is not None else inputs
         with threads(self._threads), torch.inference_mode():
-            strange = "no input_ids" if ids is None else unsupported(self.source, kwargs)
+            strange = "no input_ids" if ids is None else unsupported(kwargs)
+            settings = settings_of(self.source, kwargs) if strange is None else None
+            strange = strange or unsupported_setting(settings)
             if strange is not None:
                 return self._whole(f"generate with {strange}").generate(ids, **kwargs)
             ids = self._runner.require_ids("generate", ids)
-            request = request_of(self.source, kwargs, ids.shape[1])
+            request = request_of(self.source, kwargs, settings, ids.shape[1])
             timings = Timings()
-            out = generate(self._runner, ids, mask_for(self.source, kwargs, ids), request, timings)
+            out = generate(self._runner, ids, mask_for(kwargs, settings, ids), request, timings)
             self.last = timings
             return out
 
