@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rarefy.activations.relufication import buildable
+from rarefy.activations.swap import SETTINGS
 from rarefy.formats.container import Widths
 from rarefy.recipes.skeleton import parameters_on_meta
 from rarefy.recipes.store_resize import COUNTS, modules_above, said_by_shape
@@ -57,6 +59,9 @@ def _built(model: Any) -> nn.Module | None:
         return None
     try:
         config = deepcopy(model.config)
+        for name, value in buildable(config.to_dict())[0].items():
+            if name in SETTINGS:
+                setattr(config, name, value)
         with torch.random.fork_rng(devices=[]), parameters_on_meta():
             built: nn.Module = cls(config)
     except Exception:  # transformers raises whatever a strange config leads it to
