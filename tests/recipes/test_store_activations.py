@@ -9,6 +9,7 @@ import torch
 
 import rarefy
 from rarefy.core.errors import FileError
+from rarefy.core.grid import QuantizeSpec
 from rarefy.selectors import Threshold, TopK, detach
 from rarefy.selectors.attach import attached
 from transformers_tiny import ids, output, tiny
@@ -53,6 +54,38 @@ def test_a_folder_of_a_turned_model_is_refused_by_loaders_that_know_nothing_of_i
     told = [json.loads((tmp_path / name / "config.json").read_text("utf-8")) for name in ("turned", "plain")]
     assert told[0]["quantization_config"]["sparsity_config"]["format"] == "rarefy-turned"
     assert "quantization_config" not in told[1]
+
+
+SQUARE = ["*c_attn", "*c_fc", "*mlp.c_proj"]  # leaves attention's c_proj alone, where a turned weight fits too
+
+
+@pytest.mark.parametrize("ignore", [(), SQUARE], ids=["all", "square"])
+def test_low_rank_parts_of_gpt2_lie_beside_weights_as_its_class_has_them(tmp_path: Path, ignore: Any) -> None:
+    model, dense = tiny("GPT2"), tiny("GPT2")
+    text = [{"input_ids": ids(4, 40, i)} for i in range(2)]
+    rarefy.sparsify_activations(model, "r-sparse", sparsity=0.5, data=text, rho=0.7, ignore=ignore)
+    rarefy.save(model, tmp_path)
+    assert torch.equal(output(rarefy.load(tmp_path), ids()), output(model, ids()))
+    assert torch.equal(output(type(dense).from_pretrained(tmp_path).eval(), ids()), output(dense, ids()))  # type: ignore[attr-defined]
+    assert torch.equal(output(rarefy.load(tmp_path, model=tiny("GPT2", 1)), ids()), output(model, ids()))
+
+
+def test_a_folder_whose_low_rank_weights_are_the_other_way_round_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, "r-sparse", "GPT2", rho=0.7, ignore=SQUARE)
+    told = json.loads((tmp_path / "activations.json").read_text("utf-8"))
+    (tmp_path / "activations.json").write_text(json.dumps({k: told[k] for k in told if k != "transposed"}), "utf-8")
+    with pytest.raises(FileError, match="is not as its class has it"):
+        rarefy.load(tmp_path)
+
+
+def test_rounded_weights_of_gpt2_with_low_rank_parts_come_back(tmp_path: Path) -> None:
+    model = tiny("GPT2")
+    text = [{"input_ids": ids(4, 40, i)} for i in range(2)]
+    rarefy.sparsify_activations(model, "r-sparse", sparsity=0.3, data=text, rho=0.7)
+    rarefy.prune(model, "sparsegpt", sparsity=0.5, data=text, quantize=QuantizeSpec(8), ignore=["lm_head"])
+    report = rarefy.save(model, tmp_path)
+    assert "transformer.h.0.attn.c_attn.weight" in {t.name for t in report.tensors if t.encoding == "int8"}
+    assert torch.equal(output(rarefy.load(tmp_path), ids()), output(model, ids()))
 
 
 def test_a_plain_model_saved_over_it_leaves_no_selectors(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 import rarefy
 from activations.tiny import llama, opt, text, train
@@ -53,6 +53,53 @@ def test_the_loaded_model_computes_the_same(make: Callable[[], nn.Module], chang
         loaded = rarefy.load(tmp_path / "model")
         assert torch.allclose(loaded(input_ids=text()).logits, wanted, atol=1e-5)  # the attention's kernel may differ
     assert change == "fatrelu" or not torch.allclose(before, wanted, atol=1e-3)
+
+
+def masked() -> nn.Module:
+    """A BERT for masked words, whose head computes the function of its config too."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return BertForMaskedLM(BertConfig(vocab_size=32, hidden_act="gelu", **sizes)).eval()
+
+
+@pytest.mark.parametrize("change", ["fatrelu", "squared", "shifted", "shifted, inputs too"])
+def test_a_head_with_the_old_function_keeps_it(change: str, tmp_path: Path) -> None:
+    model = masked()
+    with torch.no_grad():
+        CHANGES[change](model)
+        wanted = model(input_ids=text()).logits
+        rarefy.save(model, tmp_path / "first")
+        loaded = rarefy.load(tmp_path / "first")
+        assert torch.equal(loaded(input_ids=text()).logits, wanted)
+        rarefy.save(loaded, tmp_path / "second")
+        assert torch.equal(rarefy.load(tmp_path / "second")(input_ids=text()).logits, wanted)
+    with pytest.raises(KeyError, match="feed_forward_"):
+        BertForMaskedLM.from_pretrained(tmp_path / "first")
+    path = tmp_path / "first" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"other_activations": None}))
+    with pytest.raises(FileError, match="other_activations is None"):
+        rarefy.load(tmp_path / "first")
+
+
+def test_another_function_after_the_first_is_told_too(tmp_path: Path) -> None:
+    model = masked()
+    Relufication().apply(model)
+    Relufication("squared").apply(model)
+    rarefy.save(model, tmp_path / "model")
+    with torch.no_grad():
+        wanted = model(input_ids=text()).logits
+        assert torch.equal(rarefy.load(tmp_path / "model")(input_ids=text()).logits, wanted)
+
+
+def test_models_that_compute_one_function_say_it_by_its_name(tmp_path: Path) -> None:
+    model = llama().eval()
+    Relufication().apply(model)
+    rarefy.save(model, tmp_path / "model")
+    said = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert said["hidden_act"] == "relu" and "other_activations" not in said
+    with torch.no_grad():
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")(input_ids=text()).logits
+        assert torch.allclose(again, model(input_ids=text()).logits, atol=1e-5)
 
 
 def test_a_function_that_transformers_lacks_is_not_loaded_as_another(tmp_path: Path) -> None:

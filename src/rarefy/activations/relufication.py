@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.activations.swap import SETTINGS, swap_activations
+from rarefy.activations.swap import APART, OTHERS, SETTINGS, swap_activations
 from rarefy.core.errors import ModelError, SparsityError, unknown_name
 from rarefy.core.registry import method
 from rarefy.selectors import feed_forwards, projections, select_inputs
@@ -47,7 +47,8 @@ class Relufication:
 
     inputs: the paper's second stage, a ReLU behind the norms too: what q, k, v, gate and up read is rectified, as a
     selector `Positive` of their inputs, so that the whole block multiplies by zeros. Train on after `apply`.
-    Folders hold such models. transformers has "relu" and "squared"; "shifted" it refuses, and `rarefy.load` reads it.
+    Folders hold such models. transformers has "relu" and "squared"; `rarefy.load` alone reads "shifted", and a model
+    that computes the old function elsewhere too (the head of a BERT for masked words), which transformers refuses.
     """
 
     function: str = "relu"
@@ -75,19 +76,28 @@ class Relufication:
         return found + (_rectify_inputs(model) if self.inputs else [])
 
 
-def without_shift(config: Mapping[str, Any]) -> tuple[dict[str, Any], Relufication | None]:
-    """A model's settings as transformers can build it, and what then makes of it the model with shifted ReLUs.
+def buildable(config: Mapping[str, Any]) -> tuple[dict[str, Any], Relufication | None]:
+    """A model's settings as transformers can build it, and what then makes of it the model that they are of.
 
-    Raises SparsityError where the shift is not there or no number.
+    Raises SparsityError where the shift, or the function outside of the feed-forward layers, is not there or is none.
     """
-    names = [name for name in SETTINGS if config.get(name) == SHIFTED]
-    if not names:
+    said = {name: value for name in SETTINGS if isinstance(value := config.get(name), str) and _is_ours(value)}
+    if not said:
         return dict(config), None
-    shift = config.get(SHIFTED)
-    if isinstance(shift, bool) or not isinstance(shift, int | float):
-        raise SparsityError(f"{names[0]} is {SHIFTED!r}, and its {SHIFTED} is {shift!r}, no number")
-    plain = {name: "relu" if name in names else value for name, value in config.items() if name != SHIFTED}
-    return plain, Relufication("shifted", float(shift))
+    name, value = next(iter(said.items()))
+    function, shift, others = value.removeprefix(APART), config.get(SHIFTED), config.get(OTHERS)
+    if function == SHIFTED and (isinstance(shift, bool) or not isinstance(shift, int | float)):
+        raise SparsityError(f"{name} is {value!r}, and its {SHIFTED} is {shift!r}, no number")
+    if value != function and not isinstance(others, str):
+        raise SparsityError(f"{name} is {value!r}, and its {OTHERS} is {others!r}, the name of no function")
+    plain = {name: (others or "relu") if name in said else value for name, value in config.items()}
+    kind = next(kind for kind, name in _NAMES.items() if name == function)
+    made = Relufication(kind, float(shift) if function == SHIFTED else 0.0)  # type: ignore[arg-type]
+    return {name: value for name, value in plain.items() if name not in (SHIFTED, OTHERS)}, made
+
+
+def _is_ours(name: str) -> bool:
+    return name == SHIFTED or (name.startswith(APART) and name.removeprefix(APART) in _NAMES.values())
 
 
 def _rectify_inputs(model: nn.Module) -> list[str]:

@@ -14,9 +14,11 @@ from rarefy.engine.restore import restored
 from rarefy.formats.container import Contents, Widths, prepare, write
 from rarefy.formats.folder import read_contents, weights_path
 from rarefy.recipes.store_activations import (
+    class_weights,
     extra_names,
     forget_activations,
     restore_activations,
+    transposes,
     write_activations,
 )
 from rarefy.recipes.store_carry import carry_companions, origin_of
@@ -49,8 +51,9 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | bool | None 
     tensors, aliases = collect(source)
     weights = weights_path(path)
     beside = {name: tensors.pop(name) for name in extra_names(source)} if weights.parent == path else {}
+    tensors |= class_weights(source, tensors) if weights.parent == path else {}
     known = is_hugging_face(source) and weights.parent == path
-    widths = widths_of(source) if known else Widths()
+    widths = widths_of(source, tensors) if known else Widths()
     prepared = prepare(tensors, aliases, codes_by_name(source, tensors), widths)
     extra: list[str] = []
     if weights.parent == path:
@@ -99,7 +102,7 @@ def load(
         return compile_again(_plain(path, contents, model), choices, None)
     if why is not None:
         return compile_again(_plain(path, contents, model), choices, f"compiled again here: {why}")
-    taken = {} if choices.needs_source else packed_only(contents, choices)
+    taken = {} if choices.needs_source or transposes(path) else packed_only(contents, choices)
     slim = without(contents, taken)
     if choices.of_decoder:
         layers = stored_layers(taken, contents.fingerprint)

@@ -33,8 +33,22 @@ LAYOUT = 1
 def extra_names(model: nn.Module) -> set[str]:
     """Names of the state that rarefy added to the model's class."""
     turned = {f"{name}.{buffer}" if name else buffer for name, buffer in turned_modules(model)}
-    ranked = (name for name, module in model.named_modules() if isinstance(module, RankAware))
-    return turned | {f"{name}.{part}" for name in ranked for part in ("left", "right")}
+    return turned | {f"{name}.{part}" for name in _low_rank(model) for part in ("left", "right")}
+
+
+def _low_rank(model: nn.Module) -> dict[str, RankAware]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, RankAware)}
+
+
+def class_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of layers with a low-rank part as the model's own class has them, where that is (in, out)."""
+    names = [f"{name}.weight" for name, layer in _low_rank(model).items() if layer.transposed]
+    return {name: tensors[name].t().contiguous() for name in names if name in tensors}
+
+
+def transposes(folder: Path) -> bool:
+    """Whether weights of the folder are turned over when what lies beside them is put on the model."""
+    return (folder / FILE).exists() and bool(read_json(folder / FILE).get("transposed"))
 
 
 def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor], weights: Prepared) -> list[str]:
@@ -51,7 +65,8 @@ def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor
         "weights": weights.metadata.get("rarefy.digest"),
         "selectors": selectors,
         "turned": [list(found) for found in turned_modules(model)],
-        "low_rank": [name for name, module in model.named_modules() if isinstance(module, RankAware)],
+        "low_rank": list(_low_rank(model)),
+        "transposed": [name for name, layer in _low_rank(model).items() if layer.transposed],
     }
     prepared = prepare(tensors) if tensors else None
     said["tensors"] = prepared.metadata.get("rarefy.digest") if prepared else None
@@ -140,7 +155,10 @@ def _restore(model: nn.Module, raw: Mapping[str, Any], tensors: Mapping[str, Ten
     for name in raw["low_rank"]:
         layer = model.get_submodule(name)
         left, right = (tensors[f"{name}.{part}"] for part in ("left", "right"))
-        replace_module(model, name, RankAware.of(layer, left, right))
+        made = RankAware.of(layer, left, right)
+        if made.transposed != (name in raw.get("transposed", ())):
+            raise ValueError(f"the weight of {name} is not as its class has it, an earlier rarefy wrote it")
+        replace_module(model, name, made)
     for i, said in enumerate(raw["selectors"]):
         parts = {part: tensors.get(f"selectors.{i}.{part}") for part in ("threshold", "weight")}
         attach = select_inputs if said["side"] == "input" else select_hidden

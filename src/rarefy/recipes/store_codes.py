@@ -16,7 +16,10 @@ def codes_by_name(model: nn.Module, names: Collection[str]) -> dict[str, Codes]:
     for name, site in _sites(model):
         codes = codes_of(site.module) if name in names else None
         if codes is not None:
-            found[name] = Codes(tuple(site.parameter.shape), codes, site.transposed, site.parameter.dtype)
+            shape, turned = tuple(site.parameter.shape), site.transposed
+            if getattr(site.module, "transposed", False):  # of a `RankAware`, whose class has it the other way round
+                shape, turned = shape[::-1], True
+            found[name] = Codes(shape, codes, turned, site.parameter.dtype)
     return found
 
 

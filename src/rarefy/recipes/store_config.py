@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rarefy.activations.relufication import Relufication, without_shift
+from rarefy.activations.relufication import Relufication, buildable
 from rarefy.core.errors import FileError, SparsityError
 from rarefy.formats.atomic import write_text
 from rarefy.formats.container import Stored
@@ -87,7 +87,7 @@ def compression_block(layout: str, targets: Sequence[str], sparsity: float) -> d
 def plain_config(raw: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], Relufication | None]:
     """A config that transformers can build, and what is to be applied to the model then."""
     try:
-        return without_shift(raw)
+        return buildable(raw)
     except SparsityError as error:
         raise FileError(f"load: {folder / 'config.json'}: {error}") from error
 

@@ -15,10 +15,12 @@ class RankAware(nn.Linear):
     """`W kept + left (right rest)`: kept and rest come from the selector on its input; without one it is `W x`.
 
     left `(out, rank)` and right `(rank, in)` are buffers: the singular vectors of W, the values in `right`.
+    transposed: whether the layer in whose place it stands has its weight as `(in, out)`; here it is `(out, in)`.
     Source: Zhang et al. 2025, arXiv:2504.19449, eq. 4.
     """
 
     wants_rest = True
+    transposed = False
     left: Tensor
     right: Tensor
 
@@ -28,6 +30,7 @@ class RankAware(nn.Linear):
         weight = weight_of(layer)
         made = cls(weight.shape[1], weight.shape[0], bias=False, device="meta")
         made.weight = layer.weight if isinstance(layer, nn.Linear) else nn.Parameter(weight.contiguous())
+        made.transposed = type(layer).__name__ == "Conv1D"
         if layer.bias is not None:
             made.bias = layer.bias
         made.register_buffer("left", left)
