@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from rarefy.training.masked import Masked
 from rarefy.training.method import Opens, SparseMethod
+from rarefy.training.ranks import several_ranks
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
 
@@ -54,7 +54,7 @@ class KeptGradients:
         if state.packed is not None:
             return None
         if self._looks:
-            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            if several_ranks():
                 return None
             so_far = state.weight.parameter.grad
             cleared = so_far is None or not bool(so_far.any())

@@ -1,10 +1,9 @@
 """Which runs and weights can be trained on their kept values only, and why others cannot."""
 
-import torch.distributed as dist
-
 from rarefy.training import optimizers
 from rarefy.training.masked import Masked
 from rarefy.training.method import Opens, SparseMethod
+from rarefy.training.ranks import several_ranks
 from rarefy.training.run import Run
 from rarefy.training.runtime import faces
 from rarefy.training.state import WeightState
@@ -18,7 +17,7 @@ def why_never(run: Run, method: SparseMethod) -> str | None:
         return "the method looks at dense weights at every step"
     if method.prepare is not None:
         return "the method has layers of its own"
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if several_ranks():
         return "training is distributed: the ranks share gradients of dense shape"
     if type(run.optimizer) not in optimizers.ENTRYWISE:
         return f"{type(run.optimizer).__name__} is not known to treat every weight by itself"

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rarefy.training.ranks import several_ranks
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
 
@@ -24,7 +25,7 @@ def rest(run: Run) -> None:
         if not state.weight.parameter.requires_grad:
             state.weight.parameter.grad = None
     moves = [has_gradient(state) for state in run.states]
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if several_ranks():
         shared = torch.tensor(moves, dtype=torch.uint8, device=run.states[0].weight.parameter.device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         moves = shared.bool().tolist()

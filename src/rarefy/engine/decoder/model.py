@@ -169,7 +169,7 @@ class CompiledDecoder(nn.Module):
         """Token ids (batch, prompt + new), as `generate` of transformers gives them.
 
         max_new_tokens or max_length, do_sample, temperature, top_k, top_p, eos_token_id, pad_token_id, attention_mask
-        (padding on the left), streamer, stopping_criteria, generation_config; the rest comes from the model's own config.
+        (padding on the left), streamer, stopping_criteria, generation_config; the rest comes from the model's config.
         generator or seed: for the draws, instead of torch's own state. Greedy tokens are the source model's. With
         settings that the runtime does not have (beams, penalties, ...) the source model generates, in torch.
         """
