@@ -96,6 +96,14 @@ class SparseTrainer:
         self._switching.end()
         return self.report()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies would train dense, for optimizers lose their hooks when they are copied."""
+        raise ModelError(
+            f"SparseTrainer ({self.name!r}): cannot be copied or pickled, as it hangs on its optimizer's hooks, which "
+            "copies lose; save trainer.state_dict() with the model's and the optimizer's state dicts, and go on with "
+            "rarefy.sparse_training(model, optimizer, ..., state=...)"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """All that the trainer has beyond model and optimizer: plain numbers, strings and tensors."""
         with torch.no_grad():
