@@ -1,5 +1,7 @@
 """What a step of sparse training refuses before it has changed anything."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from rarefy.core.errors import DataError, ModelError
@@ -23,6 +25,16 @@ def require_gradients(run: Run) -> None:
                     f"step {run.step}: the gradient of {name} is not finite; "
                     "nothing was changed; lower the learning rate, clip, or skip this batch (zero_grad())"
                 )
+
+
+def require_finite_penalty(run: Run, pushes: Sequence[Tensor | None], method: str) -> None:
+    """Raises DataError where the gradient of the method's penalty is not finite; pushes: of each weight."""
+    for state, push in zip(run.states, pushes, strict=True):
+        if push is not None and not _is_finite(push):
+            raise DataError(
+                f"step {run.step}: the gradient of the penalty of {method} at {state.name} is not finite; nothing was "
+                "changed; give the method's options other numbers, or lower the learning rate"
+            )
 
 
 def _is_finite(grad: Tensor) -> bool:

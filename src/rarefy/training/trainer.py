@@ -14,7 +14,7 @@ from rarefy.training.loaded import take_over
 from rarefy.training.method import SparseMethod
 from rarefy.training.report import TrainingReport, report_of
 from rarefy.training.run import Run
-from rarefy.training.step_checks import require_gradients
+from rarefy.training.step_checks import require_finite_penalty, require_gradients
 from rarefy.training.switching import Switching
 from rarefy.training.turns import rest
 
@@ -96,6 +96,14 @@ class SparseTrainer:
         self._switching.end()
         return self.report()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies would train dense, for optimizers lose their hooks when they are copied."""
+        raise ModelError(
+            f"SparseTrainer ({self.name!r}): cannot be copied or pickled, as it hangs on its optimizer's hooks, which "
+            "copies lose; save trainer.state_dict() with the model's and the optimizer's state dicts, and go on with "
+            "rarefy.sparse_training(model, optimizer, ..., state=...)"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """All that the trainer has beyond model and optimizer: plain numbers, strings and tensors."""
         with torch.no_grad():
@@ -142,6 +150,8 @@ class SparseTrainer:
         require_gradients(self.run)
         run, transform = self.run, self.method.transform
         take_over(run, transform)
+        pushes = self._penalty_gradients()
+        require_finite_penalty(run, pushes, self.name)
         rest(run)
         leave_out = self.method.topology.before(run)
         if leave_out:
@@ -152,7 +162,6 @@ class SparseTrainer:
                 if state.master is not None:
                     state.put(state.master)
             return
-        pushes = self._penalty_gradients()
         for state, push in zip(run.states, pushes, strict=True):
             if state.packed is not None or state.name in run.idle:
                 continue  # a packed gradient is that of the kept values
