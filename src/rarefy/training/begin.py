@@ -1,5 +1,6 @@
 """From the words of the door to a trainer."""
 
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.training import optimizers
 from rarefy.training.clock import Clock
 from rarefy.training.method import Chooses, Exchanges, SparseMethod
+from rarefy.training.options import require_steps
 from rarefy.training.run import Run
 from rarefy.training.starts import GivenStart, dense_mask, may_spoil, require_kept
 from rarefy.training.state import WeightState
@@ -57,8 +59,9 @@ def begin(
             "sparse_training: LBFGS looks at the loss several times a step, between which masks cannot hold"
         )
     require_free(inner)
-    if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
-        raise SparsityError(f"total_steps: {total_steps!r} is not a positive whole number of optimizer steps")
+    if total_steps is not None:
+        require_steps("total_steps", total_steps)
+        total_steps = operator.index(total_steps)
     if method.topology.needs_end and total_steps is None:
         raise SparsityError(f"{name}: total_steps is missing, and its schedule ends with the training; give it")
     if isinstance(method.topology, Exchanges) and total_steps is not None:

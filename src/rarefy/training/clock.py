@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from rarefy.core.errors import SparsityError
+from rarefy.training.options import require_share, require_steps
 from rarefy.training.run import Run
 
 
@@ -18,8 +19,9 @@ class Clock:
     end: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise SparsityError(f"every: {self.every} is not a number of steps; give at least 1")
+        require_steps("every", self.every)
+        require_share("begin", self.begin)
+        require_share("end", self.end)
         if not 0.0 <= self.begin < self.end <= 1.0:
             raise SparsityError(f"begin={self.begin}, end={self.end}: shares of the steps, 0 <= begin < end <= 1")
 

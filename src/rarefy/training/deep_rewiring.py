@@ -13,6 +13,7 @@ from rarefy.core.shapes import Weight
 from rarefy.patterns.unstructured import Layerwise
 from rarefy.training import optimizers
 from rarefy.training.method import SparseMethod
+from rarefy.training.options import require_least
 from rarefy.training.run import Run
 from rarefy.training.starts import RandomStart
 from rarefy.training.state import WeightState
@@ -50,6 +51,9 @@ class Rewire:
 
     temperature: float = 0.0
     needs_end: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_least("temperature", self.temperature)
 
     def before(self, run: Run) -> bool:
         return False

@@ -15,6 +15,7 @@ from rarefy.patterns.unstructured import Layerwise
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.clock import Clock
 from rarefy.training.offers import Offers, Values, free, watched
+from rarefy.training.options import require_schedule, require_share
 from rarefy.training.packed_change import PackedChange, ranked, streams
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
@@ -120,6 +121,11 @@ class DropGrow:
     fraction: Schedule | None = None
     instead: bool = False
     return_dropped: bool = True
+
+    def __post_init__(self) -> None:
+        require_share("fraction", self.initial)
+        require_share("the last fraction", self.final)
+        require_schedule("schedule", self.fraction)
 
     @property
     def needs_end(self) -> bool:

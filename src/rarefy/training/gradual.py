@@ -9,6 +9,7 @@ from rarefy.patterns.fixed import fixed_density
 from rarefy.schedules.cubic import Cubic
 from rarefy.scores.magnitude import Magnitude
 from rarefy.training.clock import Clock
+from rarefy.training.options import require_schedule
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
 from rarefy.training.turns import turn
@@ -27,6 +28,9 @@ class Gradual:
     schedule: Schedule | None = None
     score: Score = field(default_factory=Magnitude)
     needs_end: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_schedule("schedule", self.schedule)
 
     def before(self, run: Run) -> bool:
         return False

@@ -11,6 +11,7 @@ from rarefy.core.bits import unpack_bits
 from rarefy.core.errors import ModelError
 from rarefy.core.shapes import Weight
 from rarefy.training.offers import ByChance, ByGradient, Offers, Values, drawn_at
+from rarefy.training.options import require_least
 from rarefy.training.run import Run
 from rarefy.training.state import WeightState
 
@@ -48,6 +49,10 @@ class GrowExplore:
     c: float = 1e-3
     eps: float = 1.0
     before: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_least("c", self.c)
+        require_least("eps", self.eps, above=True)
 
     def __call__(self, run: Run, state: WeightState) -> Weight:
         seen = self._rounds(state)

@@ -15,6 +15,7 @@ from rarefy.training.clock import Clock
 from rarefy.training.drop_grow import DropGrow, DropSmallest, spread
 from rarefy.training.growth import GrowRandom
 from rarefy.training.method import SparseMethod
+from rarefy.training.options import require_share
 from rarefy.training.run import Run
 from rarefy.training.starts import RandomStart
 from rarefy.training.state import WeightState
@@ -64,6 +65,7 @@ def sparse_evolutionary_training(
     standard deviation of new weights in units of that before training (0: they begin at zero). end: the share of
     total_steps after which nothing is exchanged; with 1, total_steps need not be given.
     """
+    require_share("fraction", fraction)
     topology = DropGrow(
         GrowRandom(spread),
         DropNearZero(),

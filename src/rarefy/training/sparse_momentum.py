@@ -17,6 +17,7 @@ from rarefy.training.free_pattern import FreePattern
 from rarefy.training.growth import GrowMoment
 from rarefy.training.masked import Masked
 from rarefy.training.method import SparseMethod
+from rarefy.training.options import require_schedule, require_share
 from rarefy.training.run import Run
 from rarefy.training.starts import RandomStart
 
@@ -33,6 +34,10 @@ class MoveByMomentum:
     initial: float = 0.5
     fraction: Schedule | None = None
     needs_end: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_share("fraction", self.initial)
+        require_schedule("schedule", self.fraction)
 
     @property
     def exchanges(self) -> Clock:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from rarefy.core.shapes import Weight
 from rarefy.training.loaded import TakesAsIs
+from rarefy.training.options import require_least
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class StraightThrough(TakesAsIs):
     wants_dense_grad: ClassVar[bool] = True
     hides_dropped: ClassVar[bool] = True
     wants_master: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_least("decay", self.decay)
 
     def init(self, state: Any) -> None:
         """Nothing to remember."""
