@@ -17,6 +17,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dst-ee": {"every": 6},
     "gmp-zhu-gupta": {"every": 6},
     "acdc": {"every": 6},
+    "acdc-plus-plus": {"phases": 5},
     "blast-block-sparse": {"every": 6, "pattern": "block:4x4"},
 }
 

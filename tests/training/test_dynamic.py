@@ -19,6 +19,7 @@ from rarefy.training.clock import Clock
 from rarefy.training.srigl import ConstantFanIn
 from rarefy.training.teddy import edge_scores, keep_edges
 from training.loops import Task, adam, mlp, sgd, start, train
+from training.runs import in_both
 
 INFORMATIVE, INPUTS = 20, 100
 
@@ -211,6 +212,20 @@ def test_srigl_keeps_equal_rows_and_ablates_neurons_where_few_inputs_matter() ->
         assert budget - len(alive) < int(alive.sum()) <= budget
     assert len(alive) < 64, "no neuron was ablated"
     assert bool(last.mask.any(1).all()), "an output lost all its inputs"
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.95, 1.0, 3.0])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.95])
+def test_srigl_spends_the_budget_of_each_layer_whatever_its_gamma(gamma: float, sparsity: float) -> None:
+    """Up to the entries that do not make another input for every neuron that is left."""
+    for _, task, _, trainer in in_both("srigl", gamma=gamma, sparsity=sparsity, every=3):
+        for _ in train(task, trainer, 30):
+            for state in trainer.run.states:
+                rows = state.mask.sum(1)
+                alive = rows[rows > 0]
+                assert int(alive.min()) == int(alive.max())
+                assert state.count - len(alive) < state.kept <= state.count, state.name
+        assert gamma < 2 or len(trainer.masks["2"].any(1).nonzero()) == -(-trainer.run["2"].count // 64)
 
 
 def test_srigl_by_hand() -> None:

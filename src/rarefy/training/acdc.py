@@ -114,6 +114,9 @@ class AlternateIn:
     def after(self, run: Run) -> None:
         self.of(run).after(run)
 
+    def wants_gradient(self, run: Run) -> bool:
+        return False
+
 
 def extended_steps(dense_steps: int, density: float, longest: float = 10.0) -> int:
     """Steps of a sparse training for which `dense_steps` are enough when it is dense.

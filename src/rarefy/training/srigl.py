@@ -30,7 +30,8 @@ class ConstantFanIn:
 
     With K the number to drop in a layer of n weights: salient are its n - K largest weights and the K largest gradients
     of entries that are not kept. Neurons with fewer than max(1, gamma * fan-in) salient entries are ablated for good,
-    and the others share the layer's budget. Source: Lasby et al. 2023, arXiv:2305.02299, section 3.1.
+    and the others share the layer's budget; as many stay as can hold it.
+    Source: Lasby et al. 2023, arXiv:2305.02299, section 3.1.
     Differs: the last weight of the model loses no neuron, since its rows are the outputs.
     """
 
@@ -83,7 +84,8 @@ class ConstantFanIn:
         """Which neurons stay, and the fan-in that they share the layer's budget with; counts: of salient entries."""
         alive = fan_ins > 0
         if ablate:
-            alive = _enough(alive, counts, max(1.0, self.gamma * int(fan_ins.max())))
+            fewest = -(-state.count // state.shape[1])  # that can hold the budget
+            alive = _enough(alive, counts, max(1.0, self.gamma * int(fan_ins.max())), fewest)
         return alive, min(state.shape[1], max(1, state.count // int(alive.sum())))
 
     def _stream(self, run: Run, state: WeightState, zeta: float, *, ablate: bool) -> None:
@@ -108,11 +110,12 @@ def _top(score: Tensor, among: Mask, count: int) -> Mask:
     return keep_top(ranked, count).reshape(score.shape) & among
 
 
-def _enough(alive: Tensor, counts: Tensor, least: float) -> Tensor:
-    """The neurons that stay: those with enough salient entries, and the best one where none has."""
+def _enough(alive: Tensor, counts: Tensor, least: float, fewest: int) -> Tensor:
+    """The neurons that stay: those with enough salient entries, and the best ones where these are too few."""
     stay = alive & (counts >= least)
-    if not bool(stay.any()):
-        stay = keep_top(counts.masked_fill(~alive, -1).float()[None], 1)[0]
+    if int(stay.sum()) < fewest:
+        among = min(fewest, int(alive.sum()))
+        stay = keep_top(counts.masked_fill(~alive, -1).float()[None], among)[0]
     return stay
 
 
