@@ -105,12 +105,12 @@ class CompiledDecoder(nn.Module):
 
         As a mapping it gives the milliseconds of each part, and of the "whole" step.
         """
-        with threads(self._threads), torch.inference_mode():
+        with threads(self._threads), torch.no_grad():
             return profile_of_a_token(self._runner, past, steps)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = self._signature.bind_partial(*args).arguments | kwargs if args else kwargs
-        with threads(self._threads), torch.inference_mode():
+        with threads(self._threads), torch.no_grad():
             if not self._takes(given):
                 return self._whole(f"forward with {', '.join(sorted(given))}")(**given)
             return self._forward(**{name: value for name, value in given.items() if name in _OURS})
@@ -169,12 +169,12 @@ class CompiledDecoder(nn.Module):
         """Token ids (batch, prompt + new), as `generate` of transformers gives them.
 
         max_new_tokens or max_length, do_sample, temperature, top_k, top_p, eos_token_id, pad_token_id, attention_mask
-        (padding on the left), streamer, stopping_criteria, generation_config; the rest comes from the model's own config.
+        (padding on the left), streamer, stopping_criteria, generation_config; the rest comes from the model's own.
         generator or seed: for the draws, instead of torch's own state. Greedy tokens are the source model's. With
         settings that the runtime does not have (beams, penalties, ...) the source model generates, in torch.
         """
         ids = input_ids if input_ids is not None else inputs
-        with threads(self._threads), torch.inference_mode():
+        with threads(self._threads), torch.no_grad():
             strange = "no input_ids" if ids is None else unsupported(kwargs)
             settings = settings_of(self.source, kwargs) if strange is None else None
             strange = strange or unsupported_setting(settings)
