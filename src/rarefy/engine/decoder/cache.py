@@ -60,9 +60,10 @@ class DecoderCache:
             self.allowed = torch.nn.functional.pad(self.allowed, (0, self.capacity - self.allowed.shape[1]), value=1)
 
     def see(self, mask: Tensor | None, new: int) -> None:
-        """Notes which tokens are padding: mask (batch, length + new), 0 = padding, or None for "none of the new"."""
+        """Notes which tokens are padding: mask (batch, length + new), 0 = padding, or None: none is, held or new."""
         total = self.length + new
         if mask is None:
+            self.allowed = self.first = None
             return
         if mask.dtype.is_floating_point or mask.dtype.is_complex:
             raise DTypeError(f"attention_mask is {mask.dtype}; it must hold 0 and 1 as integers or bool")
