@@ -48,6 +48,15 @@ def test_it_is_what_the_source_gives(model: nn.Module) -> None:
         assert counts(ours) == counts(theirs) and ours.rollbacks > 0
 
 
+@pytest.mark.parametrize("how", ["source", "compiled"])
+def test_its_tokens_take_part_in_a_gradient(model: nn.Module, how: str) -> None:
+    sparse(model, 6)
+    made = Sirius(4).generate(compiled(model) if how == "compiled" else model, PROMPT, 6)
+    rows = nn.Embedding(1 + int(made.tokens.max()), 2)
+    rows(made.tokens).sum().backward()
+    assert rows.weight.grad is not None and rows.weight.grad.sum() == 2 * made.tokens.numel()
+
+
 def counts(made: Corrected) -> tuple[int, int, int, int]:
     return made.new, made.drafted, made.checks, made.rollbacks
 

@@ -54,6 +54,30 @@ def test_a_norm_behind_a_convolution_that_stays_dense_is_folded(monkeypatch):
     torch.testing.assert_close(graph(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("padding", "kernel", "dilation", "alike"),
+    [
+        ("same", 3, 1, True),
+        ("same", (5, 1), (1, 3), True),
+        ("same", 4, 2, True),
+        ("valid", 3, 2, True),
+        ("same", 4, 1, False),
+        ("same", (3, 2), 1, False),
+    ],
+)
+def test_padding_by_name_is_native_where_both_sides_are_alike(padding, kernel, dilation, alike):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 12, kernel, padding=padding, dilation=dilation)
+    model = nn.Sequential(conv, nn.BatchNorm2d(12), nn.ReLU()).eval()
+    rarefy.prune(model, "magnitude", sparsity=0.9, measure=False)
+    fast = rarefy.compile(model, torch.randn(2, 8, 19, 23), measure=False)
+    (row,) = fast.explain().rows
+    assert (row.kernel != "dense") is alike
+    assert ("not of zeros on both sides alike" in row.reason) is not alike
+    x = torch.randn(3, 8, 14, 17)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 class Shared(nn.Module):
     """A result that is read twice, a sum that broadcasts, a norm in training mode: none may be swallowed."""
 

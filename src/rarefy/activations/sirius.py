@@ -60,7 +60,7 @@ class Sirius:
         if self.period < 1 or not 0.0 < self.least <= 1.0:
             raise SparsityError(f"sirius: period={self.period} has to be 1 or more, least={self.least} in (0, 1]")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(self, model: nn.Module, ids: Tensor, count: int, *, end: int | None = None) -> Corrected:
         """`count` new tokens after the prompt ids (1, tokens), fewer if the token `end` comes.
 

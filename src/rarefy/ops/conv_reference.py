@@ -45,10 +45,20 @@ class Window:
 
 def window_of(conv: nn.Conv2d) -> Window | None:
     """The window of a module, or None where its padding is not made of zeros on both sides alike."""
-    if conv.padding_mode != "zeros" or (isinstance(conv.padding, str) and conv.padding != "valid"):
+    padding = _padding_of(conv)
+    if conv.padding_mode != "zeros" or padding is None:
         return None
-    padding = (0, 0) if isinstance(conv.padding, str) else _pair(conv.padding)
     return Window(_pair(conv.stride), padding, _pair(conv.dilation), conv.groups)
+
+
+def _padding_of(conv: nn.Conv2d) -> tuple[int, int] | None:
+    """Pixels on each side; None for "same" around a kernel that leaves one more on one side than on the other."""
+    if conv.padding == "valid":
+        return (0, 0)
+    if not isinstance(conv.padding, str):
+        return _pair(conv.padding)
+    spans = [far * (taps - 1) for far, taps in zip(_pair(conv.dilation), _pair(conv.kernel_size), strict=True)]
+    return None if any(span % 2 for span in spans) else (spans[0] // 2, spans[1] // 2)
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:

@@ -13,9 +13,11 @@ class DecoderCache:
     """Preallocated keys and values of one batch of texts; `past_key_values` of a compiled decoder.
 
     length: tokens held; allowed: uint8 (batch, capacity), 0 where a token is padding, or None while none is;
-    first: int32 (batch), tokens before which all are padding. Used by one call at a time.
+    first: int32 (batch), tokens before which all are padding. Used by one call at a time, in inference mode or not:
+    what is written to later is never an inference tensor.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, layers: int, batch: int, sizes: Sizes, tokens: int) -> None:
         self.sizes, self.batch, self.length = sizes, batch, 0
         self.keys, self.values = empty_cache(layers, batch, sizes, capacity_for(tokens))
@@ -41,6 +43,8 @@ class DecoderCache:
             raise ShapeError(f"DecoderCache.crop: length {length} is outside [0, {self.length}]")
         self.length = length if length >= 0 else self.length + length
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def reserve(self, tokens: int) -> None:
         """Makes room for so many tokens in all, at least doubling where it must grow."""
         if tokens <= self.capacity:
@@ -56,9 +60,10 @@ class DecoderCache:
             self.allowed = torch.nn.functional.pad(self.allowed, (0, self.capacity - self.allowed.shape[1]), value=1)
 
     def see(self, mask: Tensor | None, new: int) -> None:
-        """Notes which tokens are padding: mask (batch, length + new), 0 = padding, or None for "none of the new"."""
+        """Notes which tokens are padding: mask (batch, length + new), 0 = padding, or None: none is, held or new."""
         total = self.length + new
         if mask is None:
+            self.allowed = self.first = None
             return
         if mask.dtype.is_floating_point or mask.dtype.is_complex:
             raise DTypeError(f"attention_mask is {mask.dtype}; it must hold 0 and 1 as integers or bool")
@@ -71,7 +76,8 @@ class DecoderCache:
         if self.allowed is None and bool(keep.all()):
             return
         if self.allowed is None:
-            self.allowed = torch.ones(self.batch, self.capacity, dtype=torch.uint8)
+            with torch.inference_mode(False):
+                self.allowed = torch.ones(self.batch, self.capacity, dtype=torch.uint8)
         self.allowed[:, :total] = keep
         shown = keep.any(1)
         self.first = torch.where(shown, keep.to(torch.uint8).argmax(1), 0).to(torch.int32).contiguous()

@@ -23,6 +23,7 @@ from rarefy.engine.explain import Explanation
 from rarefy.engine.profile_report import Profile
 
 _OURS = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "return_dict"}
+_FLAGS = {"output_attentions", "output_hidden_states"}  # the runtime knows these as long as they are off
 
 
 class CompiledDecoder(nn.Module):
@@ -77,8 +78,13 @@ class CompiledDecoder(nn.Module):
         """The plain model: `source`, or where its weights were left in the file, a new one with them."""
         return self._stored.filled(self.source) if self.freed else self.source
 
-    def _whole(self, what: str) -> Any:
-        """The source model, for what the runtime does not do."""
+    def _whole(self, what: str, given: dict[str, Any]) -> Any:
+        """The source model, for what the runtime does not do. Raises EngineError where it could not run."""
+        if isinstance(given.get("past_key_values"), DecoderCache):
+            raise EngineError(
+                f"{what}: past_key_values is a DecoderCache, which only the runtime's own forward reads, and this runs "
+                "in the source model; leave it out, or give a cache of transformers"
+            )
         if self.freed:
             raise EngineError(
                 f"{what}: the runtime has no such thing, and the source model's weights were left in the file; "
@@ -105,23 +111,30 @@ class CompiledDecoder(nn.Module):
 
         As a mapping it gives the milliseconds of each part, and of the "whole" step.
         """
-        with threads(self._threads), torch.inference_mode():
+        with threads(self._threads), torch.no_grad():
             return profile_of_a_token(self._runner, past, steps)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = self._signature.bind_partial(*args).arguments | kwargs if args else kwargs
-        with threads(self._threads), torch.inference_mode():
-            if not self._takes(given):
-                return self._whole(f"forward with {', '.join(sorted(given))}")(**given)
+        with threads(self._threads), torch.no_grad():
+            strange = self._strange(given)
+            if strange is not None:
+                return self._whole(f"forward with {strange}", given)(**given)
             return self._forward(**{name: value for name, value in given.items() if name in _OURS})
 
-    def _takes(self, given: dict[str, Any]) -> bool:
-        past = given.get("past_key_values")
-        known = all(name in _OURS or value is None for name, value in given.items())
+    def _strange(self, given: dict[str, Any]) -> str | None:
+        """The first argument that only the source model takes as it is given, or None."""
+        for name, value in given.items():
+            if name not in _OURS and value is not None and not (name in _FLAGS and value is False):
+                return name
         mask = given.get("attention_mask")
-        plain = mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
-        keep = isinstance(given.get("logits_to_keep", 0), int)
-        return known and plain and keep and isinstance(past, DecoderCache | None) and given.get("input_ids") is not None
+        if mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
+            return "attention_mask"
+        if not isinstance(given.get("logits_to_keep", 0), int):
+            return "logits_to_keep"
+        if not isinstance(given.get("past_key_values"), DecoderCache | None):
+            return "past_key_values"
+        return "no input_ids" if given.get("input_ids") is None else None
 
     def _forward(
         self,
@@ -140,10 +153,10 @@ class CompiledDecoder(nn.Module):
         total = cache.length + ids.shape[1]
         self._runner.require_length("forward", total)
         cache.reserve(total)
-        cache.see(attention_mask, ids.shape[1])
         positions = self._positions(ids, attention_mask, position_ids, cache.length)
+        cache.see(attention_mask, ids.shape[1])
         logits = self._runner.run(ids, positions, cache, last_only=logits_to_keep == 1)
-        if logits_to_keep > 1:
+        if logits_to_keep not in (0, 1):
             logits = logits[:, -logits_to_keep:]
         wanted = use_cache if use_cache is not None else getattr(self.config, "use_cache", True)
         kept = cache if wanted or past_key_values is not None else None
@@ -174,12 +187,12 @@ class CompiledDecoder(nn.Module):
         settings that the runtime does not have (beams, penalties, ...) the source model generates, in torch.
         """
         ids = input_ids if input_ids is not None else inputs
-        with threads(self._threads), torch.inference_mode():
+        with threads(self._threads), torch.no_grad():
             strange = "no input_ids" if ids is None else unsupported(kwargs)
             settings = settings_of(self.source, kwargs) if strange is None else None
             strange = strange or unsupported_setting(settings)
             if strange is not None:
-                return self._whole(f"generate with {strange}").generate(ids, **kwargs)
+                return self._whole(f"generate with {strange}", kwargs).generate(ids, **kwargs)
             ids = self._runner.require_ids("generate", ids)
             request = request_of(self.source, kwargs, settings, ids.shape[1])
             timings = Timings()

@@ -62,7 +62,7 @@ class Together:
             self._gather([texts[row] for row in rows])
 
     def _run(self, ids: Tensor, positions: Tensor, cache: DecoderCache) -> Tensor:
-        with threads(self._threads), torch.inference_mode():
+        with threads(self._threads), torch.no_grad():
             return self._runner.run(ids, positions, cache, last_only=True)[:, -1]
 
     def _texts(self) -> list[tuple[DecoderCache, int, int]]:
