@@ -42,22 +42,24 @@ def sparsify_activations(
 
     Raises SparsityError (out of range), ModelError (no feed-forward layer known, selectors there already, parameters
     on several devices), DataError (no data, or too few tokens for the share asked, with the number that is needed).
-    On an error no selector stays attached.
+    On an error the model is as it was.
     """
     density = density_of(sparsity)
     name, chosen = _method(method, options)
     require_bare(model)
     places, layers = _places(model, ignore)
     batches = as_batches(data, method=name, needed=True)
-    unseen = as_batches(held_out, method=name, needed=False)
+    unseen = as_batches(held_out, method=name, needed=False, what="held_out")
     job = Job(model, places, layers, 1.0 - density, batches, runner(loss), trial_tokens, seed)
     try:
         placed = chosen(job)
         errors = block_errors(job)
         shares = measured(model, placed, batches, job.run)
-        held = measured(model, placed, unseen, job.run) if unseen else None
+        held = measured(model, placed, unseen, runner(loss, "held_out")) if unseen else None
     except BaseException:
         detach(model)
+        for undo in reversed(job.undo):
+            undo()
         raise
     sites = tuple(site_of(place, shares, held) for place in placed)
     weights = sum(weight_of(place.module).numel() for place in projections(model))
