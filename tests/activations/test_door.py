@@ -264,6 +264,39 @@ def test_an_error_in_the_middle_leaves_no_trace() -> None:
     assert input_selector(layer) is None
 
 
+def names(report: Any) -> set[str]:
+    return {site.name.rsplit(".", 1)[-1] for site in report.sites}
+
+
+def test_an_ignored_feed_forward_layer_is_dense_whatever_would_be_selected() -> None:
+    report = sparse(tiny("Llama"), "teal uniform", 0.5, ignore=["*.mlp"])
+    assert names(report) == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert names(sparse(tiny("Llama"), "chess", 0.5, ignore=["*.mlp"])) == {"q_proj", "o_proj"}
+    assert names(sparse(tiny("OPT"), "teal uniform", 0.5, ignore=["*.layers.[01]"])) == {
+        "q_proj", "k_proj", "v_proj", "out_proj"
+    }  # fmt: skip
+
+
+def test_an_ignored_projection_sees_all_of_its_inputs() -> None:
+    for kind, ignored, left in (("Llama", "0.mlp.down_proj", 1), ("Llama", "1.mlp.up_proj", 1), ("OPT", "0.fc2", 1)):
+        model = tiny(kind)
+        report = sparse(model, "cats", 0.5, ignore=["*." + ignored])
+        assert len(report.sites) == left and f".{1 - int(ignored[0])}" in report.sites[0].name
+    for kind, ignored in (("Llama", "gate_proj"), ("OPT", "fc1")):  # of these no column and no row is left out
+        assert len(sparse(tiny(kind), "cats", 0.5, ignore=[ignored]).sites) == 2
+
+
+@EVERY
+def test_nothing_left_to_select_is_an_error_and_changes_nothing(case: str) -> None:
+    model = tiny("Llama")
+    before = snapshot(model)
+    kept = ["*.mlp"] if CASES[case][0] in ("cats", "lazy-neuron-topk") else ["*_proj"]
+    more = {"attention": ()} if case == "chess" else {}
+    with pytest.raises(ModelError, match=r"ignore:? leaves no"):
+        sparse(model, case, 0.5, ignore=kept, **more)
+    assert_as_it_was(model, before)
+
+
 def snapshot(model: nn.Module) -> tuple[dict[str, torch.Tensor], list[Any]]:
     """(state, what every module is and which hooks it has)."""
     seen = [

@@ -26,6 +26,8 @@ class LaRosa:
     step: float = STEP
 
     def __call__(self, job: Job) -> list[Placed]:
+        if not job.places:
+            return []
         require_options(job, form="top-k", allocation=self.allocation, step=self.step, settle=0)
         found = turnable(job.model)
         bases = principal(job, found)

@@ -56,6 +56,8 @@ class RSparse:
             raise SparsityError(f"r-sparse: rho {self.rho} is outside [0, 1]; it is the columns' share of what is read")
         require_allocation(job, self.allocation, self.step)
         require_settle(self.settle)
+        if not job.places:
+            return []
         plain, weighted = _calibrated(job)
         shares = spread(job, plain, self.allocation, self.step)
         trial = _Trial(job, plain, weighted, {name: 1.0 - share for name, share in shares.items()})

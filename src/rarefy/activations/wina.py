@@ -34,6 +34,8 @@ class Wina:
     rotate: bool = False
 
     def __call__(self, job: Job) -> list[Placed]:
+        if not job.places:
+            return []
         asked: dict[str, Any] = {"form": self.form, "allocation": self.allocation}
         asked |= {"step": self.step, "settle": self.settle}
         require_options(job, **asked)
