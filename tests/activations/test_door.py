@@ -264,6 +264,90 @@ def test_an_error_in_the_middle_leaves_no_trace() -> None:
     assert input_selector(layer) is None
 
 
+def names(report: Any) -> set[str]:
+    return {site.name.rsplit(".", 1)[-1] for site in report.sites}
+
+
+def test_an_ignored_feed_forward_layer_is_dense_whatever_would_be_selected() -> None:
+    report = sparse(tiny("Llama"), "teal uniform", 0.5, ignore=["*.mlp"])
+    assert names(report) == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert names(sparse(tiny("Llama"), "chess", 0.5, ignore=["*.mlp"])) == {"q_proj", "o_proj"}
+    assert names(sparse(tiny("OPT"), "teal uniform", 0.5, ignore=["*.layers.[01]"])) == {
+        "q_proj", "k_proj", "v_proj", "out_proj"
+    }  # fmt: skip
+
+
+def test_an_ignored_projection_sees_all_of_its_inputs() -> None:
+    for kind, ignored, left in (("Llama", "0.mlp.down_proj", 1), ("Llama", "1.mlp.up_proj", 1), ("OPT", "0.fc2", 1)):
+        model = tiny(kind)
+        report = sparse(model, "cats", 0.5, ignore=["*." + ignored])
+        assert len(report.sites) == left and f".{1 - int(ignored[0])}" in report.sites[0].name
+    for kind, ignored in (("Llama", "gate_proj"), ("OPT", "fc1")):  # of these no column and no row is left out
+        assert len(sparse(tiny(kind), "cats", 0.5, ignore=[ignored]).sites) == 2
+
+
+@EVERY
+def test_nothing_left_to_select_is_an_error_and_changes_nothing(case: str) -> None:
+    model = tiny("Llama")
+    before = snapshot(model)
+    kept = ["*.mlp"] if CASES[case][0] in ("cats", "lazy-neuron-topk") else ["*_proj"]
+    more = {"attention": ()} if case == "chess" else {}
+    with pytest.raises(ModelError, match=r"ignore:? leaves no"):
+        sparse(model, case, 0.5, ignore=kept, **more)
+    assert_as_it_was(model, before)
+
+
+def snapshot(model: nn.Module) -> tuple[dict[str, torch.Tensor], list[Any]]:
+    """(state, what every module is and which hooks it has)."""
+    seen = [
+        (name, module, *module._forward_hooks, *module._forward_pre_hooks) for name, module in model.named_modules()
+    ]
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}, seen
+
+
+def assert_as_it_was(model: nn.Module, before: tuple[dict[str, torch.Tensor], list[Any]]) -> None:
+    state, seen = snapshot(model)
+    assert seen == before[1] and state.keys() == before[0].keys()
+    assert all(torch.equal(tensor, before[0][name]) for name, tensor in state.items())
+
+
+ALTERING = pytest.mark.parametrize("case", ["larosa", "wina rotated", "r-sparse"])
+
+
+@ALTERING
+def test_wrong_options_are_refused_before_weights_change(case: str) -> None:
+    for wrong, error in (({"allocation": "foo"}, UnknownNameError), ({"allocation": {"x": 0.5}}, UnknownNameError)):
+        model = tiny("Llama")
+        before = snapshot(model)
+        with pytest.raises(error, match="allocation: "):
+            sparse(model, case, 0.5, **wrong)
+        assert_as_it_was(model, before)
+    with pytest.raises(SparsityError, match="step: 0 is outside"):
+        sparse(model, case, 0.5, allocation="greedy", step=0)
+    if case != "larosa":
+        with pytest.raises(SparsityError, match="settle: -1 is how often"):
+            sparse(model, case, 0.5, settle=-1)
+    assert_as_it_was(model, before)
+    sparse(model, case, 0.5)
+
+
+@ALTERING
+def test_a_failure_after_weights_changed_takes_the_change_back(case: str) -> None:
+    model = tiny("Llama")
+    before = snapshot(model)
+    with pytest.raises(DataError, match=r"held_out\[1\]: LlamaForCausalLM does not take this batch"):
+        sparse(model, case, 0.5, held_out=[*batches(1), {"input_ids": torch.full((1, 8), 999)}])
+    assert_as_it_was(model, before)
+    sparse(model, case, 0.5)
+
+
+def test_held_out_is_named_as_it_was_given() -> None:
+    with pytest.raises(DataError, match=r"held_out is one Tensor.*held_out="):
+        sparse(tiny("Llama"), "cats", 0.5, held_out=ids())
+    with pytest.raises(DataError, match=r"held_out\[0\] input_ids has shape"):
+        sparse(tiny("Llama"), "cats", 0.5, held_out=[{"input_ids": ids()[:0]}])
+
+
 def test_a_copy_computes_the_same() -> None:
     for case in ("r-sparse", "larosa"):
         model = tiny("Llama")

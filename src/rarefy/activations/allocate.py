@@ -32,16 +32,11 @@ MOST = 0.95
 
 def spread(job: Job, made: Mapping[str, Maker], allocation: Allocation, step: float) -> dict[str, float]:
     """{place: share of zeros}; every block meets `job.sparsity`, its matrices weighted by their sizes."""
+    require_allocation(job, allocation, step)
     if isinstance(allocation, Mapping):
-        return _given(job, allocation)
+        return {place.name: float(allocation[place.name]) for place in job.places}
     if allocation == "uniform":
         return {place.name: job.sparsity for place in job.places}
-    if allocation != "greedy":
-        raise UnknownNameError(
-            f"allocation: {allocation!r} is neither 'greedy' nor 'uniform' nor a share for every place"
-        )
-    if not 0.0 < step <= 1.0:
-        raise SparsityError(f"step: {step} is outside (0, 1]; it is the share of the block that one step makes sparse")
     trials = job.trials()
     found: dict[str, float] = {}
     for number, places in groupby(job.places, key=lambda place: place.block):
@@ -49,7 +44,19 @@ def spread(job: Job, made: Mapping[str, Maker], allocation: Allocation, step: fl
     return found
 
 
-def _given(job: Job, shares: Mapping[str, float]) -> dict[str, float]:
+def require_allocation(job: Job, allocation: Allocation, step: float) -> None:
+    """Refuses what `spread` cannot use, before anything is calibrated or changed."""
+    if isinstance(allocation, Mapping):
+        _require_shares(job, allocation)
+    elif allocation not in ("greedy", "uniform"):
+        raise UnknownNameError(
+            f"allocation: {allocation!r} is neither 'greedy' nor 'uniform' nor a share for every place"
+        )
+    elif allocation == "greedy" and not 0.0 < step <= 1.0:
+        raise SparsityError(f"step: {step} is outside (0, 1]; it is the share of the block that one step makes sparse")
+
+
+def _require_shares(job: Job, shares: Mapping[str, float]) -> None:
     names = [place.name for place in job.places]
     if missing := [name for name in names if name not in shares]:
         raise UnknownNameError(
@@ -63,7 +70,6 @@ def _given(job: Job, shares: Mapping[str, float]) -> dict[str, float]:
         raise SparsityError(
             f"allocation: its shares come to {whole:.4f} of the weights, sparsity is {job.sparsity:.4f}"
         )
-    return {name: float(shares[name]) for name in names}
 
 
 def greedy(

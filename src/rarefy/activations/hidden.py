@@ -47,6 +47,10 @@ def attach_hidden(layers: Sequence[FeedForward], made: Mapping[str, Masking], as
     for layer in layers:
         module = activation_of(layer)
         select_hidden(module, made[layer.name])
-        saved = (layer.up, layer.down) if layer.kind == "gated" else (layer.down,)
-        placed.append(Placed(layer.name, "hidden", module, made[layer.name], asked, saved))
+        placed.append(Placed(layer.name, "hidden", module, made[layer.name], asked, saved(layer)))
     return placed
+
+
+def saved(layer: FeedForward) -> tuple[nn.Module, ...]:
+    """The projections of which a neuron that is zero saves a row or a column."""
+    return (layer.up, layer.down) if layer.kind == "gated" else (layer.down,)

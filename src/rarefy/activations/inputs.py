@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from rarefy.activations.allocate import Allocation, spread
+from rarefy.activations.allocate import Allocation, require_allocation, spread
 from rarefy.activations.job import Job, Placed
-from rarefy.activations.quantiles import Form, Maker, Weigh, makers, unweighted, watch
+from rarefy.activations.quantiles import Form, Maker, Weigh, makers, require_form, unweighted, watch
 from rarefy.calibration.magnitudes import Magnitudes
+from rarefy.core.errors import SparsityError
 from rarefy.selectors.attach import input_selector, reselect_inputs, select_inputs
 from rarefy.selectors.places import Projection
 
@@ -15,9 +16,22 @@ def sparsify_inputs(
     job: Job, *, form: Form, allocation: Allocation, step: float, settle: int, weigh: Weigh = unweighted
 ) -> list[Placed]:
     """A selector on the input of every place of the job. Greedy shares are found with thresholds, whatever the form."""
+    require_options(job, form=form, allocation=allocation, step=step, settle=settle)
     made = makers(job, form, weigh)
     tried = makers(job, "threshold", weigh) if allocation == "greedy" and form == "top-k" else made
     return attach_inputs(job, made, spread(job, tried, allocation, step), settle if form == "threshold" else 0)
+
+
+def require_options(job: Job, *, form: str, allocation: Allocation, step: float, settle: int) -> None:
+    """Refuses options that cannot be used, before anything is calibrated or changed."""
+    require_form(form)
+    require_allocation(job, allocation, step)
+    require_settle(settle)
+
+
+def require_settle(settle: int) -> None:
+    if settle < 0:
+        raise SparsityError(f"settle: {settle} is how often thresholds are set anew; give 0 or more")
 
 
 def attach_inputs(

@@ -1,7 +1,7 @@
 """What a training-free method is given, and the record of what it attached."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
@@ -29,7 +29,11 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A model to sparsify. places, layers: what is not ignored; tokens: how many the block trials look at."""
+    """A model to sparsify. places, layers: what is not ignored; tokens: how many the block trials look at.
+
+    undo: what takes back what a method changes besides selectors, put there before it is changed; the last one is
+    called first where anything fails.
+    """
 
     model: nn.Module
     places: Sequence[Projection]
@@ -39,6 +43,7 @@ class Job:
     run: Run
     tokens: int = 1024
     seed: int = 0
+    undo: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def blocks(self) -> dict[int, nn.Module]:

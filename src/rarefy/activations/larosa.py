@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 from rarefy.activations.allocate import STEP, Allocation
 from rarefy.activations.bases import principal
-from rarefy.activations.inputs import sparsify_inputs
+from rarefy.activations.inputs import require_options, sparsify_inputs
 from rarefy.activations.job import Job, Placed
 from rarefy.activations.rotation import rotate, turnable
+from rarefy.activations.turning_back import turning_back
 from rarefy.core.registry import method
 
 
@@ -25,7 +26,12 @@ class LaRosa:
     step: float = STEP
 
     def __call__(self, job: Job) -> list[Placed]:
+        if not job.places:
+            return []
+        require_options(job, form="top-k", allocation=self.allocation, step=self.step, settle=0)
         found = turnable(job.model)
-        added = rotate(found, principal(job, found))
+        bases = principal(job, found)
+        job.undo.append(turning_back(found))
+        added = rotate(found, bases)
         placed = sparsify_inputs(job, form="top-k", allocation=self.allocation, step=self.step, settle=0)
         return [replace(placed[0], added=added), *placed[1:]]

@@ -63,10 +63,14 @@ def cutoff(seen: Magnitudes, sparsity: float) -> Tensor:
     return torch.tensor(seen.quantile(sparsity))
 
 
-def makers(job: Job, form: Form, weigh: Weigh = unweighted) -> dict[str, Maker]:
-    """{place: maker} of every place of the job, in one pass (none at all for exact counts)."""
+def require_form(form: str) -> None:
     if form not in ("threshold", "top-k"):
         raise UnknownNameError(f"form: {form!r} is neither 'threshold' nor 'top-k'")
+
+
+def makers(job: Job, form: Form, weigh: Weigh = unweighted) -> dict[str, Maker]:
+    """{place: maker} of every place of the job, in one pass (none at all for exact counts)."""
+    require_form(form)
     found = {}
     for place in job.places:
         seen = Magnitudes() if form == "threshold" else None

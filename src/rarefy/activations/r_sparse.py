@@ -3,20 +3,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
-from rarefy.activations.allocate import STEP, Allocation, spread
+from rarefy.activations.allocate import STEP, Allocation, require_allocation, spread
 from rarefy.activations.distance import distance, outputs
 from rarefy.activations.evolve import Genes, evolve
-from rarefy.activations.inputs import placed
+from rarefy.activations.inputs import placed, require_settle
 from rarefy.activations.job import Job, Placed
 from rarefy.activations.quantiles import Maker, column_norms, unweighted, watch
 from rarefy.activations.rank_aware import RankAware, factors, replace_module
 from rarefy.calibration.magnitudes import Magnitudes
 from rarefy.core.errors import SparsityError
 from rarefy.core.registry import method
-from rarefy.selectors.attach import detach, reselect_inputs, select_inputs
+from rarefy.selectors.attach import reselect_inputs, select_inputs
 from rarefy.selectors.matrix import weight_of
 from rarefy.selectors.places import Projection
 
@@ -53,19 +54,18 @@ class RSparse:
     def __call__(self, job: Job) -> list[Placed]:
         if self.rho is not None and not 0.0 <= self.rho <= 1.0:
             raise SparsityError(f"r-sparse: rho {self.rho} is outside [0, 1]; it is the columns' share of what is read")
+        require_allocation(job, self.allocation, self.step)
+        require_settle(self.settle)
+        if not job.places:
+            return []
         plain, weighted = _calibrated(job)
         shares = spread(job, plain, self.allocation, self.step)
         trial = _Trial(job, plain, weighted, {name: 1.0 - share for name, share in shares.items()})
-        before = {place.name: place.module for place in job.places}
-        try:
-            trial.build()
-            rhos = self._rhos(job, trial)
-            trial.finish(rhos, self.settle)
-        except BaseException:
-            detach(job.model)
-            for name, module in before.items():
-                replace_module(job.model, name, module)
-            raise
+        for place in job.places:
+            job.undo.append(partial(replace_module, job.model, place.name, place.module))
+        trial.build()
+        rhos = self._rhos(job, trial)
+        trial.finish(rhos, self.settle)
         return trial.placed(rhos)
 
     def _rhos(self, job: Job, trial: "_Trial") -> Genes:

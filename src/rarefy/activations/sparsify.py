@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from rarefy.activations.job import Activations, Job
+from rarefy.activations.hidden import saved
+from rarefy.activations.job import Activations, Job, Placed
 from rarefy.activations.measure import block_errors, measured, site_of
 from rarefy.activations.report import ActivationReport
 from rarefy.calibration.batches import Batch, as_batches, runner
@@ -37,27 +38,31 @@ def sparsify_activations(
 
     sparsity: the share of zeros asked, in [0, 1). data: batches of calibration text, as the model takes them (through
     `loss(model, batch)` where given). held_out: batches to measure the shares on. ignore: names of projections or
-    feed-forward layers to leave dense. trial_tokens: of the sample on which block outputs are compared.
+    feed-forward layers to leave dense: of a layer all projections, of a projection all inputs. trial_tokens: of the
+    sample on which block outputs are compared.
     options: the method's own. `rarefy.selectors.detach(model)` takes the selectors off again.
 
     Raises SparsityError (out of range), ModelError (no feed-forward layer known, selectors there already, parameters
     on several devices), DataError (no data, or too few tokens for the share asked, with the number that is needed).
-    On an error no selector stays attached.
+    On an error the model is as it was.
     """
     density = density_of(sparsity)
     name, chosen = _method(method, options)
     require_bare(model)
     places, layers = _places(model, ignore)
     batches = as_batches(data, method=name, needed=True)
-    unseen = as_batches(held_out, method=name, needed=False)
+    unseen = as_batches(held_out, method=name, needed=False, what="held_out")
     job = Job(model, places, layers, 1.0 - density, batches, runner(loss), trial_tokens, seed)
     try:
         placed = chosen(job)
+        _require_any(name, placed, job)
         errors = block_errors(job)
         shares = measured(model, placed, batches, job.run)
-        held = measured(model, placed, unseen, job.run) if unseen else None
+        held = measured(model, placed, unseen, runner(loss, "held_out")) if unseen else None
     except BaseException:
         detach(model)
+        for undo in reversed(job.undo):
+            undo()
         raise
     sites = tuple(site_of(place, shares, held) for place in placed)
     weights = sum(weight_of(place.module).numel() for place in projections(model))
@@ -94,14 +99,25 @@ def require_bare(model: nn.Module) -> None:
 
 
 def _places(model: nn.Module, ignore: Sequence[str]) -> tuple[list[Projection], list[FeedForward]]:
+    """What is not ignored: a feed-forward layer goes with its projections, and with any that it saves."""
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     places, layers = projections(model), feed_forwards(model)
     names = [p.name for p in places] + [layer.name for layer in layers]
     for pattern in patterns:
         if not any(matches(name, [pattern]) for name in names):
             raise ModelError(f"ignore: {pattern!r} matches no projection; they are {names[:8]}...")
-    kept = [place for place in places if not matches(place.name, patterns)]
-    left = [layer for layer in layers if not matches(layer.name, patterns)]
+    parts = [m for layer in layers if matches(layer.name, patterns) for m in (layer.gate, layer.up, layer.down)]
+    dense = {id(place.module) for place in places if matches(place.name, patterns)} | {id(part) for part in parts}
+    kept = [place for place in places if id(place.module) not in dense]
+    left = [layer for layer in layers if dense.isdisjoint(map(id, saved(layer)))]
     if not kept and not left:
         raise ModelError(f"ignore: leaves none of {len(places)} projections; nothing was attached")
     return kept, left
+
+
+def _require_any(name: str, placed: Sequence[Placed], job: Job) -> None:
+    if not placed:
+        raise ModelError(
+            f"{name}: ignore leaves nothing that it selects ({len(job.places)} projections and {len(job.layers)} whole "
+            "feed-forward layers are left); nothing was attached, ignore less or use another method"
+        )

@@ -1,13 +1,15 @@
 """WINA: inputs are ranked by what they are multiplied with, too."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rarefy.activations.allocate import STEP, Allocation
 from rarefy.activations.bases import reading_bases
-from rarefy.activations.inputs import sparsify_inputs
+from rarefy.activations.inputs import require_options, sparsify_inputs
 from rarefy.activations.job import Job, Placed
 from rarefy.activations.quantiles import Form, column_norms
 from rarefy.activations.rotation import rotate, turnable
+from rarefy.activations.turning_back import turning_back
 from rarefy.core.registry import method
 
 
@@ -32,11 +34,16 @@ class Wina:
     rotate: bool = False
 
     def __call__(self, job: Job) -> list[Placed]:
+        if not job.places:
+            return []
+        asked: dict[str, Any] = {"form": self.form, "allocation": self.allocation}
+        asked |= {"step": self.step, "settle": self.settle}
+        require_options(job, **asked)
         added = 0
         if self.rotate:
             found = turnable(job.model)
-            added = rotate(found, *reading_bases(found))
-        placed = sparsify_inputs(
-            job, form=self.form, allocation=self.allocation, step=self.step, settle=self.settle, weigh=column_norms
-        )
+            bases = reading_bases(found)
+            job.undo.append(turning_back(found))
+            added = rotate(found, *bases)
+        placed = sparsify_inputs(job, **asked, weigh=column_norms)
         return [replace(placed[0], added=added), *placed[1:]]

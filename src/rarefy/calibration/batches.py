@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,31 +28,36 @@ def _tensors(batch: Batch) -> list[tuple[str, Tensor]]:
     return []
 
 
-def as_batches(data: object, *, method: str, needed: bool) -> list[Batch]:
-    """A list of batches, or an error that says what is wrong with `data`.
+def as_batches(data: object, *, method: str, needed: bool, what: str = "data") -> list[Batch]:
+    """A list of batches, or an error that says what is wrong with `data`; what: the argument that it was given as.
 
     A lone tensor is refused rather than walked row by row: which axis are the batches would be a guess.
     """
     if data is None:
         if needed:
-            raise DataError(f"{method}: needs calibration data; give data=, an iterable of batches of model inputs")
+            raise DataError(f"{method}: needs calibration data; give {what}=, an iterable of batches of model inputs")
         return []
     if isinstance(data, Tensor | Mapping | str | bytes) or not isinstance(data, Iterable):
         raise DataError(
-            f"{method}: data is one {type(data).__name__}, not an iterable of batches; put it into a list: data=[batch]"
+            f"{method}: {what} is one {type(data).__name__}, not an iterable of batches; put it into a list: "
+            f"{what}=[batch]"
         )
     batches = list(data)
     if not batches and needed:
-        raise DataError(f"{method}: data is empty; give at least one batch")
+        raise DataError(f"{method}: {what} is empty; give at least one batch")
     for i, batch in enumerate(batches):
         for name, tensor in _tensors(batch):
-            if tensor.numel() == 0:
-                raise DataError(f"{method}: data[{i}] {name} has shape {tuple(tensor.shape)} and no element")
-            if tensor.is_meta:
-                raise DataError(f"{method}: data[{i}] {name} is on the meta device and has no values; give real data")
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise DataError(f"{method}: data[{i}] {name} holds NaN or infinity; clean the data")
+            _require_values(f"{method}: {what}[{i}] {name}", tensor)
     return batches
+
+
+def _require_values(where: str, tensor: Tensor) -> None:
+    if tensor.numel() == 0:
+        raise DataError(f"{where} has shape {tuple(tensor.shape)} and no element")
+    if tensor.is_meta:
+        raise DataError(f"{where} is on the meta device and has no values; give real data")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise DataError(f"{where} holds NaN or infinity; clean the data")
 
 
 def as_call(batch: Batch) -> tuple[list[Any], dict[str, Any]]:
@@ -61,9 +67,9 @@ def as_call(batch: Batch) -> tuple[list[Any], dict[str, Any]]:
     return (list(batch) if isinstance(batch, tuple | list) else [batch]), {}
 
 
-def call_model(model: nn.Module, batch: Batch, index: int) -> Any:
-    """`model(batch)`; an error that the model raises is reported as one of that batch."""
-    with blamed(f"data[{index}]", model, batch):
+def call_model(model: nn.Module, batch: Batch, index: int, what: str = "data") -> Any:
+    """`model(batch)`; an error that the model raises is reported as one of that batch of the argument `what`."""
+    with blamed(f"{what}[{index}]", model, batch):
         args, kwargs = as_call(batch)
         return model(*args, **kwargs)
 
@@ -82,10 +88,10 @@ def blamed(where: str, module: nn.Module, batch: Batch) -> Iterator[None]:
         ) from error
 
 
-def runner(loss: Callable[[nn.Module, Batch], Any] | None) -> Run:
+def runner(loss: Callable[[nn.Module, Batch], Any] | None, what: str = "data") -> Run:
     """How a model is run on a batch: through `loss` where one is given, since a batch is then what it understands."""
     if loss is None:
-        return call_model
+        return partial(call_model, what=what)
     return lambda model, batch, index: loss(model, batch)
 
 
