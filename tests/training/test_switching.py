@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rarefy
-from rarefy.core.errors import DataError, ModelError, UnknownNameError
+from rarefy.core.errors import DataError, EngineError, ModelError, UnknownNameError
 from rarefy.ops import available
 from rarefy.training.runtime import Speed
 from rarefy.training.switching import Switching
@@ -402,3 +402,19 @@ def test_the_switch_is_described_where_nothing_is_asked_of_it() -> None:
     _, trainer, _, _ = run("static", "dense", steps=1)
     assert set(trainer.runtime.values()) == {"dense: runtime='dense'"}
     assert isinstance(trainer._switching, Switching)
+
+
+def test_second_derivatives_are_those_of_the_unpacked_layers() -> None:
+    """As the error says, and the step after packs again."""
+    task = loops.mlp()
+    trainer = rarefy.sparse_training(
+        task.model, loops.sgd(task.model), "static", sparsity=0.8, total_steps=9, runtime="sparse"
+    )
+    x = task.batches[0][0].clone().requires_grad_(True)
+    with pytest.raises(EngineError, match=r"trainer\.unpack\(\) before the forward pass"):
+        torch.autograd.grad(task.model(x).square().sum(), x, create_graph=True)
+    trainer.unpack()
+    (slope,) = torch.autograd.grad(task.model(x).square().sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    trainer.step()
+    assert set(trainer.runtime.values()) == {"sparse"}

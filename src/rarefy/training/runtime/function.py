@@ -30,8 +30,9 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise EngineError(
-                "sparse layer: second derivatives (create_graph=True) are not there; take them of the dense layer, "
-                "module.to_dense()"
+                "sparse layer: second derivatives (create_graph=True) are not there; take them of dense layers: "
+                "trainer.unpack() before the forward pass makes those of a sparse training dense until the next step, "
+                "to_dense() gives that of a SparseLinear or SparseConv2d"
             )
         if ctx.topology.version != ctx.version:
             raise EngineError("sparse layer: the topology was edited between forward and backward; edit after the step")
