@@ -126,9 +126,13 @@ def _prunable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name or type(module).__name__, module
 
 
+def _is_computed(module: nn.Module) -> bool:
+    return not isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
 def _require_parameter(name: str, module: nn.Module) -> None:
     """Refuses a weight that is computed anew at each call: what is written into it would be lost."""
-    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+    if _is_computed(module):
         raise ModelError(
             f"{name}: its weight is no parameter but computed from others (weight_norm, torch.nn.utils.prune, ...); "
             "make it one (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove) "
@@ -136,10 +140,13 @@ def _require_parameter(name: str, module: nn.Module) -> None:
         )
 
 
-def find_sites(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Site], list[str]]:
+def find_sites(
+    model: nn.Module, ignore: Sequence[str] = (), *, leave_computed: bool = False
+) -> tuple[list[Site], list[str]]:
     """The prunable sites of a model in definition order, and the names that `ignore` left out.
 
-    Modules that share one parameter become one site, which is ignored if any of its names is.
+    Modules that share one parameter become one site, which is ignored if any of its names is. leave_computed: weights
+    that are computed from others are left out too, in place of an error.
     An entry of `ignore` that matches nothing, and a model with nothing left, are errors.
     """
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
@@ -153,13 +160,14 @@ def find_sites(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Site]
     sites, ignored = [], []
     for group in by_parameter.values():
         names = [name for name, _ in group]
-        if any(matches(name, patterns) for name in names):
+        if any(matches(name, patterns) for name in names) or (leave_computed and _is_computed(group[0][1])):
             ignored.extend(names)
             continue
         modules = tuple({id(m): m for _, m in group}.values())
         _require_parameter(names[0], modules[0])
         sites.append(Site(names[0], modules, tuple(names[1:])))
     if not sites:
-        why = f"all {len(everything)} are ignored" if everything else "it has no nn.Linear and no nn.Conv2d"
+        left = "ignored or computed from other weights" if leave_computed else "ignored"
+        why = f"all {len(everything)} are {left}" if everything else "it has no nn.Linear and no nn.Conv2d"
         raise ModelError(f"{type(model).__name__}: no prunable layer: {why}; nothing was changed")
     return sites, ignored

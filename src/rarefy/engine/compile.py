@@ -15,6 +15,7 @@ from rarefy.core.site import find_sites
 from rarefy.engine.capture import Example, as_example
 from rarefy.engine.choices import Choices, choices_of
 from rarefy.engine.compiled import Compiled, Variant, threads
+from rarefy.engine.computed import computed_rows
 from rarefy.engine.conv_choices import ConvChoices, Seen
 from rarefy.engine.conv_plan import conv_plans_of, images_of
 from rarefy.engine.conv_scales import ConvScales, note_scales, put_scales, scales_in
@@ -83,7 +84,8 @@ def compile(
             decoder = try_decoder(model, examples, precision, threads, measure, batches)
             if isinstance(decoder, CompiledDecoder):
                 return decoder
-            linears = [site for site in find_sites(model)[0] if not isinstance(site.module, nn.Conv2d)]
+            found, _ = find_sites(model, leave_computed=True)
+            linears = [site for site in found if not isinstance(site.module, nn.Conv2d)]
             scales = {} if batches is None else input_scales(model, linears, batches, precision.stored)
             return _compile(
                 model, examples, threads, measure, precision, scales, keep_dense, decoder, batches=batches or ()
@@ -151,7 +153,7 @@ def _compile(
     batches: Sequence[Any] = (),
     image_scales: Sequence[Mapping[str, ConvScales]] = (),
 ) -> Compiled:
-    sites, _ = find_sites(model)
+    sites, computed = find_sites(model, leave_computed=True)
     convs = [site for site in sites if isinstance(site.module, nn.Conv2d)]
     linears = [site for site in sites if site not in convs]
     tokens = [tokens_of(model, sites, partial(_call, model, example)) for example in examples]
@@ -194,7 +196,7 @@ def _compile(
         variants.append(variant)
         whole.append(times)
     explanation = Explanation(
-        (*rows, *conv_rows),
+        (*rows, *conv_rows, *computed_rows(model, computed)),
         "; ".join(dict.fromkeys(graphs)),
         tuple(whole),
         tuple(notes),

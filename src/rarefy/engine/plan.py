@@ -67,13 +67,16 @@ class LayerPlan:
 
 
 def tokens_of(model: nn.Module, sites: Sequence[Site], run: Callable[[], Any]) -> dict[str, int]:
-    """How many input rows each site sees in one run (the largest, where it is called several times)."""
+    """How many input rows each site sees in one run (the largest, where it is called several times); those that see
+    nothing, or nested tensors only, are left out."""
     seen: dict[str, int] = {}
     hooks = []
     for site in sites:
 
         def count(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = site.name) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
+            if x.is_nested:
+                return
             rows = x.numel() // max(1, x.shape[-1])
             seen[name] = max(rows, seen.get(name, 0))
 
@@ -133,7 +136,7 @@ class Planner:
         sparsity = 1.0 - int(weight.count_nonzero()) / weight.numel()
         why = why_dense(site, sparsity, self._precision)
         if why is not None or not counts:
-            why = why or "not reached by the example inputs"
+            why = why or "not reached by the example inputs, or by nested tensors only"
             rows = counts or [0]
             self.rows += [LayerRow(site.name, site.shape, sparsity, n, "dense", None, None, why) for n in rows]
             return None
