@@ -198,6 +198,45 @@ def test_a_cache_that_cannot_be_cut_is_refused(model: nn.Module) -> None:
         Sirius().generate(model, PROMPT, 4)
 
 
+def test_windows_of_attention_are_served_far_beyond_their_width() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    made = MistralForCausalLM(MistralConfig(vocab_size=32, sliding_window=6, num_key_value_heads=2, **sizes)).eval()
+    wanted = dense(made, 30)
+    sparse(made, 8)
+    found = Sirius(4, exact=True).generate(made, PROMPT, 30)
+    assert torch.equal(found.tokens, wanted) and found.rollbacks > 0
+
+
+def test_a_model_without_a_cache_is_refused() -> None:
+    from transformers_tiny import tiny
+
+    made = tiny("Bert")
+    sparse(made, 8)
+    with pytest.raises(ModelError, match="BertModel gives no past_key_values; give a decoder"):
+        Sirius().generate(made, PROMPT, 4)
+
+
+@pytest.mark.parametrize("said", [{"record_past": False}, {"is_sliding": True}])
+def test_a_cache_that_forgets_is_refused_before_the_first_draft(said: dict[str, bool]) -> None:
+    made = opt().eval()
+    sparse(made, 8)
+    forward = made.forward
+    layer = type("Forgets", (), said)()
+    cache = type("Windowed", (), {"layers": [layer], "crop": None})()
+
+    def windowed(**given: Any) -> Any:
+        out = forward(**given)
+        out.past_key_values = cache
+        return out
+
+    made.forward = windowed  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="keeps keys and values in a Forgets, from which tokens cannot be taken back"):
+        Sirius().generate(made, PROMPT, 4)
+
+
 def test_what_cannot_be_is_said(model: nn.Module) -> None:
     detach(model)
     with pytest.raises(ModelError, match="no selectors"):

@@ -11,12 +11,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 import rarefy
-from activations.tiny import llama, opt, text, train
+from activations.tiny import llama, next_loss, opt, text, train
 from rarefy.activations.fatrelu import FATReLU
 from rarefy.activations.q_sparse import QSparse, settle
 from rarefy.activations.relufication import Relufication
 from rarefy.activations.turbo_sparse_drelu import DReLU
-from rarefy.core.errors import FileError
+from rarefy.core.errors import FileError, ModelError
 from rarefy.recipes.convert import convert
 
 
@@ -53,6 +53,35 @@ def test_the_loaded_model_computes_the_same(make: Callable[[], nn.Module], chang
         loaded = rarefy.load(tmp_path / "model")
         assert torch.allclose(loaded(input_ids=text()).logits, wanted, atol=1e-5)  # the attention's kernel may differ
     assert change == "fatrelu" or not torch.allclose(before, wanted, atol=1e-3)
+
+
+def test_what_is_still_trained_comes_back_with_its_gradients_straight_through(tmp_path: Path) -> None:
+    model = llama().eval()
+    QSparse(0.5, squared=False).apply(model)
+    rarefy.save(model, tmp_path)
+    loaded = rarefy.load(tmp_path)
+    found = []
+    for each in (model, loaded):
+        next_loss(each, text()).backward()
+        found.append(each.get_submodule("model.embed_tokens").weight.grad)
+    assert torch.allclose(*found, atol=1e-6)
+    settle(model)
+    model.zero_grad()
+    next_loss(model, text()).backward()
+    assert not torch.allclose(model.get_submodule("model.embed_tokens").weight.grad, found[1], atol=1e-6)
+
+
+def test_weights_behind_ternary_ones_are_not_saved_before_they_are_settled(tmp_path: Path) -> None:
+    model = llama().eval()
+    QSparse(0.5, ternary=True).apply(model)
+    with pytest.raises(ModelError, match=r"q_proj trains the weight behind ternary values.*settle\(model\) first"):
+        rarefy.save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    settle(model)
+    rarefy.save(model, tmp_path / "model")
+    with torch.no_grad():
+        again = rarefy.load(tmp_path / "model")(input_ids=text()).logits
+        assert torch.allclose(again, model(input_ids=text()).logits, atol=1e-5)
 
 
 def masked() -> nn.Module:

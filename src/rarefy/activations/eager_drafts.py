@@ -34,13 +34,9 @@ class EagerDrafts:
 
     def begin(self, ids: Tensor, room: int) -> tuple[Tensor, Any]:
         with paused(self.model):
-            out = self.model(input_ids=ids, use_cache=True)
-        cache = out.past_key_values
-        if not hasattr(cache, "crop"):
-            raise ModelError(
-                f"sirius: {type(self.model).__name__} keeps keys and values in a {type(cache).__name__}, from which "
-                "tokens cannot be taken back; a later release of transformers (5, say) has a cache for it"
-            )
+            out = self.model(input_ids=ids, use_cache=True, **_whole_cache(self.model))
+        cache = getattr(out, "past_key_values", None)
+        _require_cut(type(self.model).__name__, cache)
         return out.logits[:, -1], cache
 
     def draft(self, last: Tensor, cache: Any, count: int, end: int | None = None) -> Tensor:
@@ -55,3 +51,32 @@ class EagerDrafts:
         with paused(self.model):
             logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits
         return logits
+
+
+def _whole_cache(model: nn.Module) -> dict[str, Any]:
+    """A cache of all tokens for a model whose attention sees a window: its own forgets what a cut brings back."""
+    config: Any = getattr(model, "config", None)
+    if not getattr(config, "sliding_window", None):
+        return {}
+    from transformers import DynamicCache
+
+    return {"past_key_values": DynamicCache()}
+
+
+def _require_cut(name: str, cache: Any) -> None:
+    """Refuses what tokens cannot be taken back from."""
+    if cache is None:
+        raise ModelError(
+            f"sirius: {name} gives no past_key_values; give a decoder that generates text (a causal model)"
+        )
+    windows = [layer for layer in getattr(cache, "layers", ()) if _forgets(layer)]
+    if windows or not hasattr(cache, "crop"):
+        kind = type(windows[0] if windows else cache).__name__
+        raise ModelError(
+            f"sirius: {name} keeps keys and values in a {kind}, from which tokens cannot be taken back; give a model "
+            "that keeps those of all tokens, or a later release of transformers (5, say), which may have a cache for it"
+        )
+
+
+def _forgets(layer: Any) -> bool:
+    return getattr(layer, "is_sliding", False) is True or hasattr(layer, "record_past")

@@ -9,6 +9,18 @@ from rarefy.selectors import InputSelector
 from rarefy.selectors.attach import Masking
 
 
+def trained(module: nn.Module) -> "StraightThrough | None":
+    """The straight-through selector on a layer's input, or None."""
+    return next((hook for hook in module._forward_pre_hooks.values() if isinstance(hook, StraightThrough)), None)
+
+
+def train_through(module: nn.Module, levels: int | None) -> None:
+    """Makes the selector on a layer's input one with gradients straight through, in its place among the hooks."""
+    for key, hook in module._forward_pre_hooks.items():
+        if isinstance(hook, InputSelector):
+            module._forward_pre_hooks[key] = StraightThrough(hook.selector, levels)
+
+
 class StraightThrough(InputSelector):
     """A selector of inputs with dx = dy W at all entries; the weight's gradient is of the selected input, dy^T (x * m).
 

@@ -27,10 +27,16 @@ def make_ternary(layer: nn.Module) -> None:
 
 def settle_ternary(model: nn.Module) -> int:
     """Writes the ternary weights into the layers, which are plain again; gives how many there were."""
-    found = [m for m in model.modules() if parametrize.is_parametrized(m, "weight") and _is_ternary(m)]
-    for module in found:
+    found = ternary_layers(model)
+    for module in found.values():
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     return len(found)
+
+
+def ternary_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """{name: layer} of those that `make_ternary` changed and that are not settled."""
+    named = model.named_modules()
+    return {name: m for name, m in named if parametrize.is_parametrized(m, "weight") and _is_ternary(m)}
 
 
 def _is_ternary(module: nn.Module) -> bool:

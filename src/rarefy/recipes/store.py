@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from rarefy.activations.rotation import turned_modules
+from rarefy.activations.ternary import ternary_layers
 from rarefy.core.errors import FileError, ModelError
 from rarefy.engine import Compiled, CompiledDecoder
 from rarefy.engine.compile import compile_again
@@ -48,8 +49,10 @@ def save(model: nn.Module, path: str | Path, *, carry: str | Path | bool | None 
     Raises ModelError (something that cannot be stored without pickling) or FileError (it could not be written).
     """
     path, source = Path(path), _source(model)
-    tensors, aliases = collect(source)
     weights = weights_path(path)
+    if weights.parent == path:
+        _require_settled(source)
+    tensors, aliases = collect(source)
     beside = {name: tensors.pop(name) for name in extra_names(source)} if weights.parent == path else {}
     tensors |= class_weights(source, tensors) if weights.parent == path else {}
     known = is_hugging_face(source) and weights.parent == path
@@ -128,6 +131,15 @@ def _dressed(model: nn.Module, contents: Contents, path: Path) -> nn.Module:
     attach_grids(model, contents)
     restore_activations(model, path, contents)
     return model
+
+
+def _require_settled(model: nn.Module) -> None:
+    if found := next(iter(ternary_layers(model)), None):
+        raise ModelError(
+            f"save: {found} trains the weight behind ternary values, which a model of its class has no place for; call "
+            "rarefy.activations.q_sparse.settle(model) first (of a copy.deepcopy where training goes on), or keep "
+            "model.state_dict() with torch.save"
+        )
 
 
 def _source(model: object) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rarefy.activations.rank_aware import RankAware, replace_module
 from rarefy.activations.rotation import hang_rotation, turned_modules
+from rarefy.activations.straight_through import train_through, trained
 from rarefy.core.errors import FileError, RarefyError
 from rarefy.formats.atomic import write_text
 from rarefy.formats.container import Contents, Prepared, prepare, write
@@ -97,6 +98,8 @@ def _out(i: int, name: str, module: nn.Module, selector: Masking, tensors: dict[
             f"save: {name} has a {type(selector).__name__}, which no file holds; take it off with "
             "rarefy.selectors.detach(model) first"
         )
+    if (hook := trained(module)) is not None and side == "input":
+        said |= {"straight_through": True, "levels": hook.levels}
     tensors |= {f"selectors.{i}.{part}": value for part, value in parts.items() if value is not None}
     return said
 
@@ -163,6 +166,9 @@ def _restore(model: nn.Module, raw: Mapping[str, Any], tensors: Mapping[str, Ten
         parts = {part: tensors.get(f"selectors.{i}.{part}") for part in ("threshold", "weight")}
         attach = select_inputs if said["side"] == "input" else select_hidden
         attach(model.get_submodule(said["name"]), _in(said, parts))
+        if said.get("straight_through") is True:
+            levels = said["levels"]
+            train_through(model.get_submodule(said["name"]), None if levels is None else int(levels))
 
 
 def _in(said: Mapping[str, Any], parts: Mapping[str, Tensor | None]) -> Masking:
