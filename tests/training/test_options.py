@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import rarefy
-from rarefy.core.errors import SparsityError
+from rarefy.core.errors import ModelError, SparsityError
 from rarefy.schedules.cosine import Cosine
 from rarefy.training.options import require_least, require_schedule, require_share, require_steps
 from training.loops import mlp, sgd
@@ -66,3 +66,25 @@ def test_numbers_of_numpy_and_functions_are_taken() -> None:
     require_least("c", 0)
     with pytest.raises(SparsityError, match=r"eps: 0 will not do; give a number above 0.0"):
         require_least("eps", 0, above=True)
+
+
+def test_a_run_with_other_settings_is_refused_by_what_differs() -> None:
+    task = mlp()
+    kept = {"sparsity": 0.8, "total_steps": 20}
+    state = rarefy.sparse_training(task.model, sgd(task.model), "rigl", every=5, fraction=0.2, **kept).state_dict()
+    other = mlp()
+    with pytest.raises(
+        ModelError, match=r"settings differs: saved every=5, initial=0\.2, here every=7, initial=0\.3; make"
+    ):
+        rarefy.sparse_training(other.model, sgd(other.model), "rigl", every=7, state=state, **kept)
+
+
+def test_a_second_trainer_on_packed_layers_is_refused() -> None:
+    task = mlp()
+    kept = {"sparsity": 0.8, "total_steps": 20, "runtime": "sparse"}
+    first = rarefy.sparse_training(task.model, sgd(task.model), "rigl", **kept)
+    assert "sparse" in first.runtime.values()
+    with pytest.raises(ModelError, match=r"packed by a trainer that is at work on it; end that one with its detach"):
+        rarefy.sparse_training(task.model, sgd(task.model), "rigl", **kept)
+    first.detach()
+    rarefy.sparse_training(task.model, sgd(task.model), "rigl", **kept)

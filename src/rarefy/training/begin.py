@@ -59,6 +59,11 @@ def begin(
             "sparse_training: LBFGS looks at the loss several times a step, between which masks cannot hold"
         )
     require_free(inner)
+    if packed := [path for path, module in model.named_modules() if hasattr(module, "packing")]:
+        raise ModelError(
+            f"sparse_training: {', '.join(packed[:3])} of the model {'is' if len(packed) == 1 else 'are'} packed by a "
+            "trainer that is at work on it; end that one with its detach() first"
+        )
     if total_steps is not None:
         require_steps("total_steps", total_steps)
         total_steps = operator.index(total_steps)

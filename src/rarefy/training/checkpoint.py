@@ -1,5 +1,6 @@
 """Saving and restoring a run, bit for bit, and refusing what does not belong to it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from rarefy.training.run import Run
 from rarefy.training.state import WeightState
 
 VERSION = 1
+
+_SETTING = re.compile(r"\w+=[^=(),]+(?=[,)])")  # a name and its plain value in a method's `repr`
 
 
 def identity(name: str, method: SparseMethod, run: Run) -> dict[str, Any]:
@@ -150,10 +153,19 @@ def _require_same(saved: Any, here: Mapping[str, Any]) -> None:
             raise ModelError(
                 f"load_state_dict: {len(names)} weights differ: {shown}; resume with the model that was saved"
             )
+        there, own = _apart(str(theirs), str(mine)) if key == "settings" else (repr(theirs), repr(mine))
         raise ModelError(
-            f"load_state_dict: {key} differs: saved {theirs!r}, here {mine!r}; make the trainer with the arguments of "
+            f"load_state_dict: {key} differs: saved {there}, here {own}; make the trainer with the arguments of "
             "the run that was saved"
         )
+
+
+def _apart(theirs: str, mine: str) -> tuple[str, str]:
+    """Of two methods in words what only the one has, and only the other; all of them where that says nothing."""
+    both = [[found.group() for found in _SETTING.finditer(text)] for text in (theirs, mine)]
+    only = [[one for one in parts if parts.count(one) > other.count(one)] for parts, other in (both, both[::-1])]
+    there, own = (", ".join(dict.fromkeys(parts)) for parts in only)
+    return (there, own) if there and own else (theirs, mine)
 
 
 def _is_plain(node: Any) -> bool:
