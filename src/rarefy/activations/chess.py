@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from rarefy.activations.hidden import attach_hidden, hidden_thresholds
-from rarefy.activations.inputs import sparsify_inputs
+from rarefy.activations.inputs import require_settle, sparsify_inputs
 from rarefy.activations.job import Job, Placed
 from rarefy.calibration.taps import Mean, tap
-from rarefy.core.errors import ModelError
+from rarefy.core.errors import ModelError, UnknownNameError
 from rarefy.core.registry import method
+
+ATTENTION = ("q", "k", "v", "o")
 
 
 @method(
@@ -28,6 +30,12 @@ class Chess:
 
     attention: tuple[str, ...] = ("q", "o")
     settle: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attention, str) or (wrong := [p for p in self.attention if p not in ATTENTION]):
+            given = self.attention if isinstance(self.attention, str) else wrong[0]
+            raise UnknownNameError(f"chess: attention has {given!r}; give a tuple of some of {ATTENTION}, or ()")
+        require_settle(self.settle)
 
     def __call__(self, job: Job) -> list[Placed]:
         placed = attach_hidden(job.layers, hidden_thresholds(job, mean_up(job)), job.sparsity)

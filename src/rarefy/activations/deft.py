@@ -1,5 +1,6 @@
 """DEFT: fine-tuning that also lowers the density of the activations."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,10 @@ class Deft:
     beta: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise SparsityError(f"deft: alpha {self.alpha} is negative, which would make activations dense")
+        if not 0.0 <= self.alpha < math.inf:
+            raise SparsityError(
+                f"deft: alpha {self.alpha} is no number from 0 up; below 0 activations would grow dense"
+            )
 
     def attach(self, model: nn.Module, layers: Sequence[str] | None = None) -> ActivationPenalty:
         """The penalty, hung on the model: add its `.loss()` to yours. `layers`: as for `ActivationPenalty`."""

@@ -1,5 +1,6 @@
 """FATReLU: a ReLU that also drops small positive values."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,10 @@ class FATReLU:
     threshold: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.threshold < 0:
-            raise SparsityError(f"fatrelu: threshold {self.threshold} is negative; 0 is a plain ReLU")
+        if not 0.0 <= self.threshold < math.inf:
+            raise SparsityError(
+                f"fatrelu: threshold {self.threshold} is negative or no finite number; 0 is a plain ReLU"
+            )
 
     def apply(self, model: nn.Module) -> list[str]:
         """Attaches the threshold to every feed-forward ReLU; ModelError where the activation is another."""

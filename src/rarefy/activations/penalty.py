@@ -1,5 +1,6 @@
 """A term of the loss that makes activations sparse, for an ordinary training loop."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,8 +50,8 @@ class SmoothCount:
     beta: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise SparsityError(f"SmoothCount: beta {self.beta} is not positive")
+        if not 0.0 < self.beta < math.inf:
+            raise SparsityError(f"SmoothCount: beta {self.beta} is not positive and finite")
 
     def __call__(self, hidden: Float[Tensor, "tokens width"]) -> Tensor:
         return torch.tanh(self.beta * hidden.abs()).mean()
@@ -71,6 +72,8 @@ class ActivationPenalty:
     def __init__(
         self, model: nn.Module, term: Term, weight: float | Schedule, layers: Sequence[str] | None = None
     ) -> None:
+        if isinstance(weight, int | float) and not 0.0 <= weight < math.inf:
+            raise SparsityError(f"ActivationPenalty: weight {weight} is no number from 0 up; give 0 for plain training")
         self.term, self._weight, self._step = term, weight, 0
         self._seen: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []

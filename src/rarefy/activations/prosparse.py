@@ -1,5 +1,6 @@
 """ProSparse: ReLU, then an L1 term that grows in smooth stages, then a raised threshold."""
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from rarefy.activations.fatrelu import FATReLU
 from rarefy.activations.penalty import L1, ActivationPenalty
 from rarefy.activations.relufication import Relufication
+from rarefy.core.errors import SparsityError
 from rarefy.core.registry import method
 from rarefy.schedules.staged_sine import StagedSine
 
@@ -27,6 +29,8 @@ class ProSparse:
 
     def __post_init__(self) -> None:
         StagedSine(self.ends, self.weights)  # says what is wrong with them
+        if not all(0.0 <= weight < math.inf for weight in self.weights):
+            raise SparsityError(f"prosparse: weights {self.weights} of the L1 term; give numbers from 0 up")
         FATReLU(self.threshold)
 
     def begin(self, model: nn.Module) -> ActivationPenalty:

@@ -10,7 +10,7 @@ from rarefy.activations.straight_through import StraightThrough
 from rarefy.activations.swap import swap_activations
 from rarefy.activations.ternary import make_ternary, settle_ternary
 from rarefy.core.density import density_of
-from rarefy.core.errors import ModelError, ShapeError
+from rarefy.core.errors import ModelError, ShapeError, SparsityError
 from rarefy.core.registry import method
 from rarefy.core.topk import exact_count
 from rarefy.selectors import TopK, feed_forwards, input_selector, select_inputs
@@ -42,6 +42,8 @@ class QSparse:
 
     def __post_init__(self) -> None:
         density_of(self.sparsity)
+        if self.block is not None and self.block < 1:
+            raise SparsityError(f"q-sparse: block={self.block} inputs; give 1 or more, or None for the whole token")
 
     def selector(self, width: int, name: str = "layer") -> Masking:
         """The selector of a layer with `width` inputs."""

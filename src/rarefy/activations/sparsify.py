@@ -75,6 +75,7 @@ def _method(method: str | Activations, options: dict[str, Any]) -> tuple[str, Ac
         if options or not isinstance(method, Activations):
             raise UnknownNameError(f"method: {method!r} is not a name; options {sorted(options)} go with names only")
         return type(method).__name__.lower(), method
+    _require_method(method)
     known = [e.id for e in entries("selector") if "method" in e.protocols]
     factory = lookup("selector", method).factory
     options_of = inspect.signature(factory).parameters
@@ -85,6 +86,18 @@ def _method(method: str | Activations, options: dict[str, Any]) -> tuple[str, Ac
     if not isinstance(made, Activations):
         raise UnknownNameError(f"method: {method!r} is no method for activations; they are {known}")
     return method, made
+
+
+def _require_method(name: str) -> None:
+    """Says of a method that is no selector of this door how it is used."""
+    others = [e for e in entries() if e.id == name and e.family == "activations"]
+    if others and not any(e.role == "selector" for e in others):
+        made = others[0].factory
+        ways = [way for way in ("apply", "attach", "begin", "generate") if hasattr(made, way)]
+        raise UnknownNameError(
+            f"method: {name!r} is not for sparsify_activations; use {made.__module__}.{made.__qualname__}(...)"
+            + "".join(f".{way}(model, ...)" for way in ways[:1])
+        )
 
 
 def require_bare(model: nn.Module) -> None:

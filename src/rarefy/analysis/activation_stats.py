@@ -1,5 +1,6 @@
 """How dense what the layers of a model read is: a layer, a token, and a batch of tokens together."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,12 @@ def activation_stats(
     nonzeros, so that a SiLU model is dense. batches: numbers of tokens whose union is asked; those larger than the data
     are left out. The model stays as it is.
     """
-    if above < 0:
-        raise SparsityError(f"activation_stats: above={above} is negative; 0 counts what is not zero")
+    if not 0.0 <= above < math.inf:
+        raise SparsityError(
+            f"activation_stats: above={above} is negative or no finite number; 0 counts what is not zero"
+        )
+    if wrong := [n for n in batches if n < 1]:
+        raise SparsityError(f"activation_stats: batches has {wrong[0]}; a union is of 1 token or more")
     found = as_batches(data, method="activation_stats", needed=True)
     places = readers(model, layers)
     counts: dict[str, Tensor] = {}

@@ -61,6 +61,8 @@ def select_inputs(module: nn.Module, selector: Masking) -> RemovableHandle:
         raise ShapeError(
             f"select_inputs: the selector is made for {selector.width} inputs, {type(module).__name__} has {width}"
         )
+    if getattr(selector, "k", 0) > width:
+        raise ShapeError(f"select_inputs: the selector keeps {selector.k} inputs, {type(module).__name__} has {width}")  # type: ignore[attr-defined]
     if input_selector(module) is not None:
         raise ModelError(f"select_inputs: {type(module).__name__} has a selector already; call detach(model) first")
     return module.register_forward_pre_hook(InputSelector(selector))

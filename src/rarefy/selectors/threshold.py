@@ -27,6 +27,9 @@ class Threshold:
     weight: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.threshold, Tensor):
+            kind = type(self.threshold).__name__
+            raise ShapeError(f"Threshold: {self.threshold!r} is a {kind}; give a tensor, as torch.tensor(0.5)")
         shapes = [tuple(t.shape) for t in (self.threshold, self.weight) if t is not None]
         if any(len(shape) > 1 for shape in shapes) or (self.weight is not None and self.weight.dim() != 1):
             raise ShapeError(f"Threshold: shapes {shapes}; the threshold is () or (width,), the weight (width,)")

@@ -27,7 +27,7 @@ class TopK:
     weight: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 0:
+        if not isinstance(self.k, int) or self.k < 0:
             raise SparsityError(f"TopK: k is {self.k}; give the number of inputs to keep, 0 or more")
         if self.weight is not None and self.weight.dim() != 1:
             raise ShapeError(f"TopK: the weight has shape {tuple(self.weight.shape)}; it is (width,)")

@@ -57,6 +57,11 @@ class CoreMatching:
         Raises DataError for more than one prompt or a mask of another length, ModelError for an unknown architecture or
         a model without a block after `layer`.
         """
+        if not getattr(model, "can_generate", lambda: True)():
+            raise ModelError(
+                f"corematching: {type(model).__name__} generates no text, its tokens see those behind them; give a "
+                "decoder with its head (a ...ForCausalLM)"
+            )
         tokens = self._tokens(image, input_ids, inputs_embeds)
         layers = feed_forwards(model)
         blocks = blocks_of(model, [block_name(layer.name) for layer in layers])

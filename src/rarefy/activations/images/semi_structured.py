@@ -77,6 +77,10 @@ class PositionPruner:
     """
 
     def __init__(self, method: SemiStructured, model: nn.Module, example: Tensor, ignore: Sequence[str] = ()) -> None:
+        ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        named = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        if lost := [p for p in ignore if not any(matches(name, [p]) for name in named)]:
+            raise ModelError(f"ignore: {lost[0]!r} matches no Conv2d; they are {named[:8]}...")
         convolutions = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and not matches(n, ignore)}
         if not convolutions:
             raise ModelError(f"semi-structured-activation: {type(model).__name__} has no Conv2d that is not ignored")

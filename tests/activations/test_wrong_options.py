@@ -1,0 +1,92 @@
+"""Options that make no sense are refused where they are given, with what was given and what would do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rarefy
+from activations.tiny import llama, text
+from rarefy.activations.chess import Chess
+from rarefy.activations.deft import Deft
+from rarefy.activations.fatrelu import FATReLU
+from rarefy.activations.images.corematching import CoreMatching
+from rarefy.activations.images.semi_structured import SemiStructured
+from rarefy.activations.penalty import L1, ActivationPenalty, SmoothCount
+from rarefy.activations.prosparse import ProSparse
+from rarefy.activations.q_sparse import QSparse
+from rarefy.core.errors import ModelError, RarefyError, ShapeError, SparsityError, UnknownNameError
+from rarefy.selectors import Threshold, TopK, input_selector, select_inputs
+from transformers_tiny import ids, tiny
+
+NAN, INF = float("nan"), float("inf")
+
+
+def unchecked(kind: Any, **given: Any) -> None:
+    """Made as it is where no checker of types stands before the class, as here in the tests."""
+    made = object.__new__(kind)
+    for name, value in given.items():
+        object.__setattr__(made, name, value)
+    made.__post_init__()
+
+
+WRONG: dict[str, tuple[Callable[[], object], type[RarefyError], str]] = {
+    "attention": (lambda: Chess(attention=("foo",)), UnknownNameError, "attention has 'foo'; give a tuple"),
+    "attention in letters": (
+        lambda: unchecked(Chess, attention="q"),
+        UnknownNameError,
+        "attention has 'q'; give",
+    ),
+    "settle": (lambda: Chess(settle=-1), SparsityError, "settle: -1"),
+    "block": (lambda: QSparse(0.5, block=0), SparsityError, "block=0 inputs; give 1 or more"),
+    "alpha": (lambda: Deft(alpha=NAN), SparsityError, "alpha nan"),
+    "alpha without end": (lambda: Deft(alpha=INF), SparsityError, "alpha inf"),
+    "beta": (lambda: SmoothCount(NAN), SparsityError, "beta nan"),
+    "threshold": (lambda: FATReLU(NAN), SparsityError, "threshold nan"),
+    "weight": (lambda: ActivationPenalty(llama(), L1(), -1.0), SparsityError, "weight -1.0"),
+    "weights": (lambda: ProSparse(ends=(5, 8), weights=(-1, 2)), SparsityError, "weights .-1, 2. of the L1"),
+    "k": (lambda: unchecked(TopK, k=2.5), SparsityError, "k is 2.5"),
+    "number": (lambda: unchecked(Threshold, threshold=0.5), ShapeError, "give a tensor"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_they_are_refused(case: str) -> None:
+    make, error, match = WRONG[case]
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_a_selector_keeps_no_more_than_a_layer_has() -> None:
+    layer = nn.Linear(4, 3)
+    with pytest.raises(ShapeError, match="keeps 9 inputs, Linear has 4"):
+        select_inputs(layer, TopK(9))
+    assert input_selector(layer) is None
+    select_inputs(layer, TopK(4))
+
+
+def test_counts_ask_for_numbers() -> None:
+    with pytest.raises(SparsityError, match="above=nan"):
+        rarefy.activation_stats(llama(), [text()], above=NAN)
+    with pytest.raises(SparsityError, match="batches has 0"):
+        rarefy.activation_stats(llama(), [text()], batches=(1, 0, -3))
+
+
+def test_a_name_that_matches_no_convolution_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    with pytest.raises(ModelError, match="'zz' matches no Conv2d"):
+        SemiStructured().attach(net, torch.randn(1, 3, 8, 8), ignore=["zz"])
+    assert list(SemiStructured().attach(net, torch.randn(1, 3, 8, 8), ignore="0").masks) == ["2"]
+
+
+def test_a_model_that_reads_both_ways_has_no_prompt_to_go_on_from() -> None:
+    with pytest.raises(ModelError, match="BertModel generates no text"):
+        CoreMatching(layer=0).read(tiny("Bert"), torch.arange(12) < 6, input_ids=ids(1))
+
+
+def test_methods_of_other_doors_say_where_theirs_is() -> None:
+    for name, way in (("deja-vu", r"deja_vu\.DejaVu\(\.\.\.\)\.apply"), ("deft", r"Deft\(\.\.\.\)\.attach")):
+        with pytest.raises(UnknownNameError, match=way):
+            rarefy.sparsify_activations(llama(), name, sparsity=0.5, data=[text()])
