@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from damage import damaged
 from torch import nn
 
 import rarefy
@@ -24,6 +23,7 @@ from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool
 from rarefy.engine.sparse_conv import SparseConv2d
 from rarefy.ops import available
 from rarefy.ops.conv_across import lanes
+from recipes.damage import damaged
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs the native module")
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from damage import damaged
 from torch import nn
 from typer.testing import CliRunner
 
@@ -22,6 +21,7 @@ from rarefy.core.errors import FileError
 from rarefy.engine import Compiled, shared
 from rarefy.engine.sparse_linear import SparseLinear
 from rarefy.ops import PackedWeight, available
+from recipes.damage import damaged
 
 if not available():
     pytest.skip("needs the native module", allow_module_level=True)

@@ -16,9 +16,9 @@ WRONG = [
     ("rigl", {"fraction": float("nan")}, "fraction: nan is no share"),
     ("set", {"fraction": 1.5}, "fraction: 1.5 is no share"),
     ("sparse-momentum", {"fraction": 2.0}, "fraction: 2.0 is no share"),
-    ("rigl", {"every": True}, "every: True is not a number of steps"),
-    ("rigl", {"every": 0}, "every: 0 is not a number of steps"),
-    ("rigl", {"total_steps": True}, "total_steps: True is not a number of steps"),
+    ("rigl", {"every": True}, "every: True is not a positive whole number of steps"),
+    ("rigl", {"every": 0}, "every: 0 is not a positive whole number of steps"),
+    ("rigl", {"total_steps": True}, "total_steps: True is not a positive whole number of steps"),
     ("dst-ee", {"eps": -1}, "eps: -1 will not do; give a number above 0.0"),
     ("dst-ee", {"c": float("inf")}, "c: inf will not do; give a number of at least 0.0"),
     ("sr-ste", {"decay": -1}, "decay: -1 will not do; give a number of at least 0.0"),
@@ -46,7 +46,7 @@ def test_shares(value) -> None:
 
 @pytest.mark.parametrize("value", ["a", None, True, 2.5, 0, -3, float("inf")])
 def test_steps(value) -> None:
-    with pytest.raises(SparsityError, match=r"every: .* is not a number of steps; give a whole number of at least 1"):
+    with pytest.raises(SparsityError, match=r"every: .* is not a positive whole number of steps"):
         require_steps("every", value)
 
 

@@ -29,7 +29,7 @@ def require_steps(name: str, value: Any) -> None:
     except TypeError:
         count = 0
     if count < 1:
-        raise SparsityError(f"{name}: {value!r} is not a number of steps; give a whole number of at least 1")
+        raise SparsityError(f"{name}: {value!r} is not a positive whole number of steps")
 
 
 def require_schedule(name: str, value: Any) -> None:
