@@ -36,7 +36,7 @@ def main() -> None:
             fast = rarefy.compile(sparse, x)
             torch.testing.assert_close(fast(x), sparse(x), rtol=1e-4, atol=1e-3)
             turns = {"dense": local(partial(dense, x)), "rarefy": local(partial(fast, x))}
-            times = timed(Sides(turns), 3 if asked.quick else 7, seconds=0.02)
+            times = timed(Sides(turns), 3 if asked.quick else 7, seconds=0.02, most=1000)
             gains[threads].append(times.ratio("rarefy", "dense"))
             micro = [times.ms(side) * 1e3 for side in turns]
             rows.append([f"{out} x {width}", threads, fast.explain().rows[0].kernel, *micro, gains[threads][-1]])
