@@ -78,6 +78,17 @@ def test_layers_that_fail_where_the_source_does_not_are_left_for_it(prefer) -> N
         assert agrees(fast(x, tagged=True), model(x, tagged=True))
 
 
+@pytest.mark.parametrize("way", ["graph", "layers", "source"])
+def test_a_call_that_runs_looks_for_no_other_way(way, prefer, monkeypatch) -> None:
+    """To ask whether weights were let go goes through all modules."""
+    prefer(way)
+    model, x = mlp(), torch.randn(4, 64)
+    fast = rarefy.compile(model, x)
+    monkeypatch.setattr(type(fast), "freed", property(lambda self: pytest.fail("all modules were looked at")))
+    for _ in range(2):
+        assert agrees(fast(x), model(x))
+
+
 def test_layers_with_other_outputs_are_never_fallen_back_on(prefer, monkeypatch) -> None:
     from rarefy.engine.sparse_linear import SparseLinear
 

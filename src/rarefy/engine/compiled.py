@@ -188,9 +188,7 @@ class Compiled(nn.Module):
     ) -> tuple[Any, Callable[..., Any]]:
         """What the call gives, and what gave it: `run`, the layers one by one where it refused the sizes, or the source
         where it looks into a layer for what the packed one has not."""
-        others: tuple[Callable[..., Any], ...] = (self.layers, self.source)
-        ways = [run, *(way for way in others if way is not run)]
-        for way in ways[: -1 if self.freed else None]:
+        for way in self._ways(run):
             try:
                 return way(*args, **kwargs), way
             except (AssertionError, AttributeError) as error:
@@ -198,6 +196,14 @@ class Compiled(nn.Module):
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise self._misfit(args, kwargs, error) from error
         raise self._misfit(args, kwargs, why) from why
+
+    def _ways(self, run: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+        """In the order of trying; what a call seldom comes to is looked at only then."""
+        yield run
+        if run is not self.layers:
+            yield self.layers
+        if self.source not in (run, self.layers) and not self.freed:
+            yield self.source
 
     def _misfit(self, args: tuple[Any, ...], kwargs: dict[str, Any], why: Exception) -> RarefyError:
         """The error of a call that the model cannot run, named by its inputs."""
