@@ -67,6 +67,9 @@ inline Register on_its_own(Register v) {
   __asm__("" : "+v"(v));
   return v;
 }
+// Zeros in a register that the compiler knows nothing of. Zen 4's expansions and compressions wait for what their
+// destination held last, under a mask of zeros too: they merge into a register that is cleared, which waits for nothing.
+inline __m512i cleared() { return on_its_own(_mm512_setzero_si512()); }
 // Four floats, and one of them in every lane: for loops that are short of loads and not of shuffles.
 using Floats4 = __m512;
 inline Floats4 load_four(const float* p) { return on_its_own(_mm512_broadcast_f32x4(_mm_loadu_ps(p))); }
@@ -74,11 +77,18 @@ template <int i>
 inline Vec of_four(Floats4 four) {
   return on_its_own(_mm512_permute_ps(four, i * 0x55));
 }
-inline Vec expand(Lanes keep, const float* packed) { return _mm512_maskz_expand_ps(keep, on_its_own(_mm512_loadu_ps(packed))); }
+inline Vec expand(Lanes keep, const float* packed) {
+  return _mm512_mask_expand_ps(_mm512_castsi512_ps(cleared()), keep, on_its_own(_mm512_loadu_ps(packed)));
+}
 // c + w * p in the lanes that are kept; what else p names is not read. Written out: a load under a mask of its own, as the
 // compiler would have it, costs Zen 4 more than all the rest.
 inline Vec fma_lanes(Lanes keep, Vec w, const float* p, Vec c) {
   __asm__("vfmadd231ps %2, %1, %0%{%3%}" : "+v"(c) : "v"(w), "m"(*reinterpret_cast<const __m512_u*>(p)), "Yk"(keep));
+  return c;
+}
+// c + w * p, p read by the instruction itself: loads that the compiler shares among rows put their sums in one long chain.
+inline Vec fma_from(Vec w, const float* p, Vec c) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(w), "m"(*reinterpret_cast<const __m512_u*>(p)));
   return c;
 }
 #include "simd/picked.h"

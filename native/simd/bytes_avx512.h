@@ -12,7 +12,7 @@ inline Bytes load_bytes(const unsigned char* p) { return _mm512_loadu_si512(p); 
 
 #if RAREFY_EXPAND_BYTES
 inline Bytes expand_bytes(std::uint64_t mask, const unsigned char* p, int, int, int) {
-  return _mm512_maskz_expand_epi8(mask, on_its_own(_mm512_loadu_si512(p)));
+  return _mm512_mask_expand_epi8(cleared(), mask, on_its_own(_mm512_loadu_si512(p)));
 }
 #endif
 

@@ -8,7 +8,7 @@ inline void list_groups(const unsigned char* mask, int bytes, std::uint32_t* to)
   __m512i inputs = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
   for (int i = 0; i < bytes; i += 2) {
     const unsigned bits = mask[i] | (i + 1 < bytes ? mask[i + 1] << 8 : 0);
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), inputs));
+    _mm512_storeu_si512(to, _mm512_mask_compress_epi32(cleared(), static_cast<__mmask16>(bits), inputs));
     to += __builtin_popcount(bits);
     inputs = _mm512_add_epi32(inputs, _mm512_set1_epi32(256));
   }

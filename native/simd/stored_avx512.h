@@ -15,11 +15,11 @@ inline Vec expand_stored(Lanes keep, unsigned, const unsigned char* p) {
   if constexpr (stored == Stored::fp32) return expand(keep, reinterpret_cast<const float*>(p));
   if constexpr (stored == Stored::bf16) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_maskz_expand_epi32(keep, wide), 16));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_mask_expand_epi32(cleared(), keep, wide), 16));
   }
   if constexpr (stored == Stored::int8) {
     const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return _mm512_cvtepi32_ps(_mm512_maskz_expand_epi32(keep, wide));
+    return _mm512_cvtepi32_ps(_mm512_mask_expand_epi32(cleared(), keep, wide));
   }
 }
 

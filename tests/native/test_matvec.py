@@ -64,16 +64,17 @@ def test_floats_over_token_counts_with_bias_and_activations(name):
 
 
 @with_floats
-def test_a_nan_reaches_exactly_the_rows_whose_support_names_it(name):
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_is_not_finite_reaches_exactly_the_rows_whose_support_names_it(name, value):
     if "-dense-" in name:
         pytest.skip("every input takes part in every row")
     source, weight = stored(sparse(60, 90, 0.3), name)
     packed, x = ops.pack(source, name), normal(3, 90)
     clean = packed.multiply(x, None, "none")
-    x[1, 41] = float("nan")
+    x[1, 41] = float(value)
     got, reached = packed.multiply(x, None, "none"), torch.zeros_like(clean, dtype=torch.bool)
     reached[1] = weight[:, 41] != 0
-    assert torch.equal(got.isnan(), reached) and reached.any()
+    assert torch.equal(~got.isfinite(), reached) and reached.any()
     assert torch.equal(got[~reached], clean[~reached])
 
 

@@ -18,7 +18,7 @@ const std::uint8_t* expand_widened_whole(const std::uint8_t* masks, const std::u
     const unsigned bits = masks[0] | masks[1] << 8;
     const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
     const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(packed), 16);
-    _mm512_store_si512(to, _mm512_maskz_expand_epi32(static_cast<__mmask16>(bits), wide));
+    _mm512_store_si512(to, _mm512_mask_expand_epi32(cleared(), static_cast<__mmask16>(bits), wide));
     values += 2 * __builtin_popcount(bits);
   }
   return values;

@@ -8,6 +8,8 @@
 RAREFY_BEGIN_VBMI2
 namespace rarefy::vbmi2 {
 namespace {
+#include "simd/avx512.h"
+
 // The hardware's prefetcher starts anew at every page, and two streams are read: both are asked for ahead.
 inline void ask_ahead(const std::uint8_t* masks, const std::uint8_t* values) {
   __builtin_prefetch(values + expand::ahead, 0, in_passing);
@@ -20,7 +22,7 @@ const std::uint8_t* expand_bytes(const std::uint8_t* masks, const std::uint8_t* 
     ask_ahead(masks, values);
     std::uint64_t bits;
     __builtin_memcpy(&bits, masks, sizeof bits);
-    _mm512_store_si512(to, _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(values)));
+    _mm512_store_si512(to, _mm512_mask_expand_epi8(cleared(), bits, on_its_own(_mm512_loadu_si512(values))));
     values += __builtin_popcountll(bits);
   }
   return values;
@@ -32,7 +34,7 @@ const std::uint8_t* expand_halves(const std::uint8_t* masks, const std::uint8_t*
     ask_ahead(masks, values);
     std::uint32_t bits;
     __builtin_memcpy(&bits, masks, sizeof bits);
-    _mm512_store_si512(to, _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(values)));
+    _mm512_store_si512(to, _mm512_mask_expand_epi16(cleared(), bits, on_its_own(_mm512_loadu_si512(values))));
     values += 2 * __builtin_popcount(bits);
   }
   return values;

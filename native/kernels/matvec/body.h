@@ -22,12 +22,13 @@ inline std::uint64_t mask_at(const unsigned char* at) {
 }
 
 // One chunk of one row; gives where the next begins. Masked inputs: a NaN must reach only rows that have its column.
-template <Stored stored, Format format, int tokens>
+// `finite` inputs need no mask where making one costs: a weight that is not there is 0, and 0 times them is 0.
+template <Stored stored, Format format, int tokens, bool finite>
 inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, const float* const (&x)[tokens], std::ptrdiff_t column,
                                       Vec (&partial)[tokens]) {
   constexpr int size = size_of(stored), parts = matvec::unit_columns / width;
   if constexpr (format == Format::bitmask && interleaved) {
-    return add_interleaved<stored, tokens>(at, x, column, partial);
+    return add_interleaved<stored, tokens, finite>(at, x, column, partial);
   } else if constexpr (format == Format::dense) {
 #pragma GCC unroll unrolled
     for (int part = 0; part < matvec::chunk_columns / width; ++part) {
@@ -60,7 +61,7 @@ inline const unsigned char* add_chunk(const unsigned char* at, int per_unit, con
 }
 
 // Rows row, row + apart, ...: far apart, so that each runs through memory of its own from task start to task end.
-template <Stored stored, Format format, int tokens, int rows>
+template <Stored stored, Format format, int tokens, int rows, bool finite>
 inline void add_rows(const matvec::Rows& w, int row, int apart, const float* const (&x)[tokens], float* sums) {
   const unsigned char* at[rows];
   Vec partial[rows][tokens];
@@ -75,7 +76,7 @@ inline void add_rows(const matvec::Rows& w, int row, int apart, const float* con
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
       fetch<lines_a_chunk<stored, format>, rows>(at[r]);
-      at[r] = add_chunk<stored, format, tokens>(at[r], per_unit, x, std::ptrdiff_t{chunk} * matvec::chunk_columns, partial[r]);
+      at[r] = add_chunk<stored, format, tokens, finite>(at[r], per_unit, x, std::ptrdiff_t{chunk} * matvec::chunk_columns, partial[r]);
     }
   }
 #pragma GCC unroll 4
@@ -115,13 +116,13 @@ inline void add_indexed(const matvec::Rows& w, int row, const float* const (&x)[
   for (int t = 0; t < tokens; ++t) sums[t] = sum(partial[t]);
 }
 
-template <Stored stored, Format format, int tokens, int rows>
+template <Stored stored, Format format, int tokens, int rows, bool finite>
 inline void put_rows(const matvec::Rows& w, int row, int apart, const matvec::Inputs& in, int token, const RowOutput& output) {
   const float* x[tokens];
   for (int t = 0; t < tokens; ++t) x[t] = in.x + (token + t < in.tokens ? token + t : in.tokens - 1) * in.stride;
   float sums[rows * tokens];
   if constexpr (format == Format::index) add_indexed<stored, tokens>(w, row, x, sums);
-  else add_rows<stored, format, tokens, rows>(w, row, apart, x, sums);
+  else add_rows<stored, format, tokens, rows, finite>(w, row, apart, x, sums);
   for (int r = 0; r < rows; ++r) {
     const float scale = stored == Stored::int8 ? w.scales[row + r * apart] : 1.0f;
     for (int t = 0; t < tokens && token + t < in.tokens; ++t)
@@ -130,30 +131,44 @@ inline void put_rows(const matvec::Rows& w, int row, int apart, const matvec::In
 }
 
 // All tokens pass by a row while it is in the nearest cache.
-template <Stored stored, Format format, int rows>
+template <Stored stored, Format format, int rows, bool finite>
 inline void put_tokens(const matvec::Rows& w, int row, int apart, const matvec::Inputs& in, const RowOutput& output) {
-  if constexpr (rows == 4) return put_rows<stored, format, 1, 4>(w, row, apart, in, 0, output);
-  else if constexpr (rows == 2) return put_rows<stored, format, 2, 2>(w, row, apart, in, 0, output);
+  if constexpr (rows == 4) return put_rows<stored, format, 1, 4, finite>(w, row, apart, in, 0, output);
+  else if constexpr (rows == 2) return put_rows<stored, format, 2, 2, finite>(w, row, apart, in, 0, output);
   else
     for (int token = 0; token < in.tokens;) {
       const int left = in.tokens - token;
-      if (left > 4) put_rows<stored, format, 8, 1>(w, row, apart, in, token, output), token += 8;
-      else if (left > 1) put_rows<stored, format, 4, 1>(w, row, apart, in, token, output), token += 4;
-      else put_rows<stored, format, 1, 1>(w, row, apart, in, token, output), token += 1;
+      if (left > 4) put_rows<stored, format, 8, 1, finite>(w, row, apart, in, token, output), token += 8;
+      else if (left > 1) put_rows<stored, format, 4, 1, finite>(w, row, apart, in, token, output), token += 4;
+      else put_rows<stored, format, 1, 1, finite>(w, row, apart, in, token, output), token += 1;
     }
 }
 
-template <Stored stored, Format format, int rows>
+template <Stored stored, Format format, int rows, bool finite>
 inline void multiply_together(const matvec::Rows& w, int first, int last, const matvec::Inputs& in, const RowOutput& output) {
   const int apart = (last - first) / rows;
-  for (int row = first; row < first + apart; ++row) put_tokens<stored, format, rows>(w, row, apart, in, output);
-  for (int row = first + rows * apart; row < last; ++row) put_tokens<stored, format, 1>(w, row, 0, in, output);
+  for (int row = first; row < first + apart; ++row) put_tokens<stored, format, rows, finite>(w, row, apart, in, output);
+  for (int row = first + rows * apart; row < last; ++row) put_tokens<stored, format, 1, finite>(w, row, 0, in, output);
+}
+
+template <Stored stored, Format format, bool finite>
+inline void multiply_tokens(const matvec::Rows& w, int first, int last, const matvec::Inputs& in, const RowOutput& output) {
+  if (format == Format::index || in.tokens > 2) multiply_together<stored, format, 1, finite>(w, first, last, in, output);
+  else if (in.tokens == 1) multiply_together<stored, format, 4, finite>(w, first, last, in, output);
+  else multiply_together<stored, format, 2, finite>(w, first, last, in, output);
+}
+
+// Whether nothing that is read of the inputs is infinite or NaN: only those are not 0 times 0.
+inline bool all_finite(const matvec::Rows& w, const matvec::Inputs& in) {
+  Vec zeros = zero();
+  for (int t = 0; t < in.tokens; ++t)
+    for (int k = 0; k < w.chunks * matvec::chunk_columns; k += width) zeros = fma(zero(), loadu(in.x + t * in.stride + k), zeros);
+  return sum(zeros) == 0.0f;
 }
 
 template <Stored stored, Format format>
 void multiply(const matvec::Rows& w, int first, int last, const matvec::Inputs& in, const RowOutput& output) noexcept {
-  if (format == Format::index || in.tokens > 2) multiply_together<stored, format, 1>(w, first, last, in, output);
-  else if (in.tokens == 1) multiply_together<stored, format, 4>(w, first, last, in, output);
-  else multiply_together<stored, format, 2>(w, first, last, in, output);
+  if (format == Format::bitmask && interleaved && all_finite(w, in)) multiply_tokens<stored, format, true>(w, first, last, in, output);
+  else multiply_tokens<stored, format, false>(w, first, last, in, output);
   finish_rows(output, first, last, in.tokens);
 }
