@@ -2,6 +2,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "core/regions.h"
 #include "kernels/matvec/contract.h"
 #include "kernels/matvec4/contract.h"
