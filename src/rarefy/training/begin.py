@@ -20,6 +20,7 @@ from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.parse import parse_pattern
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.training import optimizers
+from rarefy.training.at_work import require_free, require_unheld
 from rarefy.training.clock import Clock
 from rarefy.training.method import Chooses, Exchanges, SparseMethod
 from rarefy.training.options import require_steps
@@ -27,7 +28,7 @@ from rarefy.training.run import Run
 from rarefy.training.starts import GivenStart, dense_mask, may_spoil, require_kept
 from rarefy.training.state import WeightState
 from rarefy.training.switching import require_mode
-from rarefy.training.trainer import SparseTrainer, require_free, require_in_optimizer
+from rarefy.training.trainer import SparseTrainer, require_in_optimizer
 from rarefy.training.weights import find_weights
 
 
@@ -59,11 +60,6 @@ def begin(
             "sparse_training: LBFGS looks at the loss several times a step, between which masks cannot hold"
         )
     require_free(inner)
-    if packed := [path for path, module in model.named_modules() if hasattr(module, "packing")]:
-        raise ModelError(
-            f"sparse_training: {', '.join(packed[:3])} of the model {'is' if len(packed) == 1 else 'are'} packed by a "
-            "trainer that is at work on it; end that one with its detach() first"
-        )
     if total_steps is not None:
         require_steps("total_steps", total_steps)
         total_steps = operator.index(total_steps)
@@ -72,6 +68,7 @@ def begin(
     if isinstance(method.topology, Exchanges) and total_steps is not None:
         _warn_if_still(name, method.topology.exchanges, total_steps)
     weights, _ = find_weights(model, ignore, embeddings=method.embeddings)
+    require_unheld(weights)
     density = _density(sparsity, support) if sparsity is not None or not isinstance(method.start, GivenStart) else 1.0
     densities = _densities(weights, density, support, allocation, method, state)
     states = [_state(weight, support, densities[weight.name], method, total_steps) for weight in weights]
