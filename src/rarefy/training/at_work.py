@@ -36,7 +36,8 @@ def require_free(optimizer: torch.optim.Optimizer) -> None:
         if other.run.optimizer is optimizer:
             raise ModelError(
                 f"optimizer: a sparse trainer ({other.name!r}, step {other.step_count}) is at work on it already, and "
-                "two would undo each other's masks; end that one with its detach() first, or make a new optimizer"
+                "two would undo each other's masks; end that one with its detach() first, or, where this one is for "
+                "other layers, give them an optimizer of their own"
             )
 
 

@@ -37,8 +37,12 @@ class KeptGradients:
             return
         if isinstance(self.method.topology, Opens):
             arrives = WeakMethod(self._arrives)  # weights outlive a trainer that nobody holds
-            hooks = [(state.weight.parameter, partial(_arrived, arrives, state)) for state in self.run.states]
-            self._hooks = [parameter.register_hook(hook) for parameter, hook in hooks]
+            for state in self.run.states:
+                parameter = state.weight.parameter
+                trains = parameter.requires_grad
+                parameter.requires_grad_(True)  # hooks hang on no frozen weight, and stay on one that is frozen later
+                self._hooks.append(parameter.register_hook(partial(_arrived, arrives, state)))
+                parameter.requires_grad_(trains)
 
     def prepare(self) -> None:
         """Ahead of the backward passes of a step."""

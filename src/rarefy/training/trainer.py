@@ -117,8 +117,14 @@ class SparseTrainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken; load the model's and the optimizer's state first.
 
-        Raises ModelError, with the difference, for a state of another method, setting or model.
+        Raises ModelError, with the difference, for a state of another method, setting or model, and after `detach`.
         """
+        if not self._hooks:
+            raise ModelError(
+                f"load_state_dict: this trainer ({self.name!r}, step {self.step_count}) was ended by its detach(), and "
+                "its optimizer's steps are dense ones; make a new one with rarefy.sparse_training(model, optimizer, "
+                "..., state=...)"
+            )
         self._switching.unpack_all()
         checkpoint.load(state, self.name, self.method, self.run)
         self._switching.pack_named(state.get("packed", []), state.get("measured", {}))

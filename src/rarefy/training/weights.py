@@ -1,6 +1,6 @@
 """The weights that are trained sparse: every matrix of linear, convolutional, recurrent and attention layers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 
@@ -33,17 +33,18 @@ def _candidates(model: nn.Module, embeddings: bool) -> Iterator[tuple[str, nn.Mo
 
 
 def find_weights(
-    model: nn.Module, ignore: Sequence[str] = (), *, embeddings: bool = False
+    model: nn.Module, ignore: Sequence[str] = (), *, embeddings: bool = False, frozen: Collection[str] = ()
 ) -> tuple[list[Site], list[str]]:
     """The weights of a model in definition order, and the names that `ignore` left out.
 
-    Weights that do not require a gradient are left out too. embeddings: whether embedding tables count. Parameters that
-    several modules share become one weight, ignored if any of its names is. Prefixes that wrappers put before a name
-    (`_orig_mod`, `module`) are dropped. An entry of `ignore` that matches nothing is an error, and so is a model with
-    nothing left.
+    Weights that do not require a gradient are left out too, but those that `frozen` names. embeddings: whether
+    embedding tables count. Parameters that several modules share become one weight, ignored if any of its names is.
+    Prefixes that wrappers put before a name (`_orig_mod`, `module`) are dropped. An entry of `ignore` that matches
+    nothing is an error, and so is a model with nothing left.
     """
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     groups: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    trained: set[int] = set()
     for name, module, attribute in _candidates(_unwrapped(model), embeddings):
         parameter = module._parameters.get(attribute)
         if not isinstance(parameter, nn.Parameter):
@@ -51,8 +52,10 @@ def find_weights(
                 f"{name}: is no parameter but computed from others (weight_norm, torch.nn.utils.prune, ...); "
                 f"make it one or leave the layer alone with ignore=[{name!r}]"
             )
-        if parameter.requires_grad:
-            groups.setdefault(id(parameter), []).append((name, module, attribute))
+        groups.setdefault(id(parameter), []).append((name, module, attribute))
+        if parameter.requires_grad or name in frozen:
+            trained.add(id(parameter))
+    groups = {key: group for key, group in groups.items() if key in trained}
     everything = [name for group in groups.values() for name, _, _ in group]
     for pattern in patterns:
         if not any(matches(name, [pattern]) for name in everything):
