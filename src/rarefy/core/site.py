@@ -1,6 +1,7 @@
 """A site: one prunable weight of a model, always shown as `(out, in)` and written back where it came from."""
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ def is_prunable(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Conv2d) or _is_conv1d(module)
 
 
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Layers whose weights training takes and pruning does not.
-OTHER_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+OTHER_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, *_TRANSPOSED)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -62,6 +64,14 @@ class Site:
         weight = self.parameter
         rows = weight.shape[1] if self.transposed else weight.shape[0]
         return rows, weight.numel() // max(1, rows)
+
+    @property
+    def fan_in(self) -> float:
+        """How many weights meet in an output; of a strided transposed convolution on average over its outputs."""
+        module = self.module
+        if not isinstance(module, _TRANSPOSED):
+            return float(self.shape[1])
+        return module.in_channels // module.groups * math.prod(module.kernel_size) / math.prod(module.stride)
 
     def as_matrix(self, tensor: Tensor) -> Tensor:
         """A tensor of the parameter's shape (the weight, its gradient) as `(out, in)`."""
