@@ -13,14 +13,14 @@ from rarefy.core.errors import ModelError, WeightError
 from rarefy.core.shapes import Mask, Weight
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(module: nn.Module) -> bool:
     """GPT-2's linear layer of Hugging Face, which stores its weight as `(in, out)`."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "weight")
 
 
 def is_prunable(module: nn.Module) -> bool:
     """Linear layers, 2-d convolutions and GPT-2's transposed linear layer."""
-    return isinstance(module, nn.Linear | nn.Conv2d) or _is_conv1d(module)
+    return isinstance(module, nn.Linear | nn.Conv2d) or is_conv1d(module)
 
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -53,7 +53,7 @@ class Site:
 
     @property
     def transposed(self) -> bool:
-        return _is_conv1d(self.module)
+        return is_conv1d(self.module)
 
     @property
     def groups(self) -> int:
