@@ -150,6 +150,16 @@ def _require_parameter(name: str, module: nn.Module) -> None:
         )
 
 
+def _require_whole(name: str, module: nn.Module) -> None:
+    """Refuses a weight of which only the kept values exist: it has no rows."""
+    weight = module._parameters.get("weight")
+    if weight is not None and hasattr(module, "packing"):
+        raise ModelError(
+            f"{name}: a sparse trainer is at work on it, and only its {weight.numel()} kept values exist; end that "
+            "with trainer.detach() first, or have dense weights until its next step with trainer.unpack()"
+        )
+
+
 def find_sites(
     model: nn.Module, ignore: Sequence[str] = (), *, leave_computed: bool = False
 ) -> tuple[list[Site], list[str]]:
@@ -175,6 +185,7 @@ def find_sites(
             continue
         modules = tuple({id(m): m for _, m in group}.values())
         _require_parameter(names[0], modules[0])
+        _require_whole(names[0], modules[0])
         sites.append(Site(names[0], modules, tuple(names[1:])))
     if not sites:
         left = "ignored or computed from other weights" if leave_computed else "ignored"

@@ -130,6 +130,7 @@ class SparseTrainer:
         self._switching.pack_named(state.get("packed", []), state.get("measured", {}))
         self._prepare()
 
+    @torch.compiler.disable  # a compiled optimizer step has nothing to trace here
     def _pre_hook(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Works before the step, or, where the step computes the gradients itself, inside its closure."""
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -145,6 +146,7 @@ class SparseTrainer:
 
         return (args[0], wrapped, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
 
+    @torch.compiler.disable
     def _post_hook(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._after()
 

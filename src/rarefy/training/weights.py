@@ -52,6 +52,11 @@ def find_weights(
                 f"{name}: is no parameter but computed from others (weight_norm, torch.nn.utils.prune, ...); "
                 f"make it one or leave the layer alone with ignore=[{name!r}]"
             )
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise ModelError(
+                f"{name}: a {type(module).__name__} whose weight has no shape yet; call the model on a batch, then "
+                f"make the optimizer and the trainer, or leave the layer alone with ignore=[{name!r}]"
+            )
         groups.setdefault(id(parameter), []).append((name, module, attribute))
         if parameter.requires_grad or name in frozen:
             trained.add(id(parameter))
