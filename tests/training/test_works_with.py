@@ -196,6 +196,16 @@ def test_a_layer_without_a_shape_is_refused_with_what_to_do() -> None:
     model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 4))
     with pytest.raises(ModelError, match=r"0: a LazyLinear whose weight has no shape yet; call the model on a batch"):
         rarefy.sparse_training(model, sgd(model[2]), "set", sparsity=0.5)
+    trainer = rarefy.sparse_training(model, sgd(model[2]), "set", sparsity=0.5, ignore=["0"])
+    assert list(trainer.masks) == ["2"]
+
+
+def test_a_layer_whose_weight_is_computed_is_refused_or_left_alone() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(ModelError, match=r"0: is no parameter but computed from others.*ignore=\['0'\]"):
+        rarefy.sparse_training(model, sgd(model), "set", sparsity=0.5)
+    trainer = rarefy.sparse_training(model, sgd(model), "set", sparsity=0.5, ignore=["0"])
+    assert list(trainer.masks) == ["2"]
 
 
 @pytest.mark.skipif(not available(), reason="no layer is packed without native kernels")

@@ -47,19 +47,12 @@ def find_weights(
     trained: set[int] = set()
     for name, module, attribute in _candidates(_unwrapped(model), embeddings):
         parameter = module._parameters.get(attribute)
-        if not isinstance(parameter, nn.Parameter):
-            raise ModelError(
-                f"{name}: is no parameter but computed from others (weight_norm, torch.nn.utils.prune, ...); "
-                f"make it one or leave the layer alone with ignore=[{name!r}]"
-            )
-        if isinstance(parameter, nn.UninitializedParameter):
-            raise ModelError(
-                f"{name}: a {type(module).__name__} whose weight has no shape yet; call the model on a batch, then "
-                f"make the optimizer and the trainer, or leave the layer alone with ignore=[{name!r}]"
-            )
-        groups.setdefault(id(parameter), []).append((name, module, attribute))
-        if parameter.requires_grad or name in frozen:
-            trained.add(id(parameter))
+        if not matches(name, patterns):
+            _require_trainable(name, module, parameter)
+        key = id(module if parameter is None else parameter)
+        groups.setdefault(key, []).append((name, module, attribute))
+        if parameter is None or parameter.requires_grad or name in frozen:
+            trained.add(key)
     groups = {key: group for key, group in groups.items() if key in trained}
     everything = [name for group in groups.values() for name, _, _ in group]
     for pattern in patterns:
@@ -87,6 +80,20 @@ def find_weights(
         )
         raise ModelError(f"{type(model).__name__}: nothing to train sparse: {why}; nothing was changed")
     return weights, ignored
+
+
+def _require_trainable(name: str, module: nn.Module, parameter: nn.Parameter | None) -> None:
+    """Refuses a weight that is no parameter, or none yet."""
+    if parameter is None:
+        raise ModelError(
+            f"{name}: is no parameter but computed from others (weight_norm, torch.nn.utils.prune, ...); "
+            f"make it one or leave the layer alone with ignore=[{name!r}]"
+        )
+    if isinstance(parameter, nn.UninitializedParameter):
+        raise ModelError(
+            f"{name}: a {type(module).__name__} whose weight has no shape yet; call the model on a batch, then "
+            f"make the optimizer and the trainer, or leave the layer alone with ignore=[{name!r}]"
+        )
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
