@@ -159,3 +159,10 @@ def test_bad_input_and_a_missing_end() -> None:
     with pytest.raises(SparsityError, match="total_steps is missing"):
         rarefy.sparse_training(model, torch.optim.SGD(model.parameters(), lr=0.1), "ast-slorb")
     assert type(model) is nn.Linear and STEPS == 24
+
+
+def test_weights_without_an_adapter_are_named() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 2), nn.Flatten(), nn.Linear(8, 8))
+    with pytest.warns(UserWarning, match="adapters are for nn.Linear only, so 0 get none; give adapter=False"):
+        rarefy.sparse_training(model, torch.optim.SGD(model.parameters(), lr=0.1), "ast-slorb", total_steps=20)
+    assert isinstance(model[2], SLoRBLinear) and type(model[0]) is nn.Conv2d

@@ -32,18 +32,50 @@ def test_training_goes_on_from_what_was_loaded(method: str) -> None:
     assert bool((state.mask & (best["2.weight"] != 0)).any())
 
 
+@pytest.mark.parametrize("method", [*BEHIND, *PLAIN])
+def test_so_does_it_from_what_was_written_through_data(method: str) -> None:
+    """Of which torch counts no writes."""
+    task = mlp(width=32)
+    trainer, made = start(task, method, sgd, **({"pattern": "2:4"} if method == "bdwp" else {}))
+    list(train(task, trainer, 5))
+    weight = task.model[2].weight
+    wanted = weight.detach() * 3.0
+    weight.data.copy_(wanted)
+    for group in made.param_groups:
+        group["lr"] = 0.0
+    list(train(task, trainer, 1, 5))
+    there = trainer.run["2"].mask & (wanted != 0)
+    assert torch.allclose(weight.detach()[there], wanted[there], atol=1e-5) and bool(there.any())
+
+
+def test_one_entry_that_was_written_through_data_is_seen() -> None:
+    task = mlp(width=32)
+    trainer, _ = start(task, "top-kast", sgd)
+    list(train(task, trainer, 5))
+    state = trainer.run["2"]
+    row, column = state.mask.nonzero()[0].tolist()
+    task.model[2].weight.data[row, column] += 1e-3
+    saved = trainer.state_dict()["weights"]["2"]["master"]
+    assert float(saved[row, column]) == float(task.model[2].weight[row, column])
+
+
 def _loaded(best: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
     return best["2.weight"][mask & (best["2.weight"] != 0)]
 
 
+@pytest.mark.parametrize("data", [False, True])
 @pytest.mark.parametrize("method", ["edge-popup", "ssvi", "turbo-vbi-structured-bayes", "nm-gradient-decay"])
-def test_what_cannot_be_taken_over_is_refused(method: str) -> None:
+def test_what_cannot_be_taken_over_is_refused(method: str, data: bool) -> None:
     task = mlp(width=32)
     trainer, _ = start(task, method, sgd)
     list(train(task, trainer, 5))
     saved = copy.deepcopy((task.model.state_dict(), trainer.state_dict()))
     list(train(task, trainer, 3, 5))
-    task.model.load_state_dict(saved[0])
+    if data:
+        for name, parameter in task.model.named_parameters():
+            parameter.data.copy_(saved[0][name])
+    else:
+        task.model.load_state_dict(saved[0])
     before = {name: mask.clone() for name, mask in trainer.masks.items()}
     with pytest.raises(ModelError, match="was written to since the last step"):
         list(train(task, trainer, 1, 8))

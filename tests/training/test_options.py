@@ -77,14 +77,3 @@ def test_a_run_with_other_settings_is_refused_by_what_differs() -> None:
         ModelError, match=r"settings differs: saved every=5, initial=0\.2, here every=7, initial=0\.3; make"
     ):
         rarefy.sparse_training(other.model, sgd(other.model), "rigl", every=7, state=state, **kept)
-
-
-def test_a_second_trainer_on_packed_layers_is_refused() -> None:
-    task = mlp()
-    kept = {"sparsity": 0.8, "total_steps": 20, "runtime": "sparse"}
-    first = rarefy.sparse_training(task.model, sgd(task.model), "rigl", **kept)
-    assert "sparse" in first.runtime.values()
-    with pytest.raises(ModelError, match=r"packed by a trainer that is at work on it; end that one with its detach"):
-        rarefy.sparse_training(task.model, sgd(task.model), "rigl", **kept)
-    first.detach()
-    rarefy.sparse_training(task.model, sgd(task.model), "rigl", **kept)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import rarefy
 from rarefy.core.errors import DataError, ModelError, RarefyError
 from rarefy.core.topk import exact_count, keep_top
+from rarefy.scores.random import Random
 from training import loops
 
 METHODS = ["snip", "grasp", "synflow", "robust-pai", "magnitude", "random-pruning", "gradient", "movement", "obd"]
@@ -202,3 +203,26 @@ def test_a_small_bert(method: str) -> None:
     lonely = {state.name for state in trainer.run.states if state.kept == 1}
     said = " ".join(str(warning.message) for warning in told)
     assert all(name in said for name in lonely) and (lonely or "one weight is left" not in said)
+
+
+LAYERS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
+    (lambda: nn.ConvTranspose1d(6, 16, 5), (6, 12)),
+    (lambda: nn.ConvTranspose1d(12, 4, 4, stride=2, groups=2), (12, 12)),
+    (lambda: nn.ConvTranspose2d(3, 8, (4, 6), stride=(2, 3)), (3, 6, 6)),
+    (lambda: nn.Conv1d(6, 16, 3, groups=2), (6, 12)),
+    (lambda: nn.Linear(12, 5), (12,)),
+]
+
+
+@pytest.mark.parametrize(("make", "size"), LAYERS)
+def test_what_leaves_a_pruned_layer_has_the_second_moment_that_was_asked_for(
+    make: Callable[[], nn.Module], size: tuple[int, ...]
+) -> None:
+    """Of white inputs: by the derivative of each output that lies inside with respect to all inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(make())
+    rarefy.sparse_training(model, loops.sgd(model), "robust-pai", sparsity=0.6, moment=1.7, score=Random())
+    slopes = torch.autograd.functional.jacobian(model, torch.zeros(size))
+    moments = slopes.square().flatten(len(size)).sum(-1)  # (channels, *places)
+    inside = moments[(slice(None), *[slice(4, 10)] * (len(size) - 1))]  # whole periods of the strides
+    assert float(inside.mean()) == pytest.approx(1.7, rel=1e-4)

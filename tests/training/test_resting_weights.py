@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import rarefy
+from rarefy.core.errors import ModelError
 from rarefy.core.registry import Entry
 from rarefy.ops import available
 from rarefy.training import SparseTrainer
@@ -134,3 +135,63 @@ def test_biases_train_on_where_all_weights_are_frozen() -> None:
     list(train(task, trainer, 5, 4))
     assert not torch.equal(task.model[4].bias, bias)
     assert all(torch.equal(mask, masks[name]) for name, mask in trainer.masks.items())
+
+
+def _around_a_kill(entry: Entry | str, kill: bool, **more: Any) -> tuple[list[float], dict[str, Tensor]]:
+    """Frozen from step 7 to step 17, killed at step 12 or not."""
+    task = mlp(width=32)
+    trainer, made = start(task, entry, sgd, **more)
+    list(train(task, trainer, 7))
+    task.model[2].weight.requires_grad_(False)
+    list(train(task, trainer, 5, 7))
+    if kill:
+        saved = copy.deepcopy((task.model.state_dict(), made.state_dict(), trainer.state_dict()))
+        task = mlp(width=32, seed=1)
+        task.model[2].weight.requires_grad_(False)
+        task.model.load_state_dict(saved[0])
+        made = sgd(task.model)
+        made.load_state_dict(saved[1])
+        trainer, _ = start(task, entry, lambda _: made, state=saved[2], **more)
+    losses = list(train(task, trainer, 5, 12))
+    task.model[2].weight.requires_grad_(True)
+    losses += list(train(task, trainer, STEPS - 17, 17))
+    return losses, trainer.masks
+
+
+@pytest.mark.parametrize("entry", METHODS)
+def test_a_run_goes_on_from_a_checkpoint_with_what_was_frozen_then(entry: Entry) -> None:
+    plain = {"adapter": False} if entry.id == "ast-slorb" else {}  # adapters ask for the trainer ahead of the model
+    losses, masks = _around_a_kill(entry, kill=True, **plain)
+    expected, kept = _around_a_kill(entry, kill=False, **plain)
+    assert losses == expected
+    assert masks.keys() == kept.keys() and all(torch.equal(mask, kept[name]) for name, mask in masks.items())
+
+
+@needs_native
+def test_so_does_one_on_packed_layers() -> None:
+    (losses, masks), (expected, kept) = (
+        _around_a_kill("rigl", kill, every=4, runtime="sparse") for kill in (True, False)
+    )
+    assert losses == expected and all(torch.equal(mask, kept[name]) for name, mask in masks.items())
+
+
+def test_a_layer_that_was_frozen_when_its_trainer_was_made_has_to_be_so_again() -> None:
+    task = mlp(width=32)
+    task.model[2].weight.requires_grad_(False)
+    trainer, _ = start(task, "rigl", every=4)
+    saved = trainer.state_dict()
+    task = mlp(width=32)
+    with pytest.raises(
+        ModelError, match=r"2: saved None.*ignored or frozen when the trainer was made, is to be so again"
+    ):
+        start(task, "rigl", every=4, state=saved)
+
+
+def test_a_trainer_that_was_ended_takes_no_state() -> None:
+    """Its steps would be dense ones."""
+    task = mlp(width=32)
+    trainer, _ = start(task, "rigl", every=4)
+    saved = trainer.state_dict()
+    trainer.detach()
+    with pytest.raises(ModelError, match=r"ended by its detach\(\).*rarefy\.sparse_training\(.*state=\.\.\.\)"):
+        trainer.load_state_dict(saved)

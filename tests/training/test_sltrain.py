@@ -142,7 +142,7 @@ def test_under_autocast_and_bad_input() -> None:
         sltrain(net(), rank=2, sparsity=0.9999)
     with pytest.raises(ModelError, match="matches none"):
         sltrain(net(), rank=2, ignore=["head"])
-    with pytest.raises(ModelError, match="is a Linear itself"):
+    with pytest.raises(ModelError, match="is a Linear itself; put it into"):
         sltrain(nn.Linear(4, 4), rank=1)
     tied = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8, bias=False))
     tied[1].weight = tied[0].weight

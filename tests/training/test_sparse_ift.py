@@ -61,9 +61,9 @@ def test_one_layer_alone_and_bad_input() -> None:
         sparse_ift(net(), sparsity=0.0)
     with pytest.raises(UnknownNameError, match="kind"):
         sparse_ift(net(), "deep", sparsity=0.5)
-    with pytest.raises(ModelError, match="give an nn"):
+    with pytest.raises(ModelError, match=r"give an nn\.Sequential of layers, or another kind"):
         sparse_ift(nn.ModuleDict({"a": nn.Linear(2, 2)}), sparsity=0.5)
-    with pytest.raises(ModelError, match="whose width cannot be changed"):
+    with pytest.raises(ModelError, match="BatchNorm1d, whose width cannot be changed here; take another kind"):
         sparse_ift(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)), sparsity=0.5)
-    with pytest.raises(ModelError, match="no linear layer"):
+    with pytest.raises(ModelError, match="no linear layer to replace: it has none; nothing was changed"):
         sparse_ift(nn.Sequential(nn.Conv2d(1, 1, 1)), "doped", sparsity=0.5)

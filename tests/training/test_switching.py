@@ -205,6 +205,7 @@ def test_auto_takes_what_was_measured_and_takes_it_back(monkeypatch: pytest.Monk
     [
         ("top-kast", {"sparsity": 0.8}, "every step"),
         ("sr-ste", {"pattern": "2:4", "sparsity": None}, "every step"),
+        ("deep-rewiring", {"sparsity": 0.8}, "may exchange weights after every step"),
     ],
 )
 def test_methods_that_need_dense_weights_stay_dense_and_say_so(method: str, options: dict[str, Any], why: str) -> None:

@@ -11,11 +11,14 @@ from torch import nn
 
 import rarefy
 from contracts.impostor import assert_beats_impostor
+from rarefy.core.errors import ModelError
+from rarefy.ops import available
 from rarefy.training import optimizers
 from rarefy.training.trainer import SparseTrainer
 from training.loops import Task, adam, mlp, sgd, start, train
 
 STEPS = 16
+RUNTIMES = ["dense", *(["sparse"] if available() else [])]
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.05, "momentum": 0.9, "nesterov": True},
     "Adam": {"lr": 1e-2, "amsgrad": True},
@@ -152,3 +155,72 @@ def test_accelerate_in_bfloat16_goes_on_from_its_checkpoint(tmp_path: Any, reque
     for a, b in zip(again[1].model.parameters(), whole[1].model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert whole[4].sparsity == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_matrices_by_muon_and_the_rest_by_another_optimizer() -> None:
+    task = mlp()
+    matrices, rest = ([p for p in task.model.parameters() if (p.dim() == 2) is wide] for wide in (True, False))
+    other = torch.optim.AdamW(rest, lr=1e-2)
+    trainer, muon = start(task, "rigl", lambda _: torch.optim.Muon(matrices, lr=1e-2), every=4)
+    losses = []
+    for step in range(STEPS):
+        loss = task.loss(step)
+        loss.backward()
+        trainer.step()
+        other.step()
+        for optimizer in (muon, other):
+            optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-4:]) < sum(losses[:4])
+    assert all(s.kept == s.count and bool((s.value()[~s.mask] == 0).all()) for s in trainer.run.states)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_compiled_optimizer_step_does_the_same(runtime: str) -> None:
+    task, plain = mlp(width=32), mlp(width=32)
+    expected = list(train(plain, start(plain, "rigl", every=3, runtime=runtime)[0], 8))
+    trainer, optimizer = start(task, "rigl", every=3, runtime=runtime)
+    step = torch.compile(lambda: optimizer.step(), backend="eager")
+    losses = []
+    for at in range(8):
+        loss = task.loss(at)
+        loss.backward()
+        step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses == pytest.approx(expected, rel=1e-5) and trainer.step_count == 8
+
+
+def test_a_layer_without_a_shape_is_refused_with_what_to_do() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(ModelError, match=r"0: a LazyLinear whose weight has no shape yet; call the model on a batch"):
+        rarefy.sparse_training(model, sgd(model[2]), "set", sparsity=0.5)
+    trainer = rarefy.sparse_training(model, sgd(model[2]), "set", sparsity=0.5, ignore=["0"])
+    assert list(trainer.masks) == ["2"]
+
+
+def test_a_layer_whose_weight_is_computed_is_refused_or_left_alone() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(ModelError, match=r"0: is no parameter but computed from others.*ignore=\['0'\]"):
+        rarefy.sparse_training(model, sgd(model), "set", sparsity=0.5)
+    trainer = rarefy.sparse_training(model, sgd(model), "set", sparsity=0.5, ignore=["0"])
+    assert list(trainer.masks) == ["2"]
+
+
+@pytest.mark.skipif(not available(), reason="no layer is packed without native kernels")
+def test_calls_that_look_at_dense_weights_say_what_to_do_with_packed_ones() -> None:
+    task = mlp(width=32)
+    trainer, _ = start(task, "rigl", every=4, runtime="sparse")
+    list(train(task, trainer, 3))
+    x = task.batches[0][0]
+    calls: list[Callable[[], Any]] = [
+        lambda: rarefy.prune(task.model, "magnitude", sparsity=0.9),
+        lambda: rarefy.compile(task.model, (x,)),
+    ]
+    for call in calls:
+        with pytest.raises(ModelError, match=r"0: a sparse trainer is at work on it.*trainer\.unpack\(\)"):
+            call()
+    trainer.unpack()
+    wanted = task.model.eval()(x).detach()
+    assert torch.allclose(calls[1]()(x), wanted, atol=1e-4)

@@ -63,13 +63,14 @@ _OF_THE_LOSS = frozenset(
 class Evidence(Mapping[Need, Tensor]):
     """Evidence about one site. Asking for what was not collected names the need, the site and the remedy.
 
-    tokens: how many rows of input were seen (0 without data).
+    tokens: how many rows of input were seen (0 without data); fan_in: `Site.fan_in`, None where that is the width.
     """
 
     site: str
     collected: Mapping[Need, Tensor] = field(default_factory=dict)
     tokens: int = 0
     seed: int = 0
+    fan_in: float | None = None
 
     def __getitem__(self, need: Need) -> Tensor:
         if need not in self.collected:
@@ -88,7 +89,7 @@ class Evidence(Mapping[Need, Tensor]):
             need: value.chunk(groups)[index] if need.of_the_weights else value[index] if need.of_the_inputs else value
             for need, value in self.collected.items()
         }
-        return Evidence(self.site, values, self.tokens, self.seed + index)
+        return Evidence(self.site, values, self.tokens, self.seed + index, self.fan_in)
 
     def __iter__(self) -> Iterator[Need]:
         return iter(self.collected)

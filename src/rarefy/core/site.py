@@ -1,6 +1,7 @@
 """A site: one prunable weight of a model, always shown as `(out, in)` and written back where it came from."""
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,18 +13,19 @@ from rarefy.core.errors import ModelError, WeightError
 from rarefy.core.shapes import Mask, Weight
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(module: nn.Module) -> bool:
     """GPT-2's linear layer of Hugging Face, which stores its weight as `(in, out)`."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "weight")
 
 
 def is_prunable(module: nn.Module) -> bool:
     """Linear layers, 2-d convolutions and GPT-2's transposed linear layer."""
-    return isinstance(module, nn.Linear | nn.Conv2d) or _is_conv1d(module)
+    return isinstance(module, nn.Linear | nn.Conv2d) or is_conv1d(module)
 
 
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Layers whose weights training takes and pruning does not.
-OTHER_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+OTHER_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, *_TRANSPOSED)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -51,7 +53,7 @@ class Site:
 
     @property
     def transposed(self) -> bool:
-        return _is_conv1d(self.module)
+        return is_conv1d(self.module)
 
     @property
     def groups(self) -> int:
@@ -62,6 +64,14 @@ class Site:
         weight = self.parameter
         rows = weight.shape[1] if self.transposed else weight.shape[0]
         return rows, weight.numel() // max(1, rows)
+
+    @property
+    def fan_in(self) -> float:
+        """How many weights meet in an output; of a strided transposed convolution on average over its outputs."""
+        module = self.module
+        if not isinstance(module, _TRANSPOSED):
+            return float(self.shape[1])
+        return module.in_channels // module.groups * math.prod(module.kernel_size) / math.prod(module.stride)
 
     def as_matrix(self, tensor: Tensor) -> Tensor:
         """A tensor of the parameter's shape (the weight, its gradient) as `(out, in)`."""
@@ -140,6 +150,16 @@ def _require_parameter(name: str, module: nn.Module) -> None:
         )
 
 
+def _require_whole(name: str, module: nn.Module) -> None:
+    """Refuses a weight of which only the kept values exist: it has no rows."""
+    weight = module._parameters.get("weight")
+    if weight is not None and hasattr(module, "packing"):
+        raise ModelError(
+            f"{name}: a sparse trainer is at work on it, and only its {weight.numel()} kept values exist; end that "
+            "with trainer.detach() first, or have dense weights until its next step with trainer.unpack()"
+        )
+
+
 def find_sites(
     model: nn.Module, ignore: Sequence[str] = (), *, leave_computed: bool = False
 ) -> tuple[list[Site], list[str]]:
@@ -165,6 +185,7 @@ def find_sites(
             continue
         modules = tuple({id(m): m for _, m in group}.values())
         _require_parameter(names[0], modules[0])
+        _require_whole(names[0], modules[0])
         sites.append(Site(names[0], modules, tuple(names[1:])))
     if not sites:
         left = "ignored or computed from other weights" if leave_computed else "ignored"

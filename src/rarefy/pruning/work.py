@@ -103,7 +103,8 @@ class Work:
         """What solves one site, reports it and writes it, once its evidence is there."""
 
         def visit(site: Site, evidence: Evidence) -> None:
-            self._solve(site, densities[site.name], self._joined(evidence, self._whole.get(site.name, {})))
+            joined = self._joined(evidence, self._whole.get(site.name, {}))
+            self._solve(site, densities[site.name], replace(joined, fan_in=site.fan_in))
 
         return visit
 

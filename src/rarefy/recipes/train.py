@@ -16,6 +16,7 @@ from rarefy.pruning import OneShot
 from rarefy.pruning.carry_out import all_or_nothing, own_modes
 from rarefy.pruning.resolve import resolve_pattern
 from rarefy.recipes.train_pruned import prune_weights
+from rarefy.training.at_work import require_unheld
 from rarefy.training.begin import begin
 from rarefy.training.method import SparseMethod
 from rarefy.training.static import static
@@ -74,6 +75,7 @@ def sparse_training(
         if isinstance(made, OneShot):
             if state is None:
                 weights, _ = find_weights(model, ignore)
+                require_unheld(weights)
                 undo.enter_context(own_modes(weights))
                 undo.enter_context(all_or_nothing(weights))
                 chosen: dict[str, Any] = {"sparsity": sparsity, "pattern": pattern, "allocation": allocation}

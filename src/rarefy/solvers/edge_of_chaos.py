@@ -46,9 +46,11 @@ class EdgeOfChaos:
         return Solution(kept * rho, mask, {"rho": rho, "kept": int(mask.sum())})
 
     def _second_moment(self, weight: Weight, evidence: Evidence) -> float:
-        """Mean over outputs of sum_jk w_j H_jk w_k a token, H the identity where inputs are not measured."""
+        """Mean over outputs of sum_jk w_j H_jk w_k a token, n_in E[W^2] where inputs are not measured."""
         wide = weight.double()
-        image = wide @ evidence[Need.INPUT_GRAM].double() / max(1, evidence.tokens) if self.inputs else wide
+        if not self.inputs:
+            return float(wide.square().mean()) * (weight.shape[1] if evidence.fan_in is None else evidence.fan_in)
+        image = wide @ evidence[Need.INPUT_GRAM].double() / max(1, evidence.tokens)
         return float((image * wide).sum()) / max(1, weight.shape[0])
 
     def _input_moment(self, evidence: Evidence) -> float:

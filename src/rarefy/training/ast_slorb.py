@@ -1,6 +1,7 @@
 """AST: masks that settle because what is pruned decays more and more, with an adapter for what was lost."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -61,11 +62,22 @@ class AnnealedRefresh(Refresh):
 
 @dataclass(frozen=True)
 class AddAdapters:
-    """Gives every plain linear layer of the run an adapter, which the optimizer trains with the weight's settings."""
+    """Gives every plain linear layer of the run an adapter, which the optimizer trains with the weight's settings.
+
+    A warning names the weights that get none: convolutions, recurrent and attention weights, GPT-2's Conv1D.
+    """
 
     block: int
 
     def __call__(self, run: Run) -> None:
+        without = [s.name for s in run.states if not any(type(m) in (nn.Linear, SLoRBLinear) for m in s.weight.modules)]
+        if without:
+            names = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
+            warnings.warn(
+                f"ast-slorb: adapters are for nn.Linear only, so {names} get none; give adapter=False for none at all, "
+                "or accept it",
+                stacklevel=2,
+            )
         for state in run.states:
             for module in state.weight.modules:
                 if type(module) is nn.Linear:

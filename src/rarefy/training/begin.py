@@ -8,26 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rarefy.allocations.uniform import Uniform
-from rarefy.core.density import density_of
 from rarefy.core.errors import ModelError, ShapeError, SparsityError, UnknownNameError
 from rarefy.core.memory import give_back
 from rarefy.core.protocols import Allocation, Pattern
-from rarefy.core.registry import lookup
 from rarefy.core.seeds import own_generator
 from rarefy.core.site import Site
-from rarefy.patterns.fixed import fixed_density
 from rarefy.patterns.parse import parse_pattern
 from rarefy.patterns.unstructured import Layerwise, Rowwise
 from rarefy.training import optimizers
+from rarefy.training.at_work import require_free, require_unheld
 from rarefy.training.clock import Clock
+from rarefy.training.densities import saved_densities, spread
 from rarefy.training.method import Chooses, Exchanges, SparseMethod
 from rarefy.training.options import require_steps
 from rarefy.training.run import Run
-from rarefy.training.starts import GivenStart, dense_mask, may_spoil, require_kept
+from rarefy.training.starts import dense_mask, may_spoil, require_kept
 from rarefy.training.state import WeightState
 from rarefy.training.switching import require_mode
-from rarefy.training.trainer import SparseTrainer, require_free, require_in_optimizer
+from rarefy.training.trainer import SparseTrainer, require_in_optimizer
 from rarefy.training.weights import find_weights
 
 
@@ -56,14 +54,10 @@ def begin(
     inner = optimizers.unwrap(optimizer)
     if isinstance(inner, torch.optim.LBFGS):
         raise ModelError(
-            "sparse_training: LBFGS looks at the loss several times a step, between which masks cannot hold"
+            "sparse_training: LBFGS looks at the loss several times a step, moving the weights in between, where masks "
+            "cannot hold; train with one that moves them once a step (torch.optim.SGD, Adam, AdamW, ...)"
         )
     require_free(inner)
-    if packed := [path for path, module in model.named_modules() if hasattr(module, "packing")]:
-        raise ModelError(
-            f"sparse_training: {', '.join(packed[:3])} of the model {'is' if len(packed) == 1 else 'are'} packed by a "
-            "trainer that is at work on it; end that one with its detach() first"
-        )
     if total_steps is not None:
         require_steps("total_steps", total_steps)
         total_steps = operator.index(total_steps)
@@ -71,9 +65,10 @@ def begin(
         raise SparsityError(f"{name}: total_steps is missing, and its schedule ends with the training; give it")
     if isinstance(method.topology, Exchanges) and total_steps is not None:
         _warn_if_still(name, method.topology.exchanges, total_steps)
-    weights, _ = find_weights(model, ignore, embeddings=method.embeddings)
-    density = _density(sparsity, support) if sparsity is not None or not isinstance(method.start, GivenStart) else 1.0
-    densities = _densities(weights, density, support, allocation, method, state)
+    saved = saved_densities(state)
+    weights, _ = find_weights(model, ignore, embeddings=method.embeddings, frozen=saved)
+    require_unheld(weights)
+    density, densities = spread(weights, sparsity, support, allocation, method, saved)
     states = [_state(weight, support, densities[weight.name], method, total_steps) for weight in weights]
     generator = own_generator(seed, "sparse training")
     keeps = method.transform.wants_dense_grad
@@ -152,53 +147,3 @@ def _pattern(pattern: str | Pattern | None, default: Pattern) -> Pattern:
     if not isinstance(pattern, Pattern):
         raise UnknownNameError(f"pattern: {pattern!r} is neither a name nor a Pattern (select, allows, count)")
     return pattern
-
-
-def _density(sparsity: float | None, pattern: Pattern) -> float:
-    fixed = fixed_density(pattern)
-    if sparsity is None:
-        if fixed is None:
-            raise SparsityError(f"sparsity: missing; {pattern} needs the fraction of zeros, e.g. sparsity=0.9")
-        return fixed
-    density = density_of(sparsity)
-    if fixed is not None and abs(density - fixed) > 1e-6:
-        raise SparsityError(
-            f"sparsity: {sparsity} contradicts {pattern}, whose sparsity is {1 - fixed:g}; leave it out"
-        )
-    return density
-
-
-def _densities(
-    weights: Sequence[Site],
-    density: float,
-    pattern: Pattern,
-    allocation: object,
-    method: SparseMethod,
-    state: Mapping[str, Any] | None,
-) -> dict[str, float]:
-    """Of each weight: by the allocation, or, where the zeros are given, by the saved run (else set at the start)."""
-    if not isinstance(method.start, GivenStart):
-        return _allocate(weights, density, pattern, allocation, method)
-    saved = {} if state is None else state.get("identity", {}).get("weights", {})
-    return {weight.name: saved[weight.name][-1] if weight.name in saved else density for weight in weights}
-
-
-def _allocate(
-    weights: Sequence[Site], density: float, pattern: Pattern, allocation: object, method: SparseMethod
-) -> dict[str, float]:
-    if fixed_density(pattern) is not None and allocation is None:
-        allocation = Uniform()
-    chosen: Any = method.allocation if allocation is None else allocation
-    if isinstance(chosen, str):
-        chosen = lookup("allocation", chosen).factory()
-    if not callable(chosen) or not hasattr(chosen, "needs"):
-        raise UnknownNameError(f"allocation: {allocation!r} is neither a name nor an Allocation")
-    if fixed_density(pattern) is not None and not isinstance(chosen, Uniform):
-        raise SparsityError(f"allocation: {pattern} has one density, {type(chosen).__name__} cannot spread it")
-    if chosen.needs:
-        raise SparsityError(
-            f"allocation: {type(chosen).__name__} looks at data, which a first mask has not seen; prune with it first "
-            'and train with method "static" (start="given"), or take uniform, er or erk'
-        )
-    found: dict[str, float] = chosen(weights, density, {})
-    return found

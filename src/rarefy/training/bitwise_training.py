@@ -14,6 +14,7 @@ from rarefy.core.registry import method
 from rarefy.core.shapes import Int
 from rarefy.core.site import Site, find_sites
 from rarefy.training import optimizers
+from rarefy.training.linears import require_unshared
 
 
 def signed(bits: Tensor) -> Int[Tensor, "..."]:
@@ -115,18 +116,20 @@ def bitwise_training(
         )
     sites, _ = find_sites(model, ignore)
     for site in sites:
-        _check(site, inner)
+        _check(model, site, inner)
     generator = torch.Generator().manual_seed(seed)
     for site in sites:
         _adopt(site, inner, bits, trained, spread, generator)
     return bit_report(model)
 
 
-def _check(site: Site, optimizer: torch.optim.Optimizer) -> None:
-    if len(site.modules) > 1 or site.transposed:
-        raise ModelError(f"bitwise-training: {site.name} is shared or transposed; leave it alone with ignore=")
+def _check(model: nn.Module, site: Site, optimizer: torch.optim.Optimizer) -> None:
+    require_unshared(model, site.name, site.module, "bitwise-training")
     if optimizers.group_of(optimizer, site.parameter) is None:
-        raise ModelError(f"bitwise-training: {site.name} is in none of the optimizer's groups; use ignore= to leave it")
+        raise ModelError(
+            f"bitwise-training: {site.name} is in none of the optimizer's groups; make the optimizer of "
+            f"model.parameters(), or leave the layer alone with ignore=[{site.name!r}]"
+        )
 
 
 def _adopt(
@@ -151,7 +154,10 @@ def layers_of(model: nn.Module) -> dict[str, tuple[nn.Module, Bits]]:
             if isinstance(bits, Bits):
                 found[name] = module, bits
     if not found:
-        raise ModelError("bitwise-training: the model has no layer whose weights are bits")
+        raise ModelError(
+            "bitwise-training: the model has no layer whose weights are bits; call bitwise_training(model, optimizer) "
+            "on it first"
+        )
     return found
 
 

@@ -74,11 +74,17 @@ def load(saved: Mapping[str, Any], name: str, method: SparseMethod, run: Run) ->
     run.generator.set_state(saved["generator"].clone())  # torch reads views with an offset wrongly
     run.memory = {key: _copy(value) for key, value in saved["memory"].items()}
     run.young = {key: (index.clone(), age.clone()) for key, (index, age) in saved["young"].items()}
+    run.idle = frozenset(state.name for state in run.states if not state.weight.parameter.requires_grad)
     for state in run.states:
         _load_weight(state, saved["weights"][state.name], masks[state.name])
         state.step = run.step
-        if state.master is not None:
-            state.show(method.transform.view(state.master, state))
+        if state.master is None:
+            continue
+        view = method.transform.view(state.master, state)  # sets what goes back through the layer, too
+        if state.name in run.idle:
+            state.know()  # what it showed when it was frozen is in the model's state
+        else:
+            state.show(view)
 
 
 def _unsound(saved: Mapping[str, Any], run: Run) -> str | None:
@@ -151,7 +157,8 @@ def _require_same(saved: Any, here: Mapping[str, Any]) -> None:
             names = sorted(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n))
             shown = "; ".join(f"{n}: saved {theirs.get(n)}, here {mine.get(n)}" for n in names[:3])
             raise ModelError(
-                f"load_state_dict: {len(names)} weights differ: {shown}; resume with the model that was saved"
+                f"load_state_dict: {len(names)} weights differ: {shown}; resume with the model that was saved: "
+                "what it did not train sparse then, ignored or frozen when the trainer was made, is to be so again"
             )
         there, own = _apart(str(theirs), str(mine)) if key == "settings" else (repr(theirs), repr(mine))
         raise ModelError(

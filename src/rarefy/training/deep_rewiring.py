@@ -51,6 +51,10 @@ class Rewire:
 
     temperature: float = 0.0
     needs_end: ClassVar[bool] = False
+    why_dense: ClassVar[str] = (
+        "the method may exchange weights after every step, by signs and random numbers of the dense shape, so that "
+        "nothing would stay packed from one step to the next; set changes its masks every few steps"
+    )
 
     def __post_init__(self) -> None:
         require_least("temperature", self.temperature)
@@ -88,6 +92,7 @@ def deep_rewiring(
 ) -> SparseMethod:
     """Every kept weight has a fixed sign; one that crosses zero is dropped, and a random one wakes in its place.
 
+    Masks may change after every step, so the weights stay dense under `runtime="sparse"`.
     l1: alpha, the pull towards zero in units of the loss; temperature: of the random walk (0: none). Meant for plain
     SGD, whose step is the paper's; with other optimizers the pull goes through their preconditioning.
     """

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -35,8 +36,13 @@ class KeptGradients:
         if not isinstance(transform, Masked) or transform.wants_dense_grad or self.method.prepare is not None:
             return
         if isinstance(self.method.topology, Opens):
-            hooks = [(state.weight.parameter, partial(self._arrives, state)) for state in self.run.states]
-            self._hooks = [parameter.register_hook(hook) for parameter, hook in hooks]
+            arrives = WeakMethod(self._arrives)  # weights outlive a trainer that nobody holds
+            for state in self.run.states:
+                parameter = state.weight.parameter
+                trains = parameter.requires_grad
+                parameter.requires_grad_(True)  # hooks hang on no frozen weight, and stay on one that is frozen later
+                self._hooks.append(parameter.register_hook(partial(_arrived, arrives, state)))
+                parameter.requires_grad_(trains)
 
     def prepare(self) -> None:
         """Ahead of the backward passes of a step."""
@@ -73,3 +79,9 @@ class KeptGradients:
             most = float(seen.square().sum(dtype=torch.float64))
             factor = float((seen * now).sum(dtype=torch.float64)) / most if most > 0.0 else 1.0
             state.weight.parameter.grad = torch.where(kept, now, factor * whole)
+
+
+def _arrived(arrives: "WeakMethod[Any]", state: WeightState, grad: Tensor) -> Tensor | None:
+    method = arrives()
+    changed: Tensor | None = None if method is None else method(state, grad)
+    return changed

@@ -59,6 +59,15 @@ class Opens(Protocol):
 
 
 @runtime_checkable
+class StaysDense(Protocol):
+    """A topology for which only the kept values are not enough, and why: "the method ..."."""
+
+    @property
+    @abstractmethod
+    def why_dense(self) -> str: ...
+
+
+@runtime_checkable
 class Exchanges(Protocol):
     """A topology that leaves the first masks as they are where the clock of its exchanges never ticks."""
 

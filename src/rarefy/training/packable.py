@@ -2,7 +2,7 @@
 
 from rarefy.training import optimizers
 from rarefy.training.masked import Masked
-from rarefy.training.method import Opens, SparseMethod
+from rarefy.training.method import Opens, SparseMethod, StaysDense
 from rarefy.training.ranks import several_ranks
 from rarefy.training.run import Run
 from rarefy.training.runtime import faces
@@ -11,6 +11,8 @@ from rarefy.training.state import WeightState
 
 def why_never(run: Run, method: SparseMethod) -> str | None:
     """Why no layer of the run can be packed."""
+    if isinstance(method.topology, StaysDense):
+        return method.topology.why_dense
     if not isinstance(method.transform, Masked) or method.transform.wants_dense_grad or method.penalty is not None:
         return "the method needs dense weights or gradients at every step"
     if not isinstance(method.topology, Opens):

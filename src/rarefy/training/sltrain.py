@@ -13,8 +13,10 @@ from torch.autograd.function import once_differentiable
 from rarefy.core.density import density_of
 from rarefy.core.errors import SparsityError
 from rarefy.core.registry import method
+from rarefy.core.slicing import weight_rows
 from rarefy.core.topk import exact_count
-from rarefy.training.linears import places, restore
+from rarefy.training.linears import ordinary, places, require_rank, restore
+from rarefy.training.options import require_least
 
 
 def composed(b: Tensor, a: Tensor, values: Tensor, index: Tensor, scale: float) -> Tensor:
@@ -51,8 +53,9 @@ class _Product(torch.autograd.Function):
 class LowRankSparseLinear(nn.Module):
     """`x (scale * B A + S)^T + bias`: B (out, rank), A (rank, in), and S with `values` at the fixed places `index`.
 
-    index: sorted positions in the row-major weight, drawn once. B begins at zero, A as a linear layer's weight does,
-    and the values uniformly within +- 1 / sqrt(in), so that the layer begins as a sparse one.
+    index: sorted positions in the row-major weight, drawn once; plain: the kind of layer that it stands for. B begins
+    at zero, A as a linear layer's weight does, and the values uniformly within +- 1 / sqrt(in), so that the layer
+    begins as a sparse one.
     """
 
     index: Tensor
@@ -69,6 +72,7 @@ class LowRankSparseLinear(nn.Module):
         chosen = torch.randperm(in_features * out_features, generator=generator)[:count]
         self.register_buffer("index", chosen.sort().values)
         self.bias: nn.Parameter | None = None
+        self.plain: type[nn.Module] = nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _Product.apply(x, self.b, self.a, self.values, self.index, self.scale)
@@ -114,41 +118,39 @@ def sltrain(
     Differs: 8-bit Adam and updates layer by layer, with which the paper saves more memory, are the optimizer's matter.
     """
     density = density_of(sparsity)
-    chosen = places(model, nn.Linear, "sltrain", ignore)
-    layers: list[nn.Linear] = [place.parent._modules[place.attribute] for place in chosen]  # type: ignore[misc]
-    for place, layer in zip(chosen, layers, strict=True):
-        _check(place.name, layer, rank, density)
+    if alpha is not None:
+        require_least("alpha", alpha)
+    chosen = places(model, "sltrain", ignore)
+    weights = [weight_rows(place.module) for place in chosen]
+    for place, weight in zip(chosen, weights, strict=True):
+        _check(place.name, weight, rank, density)
     generator = torch.Generator().manual_seed(seed)
     scale = 0.25 if alpha is None else alpha / rank
     trained = 0
-    for place, layer in zip(chosen, layers, strict=True):
-        count = exact_count(layer.weight.numel(), density)
-        made = LowRankSparseLinear(layer.in_features, layer.out_features, rank, count, scale, generator)
-        made = made.to(layer.weight.dtype).train(layer.training)
-        made.bias = layer.bias
+    for place, weight in zip(chosen, weights, strict=True):
+        count, layer = exact_count(weight.numel(), density), place.module
+        made = LowRankSparseLinear(weight.shape[1], weight.shape[0], rank, count, scale, generator)
+        made = made.to(weight.dtype).train(layer.training)
+        made.bias, made.plain = layer._parameters["bias"], type(layer)
         place.put(made)
         trained += made.a.numel() + made.b.numel() + count
-    return SLTrainReport(tuple(p.name for p in chosen), trained, sum(layer.weight.numel() for layer in layers))
+    return SLTrainReport(tuple(p.name for p in chosen), trained, sum(weight.numel() for weight in weights))
 
 
-def _check(name: str, layer: nn.Linear, rank: int, density: float) -> None:
-    if not 1 <= rank <= min(layer.weight.shape):
+def _check(name: str, weight: Tensor, rank: int, density: float) -> None:
+    require_rank("sltrain", name, weight, rank)
+    if exact_count(weight.numel(), density) == 0:
         raise SparsityError(
-            f"sltrain: rank {rank} for {name}, whose weight is {tuple(layer.weight.shape)}; give 1 to "
-            f"{min(layer.weight.shape)}, or leave the layer alone with ignore="
+            f"sltrain: density {density:g} leaves S of {name} without an entry; ask for less sparsity, or leave the "
+            f"layer alone with ignore=[{name!r}]"
         )
-    if exact_count(layer.weight.numel(), density) == 0:
-        raise SparsityError(f"sltrain: density {density:g} leaves S of {name} without an entry; ask for less sparsity")
 
 
 def merge_sltrain(model: nn.Module) -> list[str]:
-    """Makes ordinary dense linear layers of those that `sltrain` made; gives their names."""
+    """Makes ordinary dense linear layers, of the kind they were, of those that `sltrain` made; gives their names."""
 
     def back(module: nn.Module) -> nn.Module:
         assert isinstance(module, LowRankSparseLinear)
-        made = nn.Linear(module.in_features, module.out_features, bias=False, dtype=module.b.dtype)
-        made.weight.data = module.dense_weight()
-        made.bias = module.bias  # type: ignore[assignment]
-        return made.train(module.training)
+        return ordinary(module.plain, module.dense_weight(), module.bias).train(module.training)
 
     return restore(model, LowRankSparseLinear, back)

@@ -2,13 +2,15 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError, SparsityError, unknown_name
 from rarefy.core.registry import method
+from rarefy.core.slicing import weight_rows
+from rarefy.training.linears import is_linear, places
 
 
 class Parallel(nn.Module):
@@ -55,7 +57,8 @@ class IsoFlop:
 
 def products(model: nn.Module, densities: dict[str, float] | None = None) -> int:
     """Multiplications of the linear layers for one token."""
-    found = {name: m.in_features * m.out_features for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    layers = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) or is_linear(m))
+    found = {name: weight_rows(m).numel() for name, m in layers}
     return round(sum(size * (densities or {}).get(name, 1.0) for name, size in found.items()))
 
 
@@ -69,8 +72,8 @@ def doped_rank(inputs: int, outputs: int, density: float) -> int:
     return max(1, round((1.0 - density) * inputs * outputs / (inputs + outputs)))
 
 
-def _replacement(kind: str, layer: nn.Linear, density: float, activation: Callable[[], nn.Module]) -> IsoFlop:
-    i, o, bias = layer.in_features, layer.out_features, layer.bias is not None
+def _replacement(kind: str, layer: nn.Module, density: float, activation: Callable[[], nn.Module]) -> IsoFlop:
+    (o, i), bias = weight_rows(layer).shape, layer.bias is not None
     size = i * o
     if kind == "parallel":
         count = round(1.0 / density)
@@ -89,15 +92,19 @@ def _wide(model: nn.Module, density: float) -> IsoFlop:
     """Hidden widths times sqrt(1 / density); the first and last layer, wider on one side, get the density for it."""
     if not isinstance(model, nn.Sequential):
         raise ModelError(
-            f"sparse_ift: widths of a {type(model).__name__} are not known; give an nn.Sequential of layers"
+            f"sparse_ift: which widths of a {type(model).__name__} belong together is not known; give an "
+            f"nn.Sequential of layers, or another kind: {_OTHERS}"
         )
     at = [k for k, m in enumerate(model) if isinstance(m, nn.Linear)]
     allowed = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Dropout, nn.Identity, nn.Linear)
     for k, m in enumerate(model):
         if not isinstance(m, allowed):
-            raise ModelError(f"sparse_ift: layer {k} is a {type(m).__name__}, whose width cannot be changed here")
+            raise ModelError(
+                f"sparse_ift: layer {k} is a {type(m).__name__}, whose width cannot be changed here; take another "
+                f"kind: {_OTHERS}"
+            )
     if len(at) < 2:
-        raise ModelError("sparse_ift: a net of one linear layer has no hidden width to widen")
+        raise ModelError(f"sparse_ift: fewer than two linear layers have no hidden width; take another kind: {_OTHERS}")
     wider, densities = copy.deepcopy(model), {}
     scale = math.sqrt(1.0 / density)
     for k in at:
@@ -111,18 +118,25 @@ def _wide(model: nn.Module, density: float) -> IsoFlop:
 
 
 _KINDS = ("wide", "parallel", "factorized", "doped")
+_OTHERS = ", ".join(map(repr, _KINDS[1:]))
 
 
 @method("sparse-ift", role="study", source="Thangarasa et al. 2023, arXiv:2303.11525, section 2 and table 1")
 def sparse_ift(
-    model: nn.Module, kind: str = "wide", *, sparsity: float, activation: Callable[[], nn.Module] = nn.ReLU
+    model: nn.Module,
+    kind: str = "wide",
+    *,
+    sparsity: float,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    ignore: Sequence[str] = (),
 ) -> IsoFlop:
     """A larger model with freshly drawn weights that costs as many products at the sparsity as the dense one.
 
     kind: "wide" scales hidden widths by sqrt(1 / density); "parallel" sums 1 / density branches, each with
     `activation`; "factorized" is two sparse factors; "doped" a low-rank pair beside a sparse matrix. The given model
-    stays as it is. Train the result with `rarefy.sparse_training(found.model, optimizer, "rigl", sparsity=sparsity,
-    allocation=Given(found.densities))`, everything else as for the dense one.
+    stays as it is. ignore: layers that stay as they are, of all kinds but "wide"; heads tied to an embedding have to.
+    Train the result with `rarefy.sparse_training(found.model, optimizer, "rigl", sparsity=sparsity,
+    allocation=Given(found.densities), ignore=ignore)`, everything else as for the dense one.
     Differs: layers that cannot grow on both sides (first and last of "wide") get the density that keeps their cost.
     """
     if not 0.0 < sparsity < 1.0:
@@ -131,18 +145,16 @@ def sparse_ift(
         raise unknown_name("kind", kind, _KINDS)
     density = 1.0 - sparsity
     if kind == "wide":
+        if ignore:
+            raise ModelError(f"sparse_ift: ignore={ignore!r} with 'wide', where layers share widths; take {_OTHERS}")
         return _wide(model, density)
     if kind == "parallel" and abs(round(1.0 / density) * density - 1.0) > 1e-6:
         raise SparsityError(f"sparse_ift: sparsity {sparsity} is no whole number of branches; take 0.5, 0.75, 0.8, 0.9")
+    if is_linear(model):
+        return _replacement(kind, model, density, activation)
     found, densities = copy.deepcopy(model), {}
-    for name, layer in list(found.named_modules()):
-        if type(layer) is not nn.Linear:
-            continue
-        new = _replacement(kind, layer, density, activation)
-        densities.update({f"{name}.{inner}" if name else inner: d for inner, d in new.densities.items()})
-        if not name:
-            return IsoFlop(new.model, densities)
-        found.set_submodule(name, new.model)
-    if not densities:
-        raise ModelError(f"sparse_ift: {type(model).__name__} has no linear layer; nothing was changed")
+    for place in places(found, "sparse_ift", ignore):
+        new = _replacement(kind, place.module, density, activation)
+        densities.update({f"{place.name}.{inner}": d for inner, d in new.densities.items()})
+        place.put(new.model)
     return IsoFlop(found, densities)

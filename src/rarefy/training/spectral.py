@@ -40,7 +40,8 @@ class SpectralLinear(nn.Module):
     """`x W^T + bias` with W = U diag(s) V^T, U (out, k), V (in, k), k = min(out, in).
 
     s: all k values, trained at every step; u (out, rank), v (in, rank): the columns that are trained now; waiting_u,
-    waiting_v: the others; order: (k,) which of s each column has, those of u and v first.
+    waiting_v: the others; order: (k,) which of s each column has, those of u and v first; plain: the kind of layer
+    that it stands for.
     """
 
     order: Tensor
@@ -57,6 +58,7 @@ class SpectralLinear(nn.Module):
         self.register_buffer("waiting_v", v[:, rank:].clone())
         self.register_buffer("order", torch.arange(len(s)))
         self.bias = bias
+        self.plain: type[nn.Module] = nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _Product.apply(x, self.s[self.order], self.u, self.v, self.waiting_u, self.waiting_v)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError, SparsityError
 from rarefy.core.registry import method
+from rarefy.core.slicing import weight_rows
 from rarefy.training import optimizers
-from rarefy.training.linears import places, restore
+from rarefy.training.linears import Place, ordinary, places, require_rank, restore
 from rarefy.training.spectral import SpectralLinear
 
 
@@ -71,9 +72,12 @@ class SpectralTrainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken, the model's and the optimizer's state being loaded already."""
         if state.get("turns") != asdict(self.turns):
-            raise ModelError(f"sst: the saved run has {state.get('turns')}, this one {asdict(self.turns)}")
+            raise ModelError(
+                f"sst: the saved run has {state.get('turns')}, this one {asdict(self.turns)}; call sst with the "
+                "arguments of the run that was saved"
+            )
         self.steps = int(state["steps"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].clone())  # torch reads views with an offset wrongly
 
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         since = self.steps % (self.turns.every * self.turns.turns)
@@ -130,40 +134,37 @@ def sst(
     product afterwards).
     """
     inner = optimizers.unwrap(optimizer)
-    chosen = places(model, nn.Linear, "sst", ignore)
-    linears: list[nn.Linear] = [place.parent._modules[place.attribute] for place in chosen]  # type: ignore[misc]
-    for place, linear in zip(chosen, linears, strict=True):
-        _check(place.name, linear, inner, rank)
+    chosen = places(model, "sst", ignore)
+    for place in chosen:
+        _check(place, inner, rank)
     if every < 1 or warmup < 0 or (turns is not None and turns < 1):
         raise SparsityError(f"sst: every={every}, turns={turns}, warmup={warmup}; give at least 1, 1 and 0")
     layers = {}
-    for place, linear in zip(chosen, linears, strict=True):
-        layer = SpectralLinear(linear.weight, linear.bias, rank).train(linear.training)
-        optimizers.replace(inner, linear.weight, [layer.s, layer.u, layer.v])
+    for place in chosen:
+        linear = place.module
+        layer = SpectralLinear(weight_rows(linear), linear._parameters["bias"], rank).train(linear.training)
+        layer.plain = type(linear)
+        optimizers.replace(inner, linear.get_parameter("weight"), [layer.s, layer.u, layer.v])
         place.put(layer)
         layers[place.name] = layer
     widest = max(len(layer.s) for layer in layers.values())
     return SpectralTrainer(layers, inner, Turns(rank, every, turns or math.ceil(widest / rank), warmup), seed)
 
 
-def _check(name: str, linear: nn.Linear, optimizer: torch.optim.Optimizer, rank: int) -> None:
-    if not 1 <= rank <= min(linear.weight.shape):
-        raise SparsityError(
-            f"sst: rank {rank} for {name}, whose weight is {tuple(linear.weight.shape)}; give 1 to "
-            f"{min(linear.weight.shape)}, or leave the layer alone with ignore="
+def _check(place: Place, optimizer: torch.optim.Optimizer, rank: int) -> None:
+    require_rank("sst", place.name, weight_rows(place.module), rank)
+    if optimizers.group_of(optimizer, place.module.get_parameter("weight")) is None:
+        raise ModelError(
+            f"sst: the weight of {place.name} is in none of the optimizer's groups; make the optimizer of "
+            f"model.parameters(), or leave the layer alone with ignore=[{place.name!r}]"
         )
-    if optimizers.group_of(optimizer, linear.weight) is None:
-        raise ModelError(f"sst: the weight of {name} is in none of the optimizer's groups; leave it alone with ignore=")
 
 
 def merge_sst(model: nn.Module) -> list[str]:
-    """Makes ordinary linear layers of those that `sst` made; gives their names."""
+    """Makes ordinary linear layers, of the kind they were, of those that `sst` made; gives their names."""
 
     def back(module: nn.Module) -> nn.Module:
         assert isinstance(module, SpectralLinear)
-        made = nn.Linear(module.v.shape[0], module.u.shape[0], bias=False, dtype=module.s.dtype)
-        made.weight.data = module.dense_weight()
-        made.bias = module.bias  # type: ignore[assignment]
-        return made.train(module.training)
+        return ordinary(module.plain, module.dense_weight(), module.bias).train(module.training)
 
     return restore(model, SpectralLinear, back)

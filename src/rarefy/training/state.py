@@ -23,8 +23,9 @@ class WeightState:
     it keeps now (held by `support`); master: the dense weight that the optimizer trains where the forward pass sees
     only a view of it, else None (the parameter is the weight); extra: what the method's parts remember (counts,
     averages), saved with the checkpoint; explored: whether an entry was ever kept (in-time over-parameterisation; held
-    by `tried`); step, total_steps: of the run; known: the parameter's version as the trainer wrote its view; shape:
-    `(out, in)`; first_sd: standard deviation of the weight before training.
+    by `tried`); step, total_steps: of the run; known: the parameter's version and sums as the trainer wrote its view
+    (torch counts no writes through `parameter.data`); shape: `(out, in)`; first_sd: standard deviation of the weight
+    before training.
     """
 
     weight: Site
@@ -36,7 +37,7 @@ class WeightState:
     tried: Tensor | None = None
     step: int = 0
     total_steps: int | None = None
-    known: int | None = None
+    known: tuple[int, Tensor] | None = None
     asked: float = field(init=False)
     shape: tuple[int, int] = field(init=False)
     first_sd: float = field(init=False)
@@ -130,12 +131,23 @@ class WeightState:
 
     def know(self) -> None:
         """The parameter holds what the master says."""
-        self.known = self.weight.parameter._version
+        self.known = self.weight.parameter._version, self._sums()
 
     @property
     def written(self) -> bool:
-        """Whether somebody else has written into a parameter that shows a master."""
-        return self.master is not None and self.known not in (None, self.weight.parameter._version)
+        """Whether somebody else has written into a parameter that shows a master, be it through its `data`."""
+        if self.master is None or self.known is None:
+            return False
+        version, sums = self.known
+        if version != self.weight.parameter._version:
+            return True
+        now = self._sums()
+        return not bool(((now == sums) | now.isnan()).all())
+
+    def _sums(self) -> Tensor:
+        """Over all axes but the first, in float32 or better: one pass over the weight."""
+        weight = self.weight.parameter.detach()
+        return weight.sum(tuple(range(1, weight.dim())), dtype=torch.promote_types(weight.dtype, torch.float32))
 
     def put_grad(self, matrix: Tensor) -> None:
         """Writes `(out, in)` into the parameter's gradient, in place."""

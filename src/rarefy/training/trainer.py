@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rarefy.core.errors import ModelError
 from rarefy.core.shapes import Mask
-from rarefy.training import checkpoint, optimizers
+from rarefy.training import at_work, checkpoint, optimizers
 from rarefy.training.kept_gradients import KeptGradients
 from rarefy.training.loaded import take_over
 from rarefy.training.method import SparseMethod
@@ -40,6 +40,7 @@ class SparseTrainer:
             run.optimizer.register_step_pre_hook(self._pre_hook),
             run.optimizer.register_step_post_hook(self._post_hook),
         ]
+        at_work.begins(self)
 
     @property
     def masks(self) -> dict[str, Mask]:
@@ -94,6 +95,7 @@ class SparseTrainer:
         self._hooks = []
         self._gradients.end()
         self._switching.end()
+        at_work.ends(self)
         return self.report()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -115,13 +117,20 @@ class SparseTrainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken; load the model's and the optimizer's state first.
 
-        Raises ModelError, with the difference, for a state of another method, setting or model.
+        Raises ModelError, with the difference, for a state of another method, setting or model, and after `detach`.
         """
+        if not self._hooks:
+            raise ModelError(
+                f"load_state_dict: this trainer ({self.name!r}, step {self.step_count}) was ended by its detach(), and "
+                "its optimizer's steps are dense ones; make a new one with rarefy.sparse_training(model, optimizer, "
+                "..., state=...)"
+            )
         self._switching.unpack_all()
         checkpoint.load(state, self.name, self.method, self.run)
         self._switching.pack_named(state.get("packed", []), state.get("measured", {}))
         self._prepare()
 
+    @torch.compiler.disable  # a compiled optimizer step has nothing to trace here
     def _pre_hook(self, optimizer: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Works before the step, or, where the step computes the gradients itself, inside its closure."""
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -137,6 +146,7 @@ class SparseTrainer:
 
         return (args[0], wrapped, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
 
+    @torch.compiler.disable
     def _post_hook(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._after()
 
@@ -231,15 +241,4 @@ def require_in_optimizer(run: Run) -> None:
             raise ModelError(
                 f"{state.name}: its parameter is in none of the optimizer's groups; make the optimizer of "
                 f"model.parameters(), or leave the layer alone with ignore=[{state.name!r}]"
-            )
-
-
-def require_free(optimizer: torch.optim.Optimizer) -> None:
-    """Refuses an optimizer that another trainer hangs on: each would undo what the other does around a step."""
-    for hook in optimizer._optimizer_step_pre_hooks.values():
-        other = getattr(hook, "__self__", None)
-        if isinstance(other, SparseTrainer):
-            raise ModelError(
-                f"optimizer: a sparse trainer ({other.name!r}, step {other.step_count}) is at work on it already, and "
-                "two would undo each other's masks; end that one with its detach() first, or make a new optimizer"
             )

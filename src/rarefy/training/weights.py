@@ -1,6 +1,6 @@
 """The weights that are trained sparse: every matrix of linear, convolutional, recurrent and attention layers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 
@@ -33,26 +33,27 @@ def _candidates(model: nn.Module, embeddings: bool) -> Iterator[tuple[str, nn.Mo
 
 
 def find_weights(
-    model: nn.Module, ignore: Sequence[str] = (), *, embeddings: bool = False
+    model: nn.Module, ignore: Sequence[str] = (), *, embeddings: bool = False, frozen: Collection[str] = ()
 ) -> tuple[list[Site], list[str]]:
     """The weights of a model in definition order, and the names that `ignore` left out.
 
-    Weights that do not require a gradient are left out too. embeddings: whether embedding tables count. Parameters that
-    several modules share become one weight, ignored if any of its names is. Prefixes that wrappers put before a name
-    (`_orig_mod`, `module`) are dropped. An entry of `ignore` that matches nothing is an error, and so is a model with
-    nothing left.
+    Weights that do not require a gradient are left out too, but those that `frozen` names. embeddings: whether
+    embedding tables count. Parameters that several modules share become one weight, ignored if any of its names is.
+    Prefixes that wrappers put before a name (`_orig_mod`, `module`) are dropped. An entry of `ignore` that matches
+    nothing is an error, and so is a model with nothing left.
     """
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     groups: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    trained: set[int] = set()
     for name, module, attribute in _candidates(_unwrapped(model), embeddings):
         parameter = module._parameters.get(attribute)
-        if not isinstance(parameter, nn.Parameter):
-            raise ModelError(
-                f"{name}: is no parameter but computed from others (weight_norm, torch.nn.utils.prune, ...); "
-                f"make it one or leave the layer alone with ignore=[{name!r}]"
-            )
-        if parameter.requires_grad:
-            groups.setdefault(id(parameter), []).append((name, module, attribute))
+        if not matches(name, patterns):
+            _require_trainable(name, module, parameter)
+        key = id(module if parameter is None else parameter)
+        groups.setdefault(key, []).append((name, module, attribute))
+        if parameter is None or parameter.requires_grad or name in frozen:
+            trained.add(key)
+    groups = {key: group for key, group in groups.items() if key in trained}
     everything = [name for group in groups.values() for name, _, _ in group]
     for pattern in patterns:
         if not any(matches(name, [pattern]) for name in everything):
@@ -79,6 +80,20 @@ def find_weights(
         )
         raise ModelError(f"{type(model).__name__}: nothing to train sparse: {why}; nothing was changed")
     return weights, ignored
+
+
+def _require_trainable(name: str, module: nn.Module, parameter: nn.Parameter | None) -> None:
+    """Refuses a weight that is no parameter, or none yet."""
+    if parameter is None:
+        raise ModelError(
+            f"{name}: is no parameter but computed from others (weight_norm, torch.nn.utils.prune, ...); "
+            f"make it one or leave the layer alone with ignore=[{name!r}]"
+        )
+    if isinstance(parameter, nn.UninitializedParameter):
+        raise ModelError(
+            f"{name}: a {type(module).__name__} whose weight has no shape yet; call the model on a batch, then "
+            f"make the optimizer and the trainer, or leave the layer alone with ignore=[{name!r}]"
+        )
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
