@@ -12,9 +12,10 @@ from rarefy.calibration.batches import as_batches
 from rarefy.core.errors import DataError, EngineError, RarefyError
 from rarefy.core.quantized import InputScale
 from rarefy.core.site import find_sites
+from rarefy.engine.calls import threads
 from rarefy.engine.capture import Example, as_example
 from rarefy.engine.choices import Choices, choices_of
-from rarefy.engine.compiled import Compiled, Variant, threads
+from rarefy.engine.compiled import Compiled
 from rarefy.engine.computed import computed_rows
 from rarefy.engine.conv_choices import ConvChoices, Seen
 from rarefy.engine.conv_plan import conv_plans_of, images_of
@@ -34,6 +35,7 @@ from rarefy.engine.program import part_variants
 from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
 from rarefy.engine.timing import interleaved
+from rarefy.engine.variant import Variant
 from rarefy.engine.whole import choose, model_key
 from rarefy.ops import why_not
 

@@ -14,7 +14,7 @@ from rarefy.core.grid import codes_of
 from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.choices import Choices
-from rarefy.engine.compiled import Compiled, Variant
+from rarefy.engine.compiled import Compiled
 from rarefy.engine.explain import Explanation
 from rarefy.engine.free import free_dense
 from rarefy.engine.plan import LayerPlan, why_dense
@@ -23,6 +23,7 @@ from rarefy.engine.restore_conv import conv_key, conv_model
 from rarefy.engine.shared import Wanted, packs_of
 from rarefy.engine.shared_build import through_file
 from rarefy.engine.sparse_linear import with_sparse_layers
+from rarefy.engine.variant import Variant
 from rarefy.ops import PackedWeight, kernels
 
 

@@ -19,7 +19,6 @@ from rarefy.core.errors import EngineError
 from rarefy.core.site import Site
 from rarefy.engine.capture import Example
 from rarefy.engine.choices import Choices
-from rarefy.engine.compiled import Variant
 from rarefy.engine.conv_choices import Pack, Seen, WantedConv
 from rarefy.engine.conv_plan import Across, ConvPlan, why_torch
 from rarefy.engine.conv_scales import put_scales
@@ -32,6 +31,7 @@ from rarefy.engine.precision import Precision
 from rarefy.engine.program import in_parts
 from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
+from rarefy.engine.variant import Variant
 from rarefy.ops import PackedConv, window_of
 from rarefy.ops.conv8 import PackedConv8, is_conv8
 from rarefy.ops.conv_kernels import filters_across, kernels_across
