@@ -77,7 +77,7 @@ def test_a_pickle_is_compiled_again_where_it_is_read(keep_dense, prefer) -> None
     torch.save(fast, file)
     file.seek(0)
     for back in (pickle.loads(pickle.dumps(fast)), torch.load(file, weights_only=False)):
-        assert agrees(back(x), wanted) and back.choices.threads == 1
+        assert agrees(back(x), wanted) and back.choices.threads == 1 and back.freed == (not keep_dense)
         assert back.explain().whole[0]["runs"] == "the sparse graph"
         assert "compiled again from a pickle" in str(back.explain())
 
@@ -174,6 +174,14 @@ def test_autocast_changes_nothing(kind, way, prefer) -> None:
             assert torch.equal(fast(x), wanted) and model(x).dtype == torch.bfloat16
             assert agrees(fast(x[:1]), wanted[:1])  # a call of another size
             assert (torch.eye(2) @ torch.eye(2)).dtype == torch.bfloat16
+
+
+def test_a_model_is_compiled_the_same_under_autocast(prefer) -> None:
+    prefer("graph")
+    model, x = perceptron(), torch.randn(4, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = rarefy.compile(model, x)
+    assert "is not used" not in str(fast.explain()) and agrees(fast(x), model(x))
 
 
 def test_autocast_changes_no_text() -> None:

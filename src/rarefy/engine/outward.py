@@ -127,10 +127,10 @@ class Outward(nn.Module):
         """A pickle holds the plain model and what was chosen; whoever reads it compiles again."""
         if self.choices is None:
             raise EngineError(f"{type(self).__name__}: only a model that is compiled to its end can be pickled")
-        return _compiled_again, (self.as_given("pickle"), self.choices)
+        return _compiled_again, (self.as_given("pickle"), self.choices, not self.freed)
 
 
-def _compiled_again(model: nn.Module, choices: "Choices") -> nn.Module:
+def _compiled_again(model: nn.Module, choices: "Choices", keep_dense: bool) -> nn.Module:
     from rarefy.engine.compile import compile_again  # which makes what is based on this
 
-    return compile_again(model, choices, "compiled again from a pickle")
+    return compile_again(model, choices, "compiled again from a pickle", keep_dense=keep_dense)

@@ -61,7 +61,7 @@ def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanat
     weights lie in a file that processes share, where they can (`engine.shared`). Raises EngineError for a choice that
     does not fit the model.
     """
-    sites = {site.name: site for site in find_sites(model, leave_computed=True)[0]}
+    sites = {site.name: site for site in find_sites(model, leave_computed=True, needed=False)[0]}
     for name in choices.kernels:
         _require_fitting(name, sites.get(name), choices)
     packs = _packs(sites, choices, stored)
