@@ -19,8 +19,9 @@ from rarefy.core.errors import EngineError
 from rarefy.core.site import Site
 from rarefy.engine.capture import Example
 from rarefy.engine.choices import Choices
+from rarefy.engine.conv_across import Across
 from rarefy.engine.conv_choices import Pack, Seen, WantedConv
-from rarefy.engine.conv_plan import Across, ConvPlan, why_torch
+from rarefy.engine.conv_plan import ConvPlan, why_torch
 from rarefy.engine.conv_scales import put_scales
 from rarefy.engine.fuse_conv import fuse_convs
 from rarefy.engine.fuse_conv_region import Way, in_way, way_of
