@@ -17,7 +17,7 @@ from torch import nn
 import rarefy
 from convnets import Small, native_everywhere, prepared
 from rarefy.core.errors import EngineError, FileError, ModelError
-from rarefy.engine import Compiled, conv_across, conv_choices, conv_plan, conv_times, shared
+from rarefy.engine import Compiled, capture, conv_across, conv_choices, conv_plan, conv_times, shared
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool
 from rarefy.engine.sparse_conv import SparseConv2d
@@ -106,6 +106,23 @@ def forbid_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (conv_choices, conv_plan, conv_times, conv_across):
         monkeypatch.setattr(place, "pack_conv", None)
         monkeypatch.setattr(place, "pack_conv8", None, raising=place is not conv_across)
+
+
+def test_the_graph_is_captured_once_a_load(tmp_path: Path, native: Prefer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first load builds the model twice, in memory of its own and from the file that it has written."""
+    x = torch.randn(2, 3, 29, 37)
+    _, want = save(tmp_path, x)
+    taken, plain = [], capture.capture
+
+    def count(*given: Any) -> Any:
+        taken.append(given)
+        return plain(*given)
+
+    monkeypatch.setattr(capture, "capture", count)
+    for loads in (1, 2):
+        model = load(tmp_path)
+        assert len(taken) == loads and [v.label for v in model._variants] == ["graph"]
+        torch.testing.assert_close(model(x), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Small, Wide])

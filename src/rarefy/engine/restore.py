@@ -13,6 +13,7 @@ from rarefy.core.errors import EngineError
 from rarefy.core.grid import codes_of
 from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.site import Site, find_sites
+from rarefy.engine.capture import Captures
 from rarefy.engine.choices import Choices
 from rarefy.engine.compiled import Compiled
 from rarefy.engine.explain import Explanation
@@ -71,7 +72,9 @@ def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanat
     }
     if choices.convs is not None:
         weights = {name: partial(stored.of, sites[name]) for name in choices.convs.kernels if name in sites}
-        build = partial(conv_model, model=model, sites=sites, plans=plans, choices=choices, weights=weights)
+        build = partial(
+            conv_model, model=model, sites=sites, plans=plans, choices=choices, weights=weights, captures=Captures()
+        )
         made = through_file(build, conv_key(choices, stored.fingerprint))
         if not choices.needs_source:
             free_dense(model, {**plans, **made.plans}, [])
