@@ -147,3 +147,12 @@ def test_layers_that_see_nested_tensors_stay_in_torch():
     with torch.no_grad():
         ours, theirs = (which(src=x, src_key_padding_mask=padding) for which in (fast, model))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_layers_cut_to_nothing_compile(weights):
+    """As pruning of whole units may leave them."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 0), nn.ReLU(), nn.Linear(0, 8)).eval(), torch.randn(2, 8)
+    fast = rarefy.compile(model, x, weights=weights)
+    torch.testing.assert_close(fast(x), model(x), rtol=0.1, atol=0.1)

@@ -138,7 +138,7 @@ class Planner:
         """The plan of one site, or None if it stays as it is at every token count."""
         weight = site.parameter.detach()
         weight = weight.t().contiguous() if site.transposed else weight
-        sparsity = 1.0 - int(weight.count_nonzero()) / weight.numel()
+        sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
         why = why_dense(site, sparsity, self._precision)
         if why is not None or not counts:
             why = why or "not reached by the example inputs, or by nested tensors only"
