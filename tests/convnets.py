@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rarefy.core.site import find_sites
-from rarefy.engine import conv_plan
+from rarefy.engine import conv_times
 from rarefy.engine.capture import capture
 from rarefy.engine.conv_plan import conv_plans_of, images_of
 from rarefy.engine.fuse import rewrite
@@ -52,7 +52,7 @@ def native_everywhere(monkeypatch):
         eight = [name for name in names if "8-" in name]
         return {"dense": 1.0, (eight or names)[-1]: 0.1}, "pretended"
 
-    monkeypatch.setattr(conv_plan, "known_times", pretend)
+    monkeypatch.setattr(conv_times, "known_times", pretend)
 
 
 def fused(model, x, monkeypatch, precision=Precision()):

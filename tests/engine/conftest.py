@@ -28,6 +28,6 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return Rounds({name: (1.0 + ranked.index(name),) * 3 for name in calls})
 
         monkeypatch.setattr(importlib.import_module("rarefy.engine.plan"), "time_layer", layers)
-        monkeypatch.setattr(importlib.import_module("rarefy.engine.compile"), "interleaved", variants)
+        monkeypatch.setattr(importlib.import_module("rarefy.engine.fastest"), "interleaved", variants)
 
     return set_up

@@ -134,7 +134,7 @@ def test_a_wrong_variant_is_never_used(prefer, monkeypatch) -> None:
     import importlib
 
     prefer("graph")
-    engine = importlib.import_module("rarefy.engine.compile")
+    engine = importlib.import_module("rarefy.engine.assemble")
     wrong = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(48, 7)).eval())
     monkeypatch.setattr(engine, "captured", lambda *a: (wrong, "captured"))
     model = pruned(mlp())

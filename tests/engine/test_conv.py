@@ -10,7 +10,7 @@ from torch import nn
 
 import rarefy
 from convnets import Small, fused, modules_of, prepared
-from rarefy.engine import conv_plan
+from rarefy.engine import conv_across, conv_plan, conv_times
 from rarefy.engine.capture import capture
 from rarefy.engine.conv_memory import FLOATS, Value, place
 from rarefy.engine.conv_region import ConvRegion
@@ -141,7 +141,7 @@ def test_pooling_stays_side_by_side_where_that_is_faster(monkeypatch):
         asked.append((kind.split()[1], set(measure()), set(names)))
         return {"dense": 1.0} | dict.fromkeys(names, 2.0 if kind.startswith("conv and") else 0.5), "pretended"
 
-    monkeypatch.setattr(conv_plan, "known_times", pretend)
+    monkeypatch.setattr(conv_times, "known_times", pretend)
     run = conv_variants(graph, lanes())["graph, images across lanes"]
     assert [m.conv.packed.across for m in region_of(run).modules() if isinstance(m, FusedConvPool)] == [False]
     assert [measured - {"dense"} == names for kind, measured, names in asked] == [True] * 4
@@ -216,7 +216,7 @@ def test_nothing_is_timed_when_that_is_asked(monkeypatch):
     def refuse(*_):
         raise AssertionError("timed")
 
-    monkeypatch.setattr(conv_plan, "time_conv", refuse)
+    monkeypatch.setattr(conv_times, "time_conv", refuse)
     model, x = prepared(Small(), density=0.05), torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(rarefy.compile(model, x, measure=False)(x), model(x), rtol=1e-3, atol=1e-4)
 
@@ -224,7 +224,7 @@ def test_nothing_is_timed_when_that_is_asked(monkeypatch):
 @pytest.mark.parametrize("across", [False, True])
 def test_timed_kernels_write_where_they_wrote_before(across, monkeypatch):
     weight, window, written = torch.randn(8, 4, 3, 3), Window(padding=(1, 1)), []
-    place, name = (conv_plan, "convolve_across") if across else (PackedConv, "convolve")
+    place, name = (conv_across, "convolve_across") if across else (PackedConv, "convolve")
     convolve = getattr(place, name)
 
     def note(*given):
@@ -233,9 +233,9 @@ def test_timed_kernels_write_where_they_wrote_before(across, monkeypatch):
 
     monkeypatch.setattr(place, name, note)
     if across:
-        conv_plan.time_across(weight, window, (16, 9, 9))
+        conv_across.time_across(weight, window, (16, 9, 9))
     else:
-        conv_plan.time_conv(weight, window, (2, 9, 9), conv_plan.candidates_of(weight, window, eight=False))
+        conv_times.time_conv(weight, window, (2, 9, 9), conv_plan.candidates_of(weight, window, eight=False))
     assert len(written) > 10
     assert all(out is written[0] for out in written)
 

@@ -17,7 +17,7 @@ from torch import nn
 import rarefy
 from convnets import Small, native_everywhere, prepared
 from rarefy.core.errors import EngineError, FileError, ModelError
-from rarefy.engine import Compiled, conv_choices, conv_plan, shared
+from rarefy.engine import Compiled, capture, conv_across, conv_choices, conv_plan, conv_times, shared
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool
 from rarefy.engine.sparse_conv import SparseConv2d
@@ -103,9 +103,26 @@ def largest() -> Path:
 
 
 def forbid_packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("pack_conv", "pack_conv8"):
-        monkeypatch.setattr(conv_choices, name, None)
-        monkeypatch.setattr(conv_plan, name, None)
+    for place in (conv_choices, conv_plan, conv_times, conv_across):
+        monkeypatch.setattr(place, "pack_conv", None)
+        monkeypatch.setattr(place, "pack_conv8", None, raising=place is not conv_across)
+
+
+def test_the_graph_is_captured_once_a_load(tmp_path: Path, native: Prefer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first load builds the model twice, in memory of its own and from the file that it has written."""
+    x = torch.randn(2, 3, 29, 37)
+    _, want = save(tmp_path, x)
+    taken, plain = [], capture.capture
+
+    def count(*given: Any) -> Any:
+        taken.append(given)
+        return plain(*given)
+
+    monkeypatch.setattr(capture, "capture", count)
+    for loads in (1, 2):
+        model = load(tmp_path)
+        assert len(taken) == loads and [v.label for v in model._variants] == ["graph"]
+        torch.testing.assert_close(model(x), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Small, Wide])
@@ -122,7 +139,7 @@ def test_the_first_load_writes_and_the_next_only_sees(
     x, other = torch.randn(2, 3, 29, 37), torch.randn(5, 3, 40, 33)
     data = {"data": [x]} if types else {}
     fast, want = save(tmp_path, x, kind, density, **types, **data)
-    monkeypatch.setattr(conv_plan, "known_times", None)  # nothing is timed again: what was chosen is in the folder
+    monkeypatch.setattr(conv_times, "known_times", None)  # nothing is timed again: what was chosen is in the folder
     first = load(tmp_path, kind)
     written = {path: path.read_bytes() for path in files()}
     with monkeypatch.context() as patch:
@@ -183,7 +200,7 @@ def test_other_ways_through_a_run_come_back(
     x = torch.randn(max(8, lanes()), 3, 29, 37)
     fast, want = save(tmp_path, x, density=density)
     assert fast.choices is not None and fast.choices.runs == (way,)
-    monkeypatch.setattr(conv_plan, "known_times", None)
+    monkeypatch.setattr(conv_times, "known_times", None)
     first = load(tmp_path)
     forbid_packing(monkeypatch)
     second = load(tmp_path)

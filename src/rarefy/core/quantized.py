@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rarefy.core.errors import DTypeError, ShapeError
+from rarefy.core.errors import DTypeError, ShapeError, WeightError
 
 _LARGEST = {8: 127, 4: 7}
 
@@ -90,11 +90,21 @@ class QuantizedWeight:
         return (grouped * self.scale.unsqueeze(-1)).view(out, width)
 
 
+def not_finite(weight: Tensor) -> str | None:
+    """The first entry of a weight (out, in) that is NaN or infinite, in words; None where there is none."""
+    finite = weight.isfinite()
+    if finite.all():
+        return None
+    row, column = (int(i) for i in (~finite).nonzero()[0])
+    return f"weight[{row}, {column}] is {weight[row, column].item()}"
+
+
 def quantize_weight(weight: Tensor, bits: int = 8, group: int | None = None) -> QuantizedWeight:
     """Rounds a weight (out, in) to integers: one scale a row, or one for every `group` inputs of a row.
 
     The scale of a group is its largest magnitude over 127 (8 bits) or 7 (4 bits); ties round to even. Zeros stay zero.
-    Raises ShapeError when `group` does not divide the inputs, DTypeError for a weight that is not floating point.
+    Raises ShapeError when `group` does not divide the inputs, DTypeError for a weight that is not floating point,
+    WeightError for one that holds NaN or infinity.
 
     >>> q = quantize_weight(torch.tensor([[0.0, 1.27, -0.5]]))
     >>> q.values.tolist()
@@ -109,6 +119,8 @@ def quantize_weight(weight: Tensor, bits: int = 8, group: int | None = None) -> 
     out, width = weight.shape
     if group is not None and (group < 1 or width % group):
         raise ShapeError(f"quantize_weight: group={group} does not divide the {width} inputs of a row")
+    if found := not_finite(weight):
+        raise WeightError(f"quantize_weight: {found}; integers with a scale stand for finite values only: repair it")
     if width == 0:
         return QuantizedWeight(torch.zeros(out, 0, dtype=torch.int8), torch.ones(out, 1), bits)
     group = group or width

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.core.errors import ModelError, WeightError
+from rarefy.core.quantized import not_finite
 from rarefy.core.shapes import Mask, Weight
 
 
@@ -87,12 +88,8 @@ class Site:
             raise ModelError(f"{self.name}: its weight is on the meta device and has no values; load it first")
         weight = self.as_matrix(self.parameter.detach())
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True).contiguous()
-        if not wide.isfinite().all():
-            row, column = (int(i) for i in (~wide.isfinite()).nonzero()[0])
-            raise WeightError(
-                f"{self.name}: weight[{row}, {column}] is {wide[row, column].item()}; "
-                "repair the model or leave the layer alone with ignore="
-            )
+        if found := not_finite(wide):
+            raise WeightError(f"{self.name}: {found}; repair the model or leave the layer alone with ignore=")
         return wide
 
     def write(self, weight: Weight, mask: Mask) -> None:
@@ -161,13 +158,13 @@ def _require_whole(name: str, module: nn.Module) -> None:
 
 
 def find_sites(
-    model: nn.Module, ignore: Sequence[str] = (), *, leave_computed: bool = False
+    model: nn.Module, ignore: Sequence[str] = (), *, leave_computed: bool = False, needed: bool = True
 ) -> tuple[list[Site], list[str]]:
     """The prunable sites of a model in definition order, and the names that `ignore` left out.
 
     Modules that share one parameter become one site, which is ignored if any of its names is. leave_computed: weights
     that are computed from others are left out too, in place of an error.
-    An entry of `ignore` that matches nothing, and a model with nothing left, are errors.
+    An entry of `ignore` that matches nothing is an error, and so is a model with nothing left unless `needed` is False.
     """
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     by_parameter: dict[int, list[tuple[str, nn.Module]]] = {}
@@ -187,7 +184,7 @@ def find_sites(
         _require_parameter(names[0], modules[0])
         _require_whole(names[0], modules[0])
         sites.append(Site(names[0], modules, tuple(names[1:])))
-    if not sites:
+    if needed and not sites:
         left = "ignored or computed from other weights" if leave_computed else "ignored"
         why = f"all {len(everything)} are {left}" if everything else "it has no nn.Linear and no nn.Conv2d"
         raise ModelError(f"{type(model).__name__}: no prunable layer: {why}; nothing was changed")

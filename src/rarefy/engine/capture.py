@@ -1,5 +1,6 @@
 """The whole model as one graph, by `torch.export`, with batch and length left open where the model allows it."""
 
+import copy
 import inspect
 import warnings
 from typing import Any
@@ -58,6 +59,22 @@ def capture(model: nn.Module, example: Example) -> torch.fx.GraphModule:
         graph = program.module()
     assert isinstance(graph, torch.fx.GraphModule)
     return graph
+
+
+class Captures:
+    """`capture` of one model, made once for each example: later ones are copies. They share its tensors."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Example, torch.fx.GraphModule]] = {}
+
+    def __call__(self, model: nn.Module, example: Example) -> torch.fx.GraphModule:
+        if id(example) not in self._made:
+            self._made[id(example)] = example, capture(model, example)
+        graph = self._made[id(example)][1]
+        shared = {id(t): t for t in (*graph.parameters(), *graph.buffers())}
+        with warnings.catch_warnings():  # of torch's own making
+            warnings.simplefilter("ignore")
+            return copy.deepcopy(graph, shared)
 
 
 def _shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

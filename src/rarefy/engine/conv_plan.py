@@ -9,25 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.core.site import Site
-from rarefy.engine.cache import Record, TimingCache
+from rarefy.engine import conv_times
 from rarefy.engine.conv_choices import ConvSteps, Image
 from rarefy.engine.explain import LayerRow
-from rarefy.engine.fused_conv import FusedConv2d, FusedConvPool
 from rarefy.engine.precision import Precision
-from rarefy.engine.timing import interleaved
-from rarefy.ops import PackedConv, Pool, Window, conv_candidates, pack_conv, window_of
+from rarefy.ops import PackedConv, Window, conv_candidates, pack_conv, window_of
 from rarefy.ops.conv8 import PackedConv8, conv8_candidates, is_conv8, pack_conv8
-from rarefy.ops.conv_across import convolve_across, pooled_across, to_across
-from rarefy.ops.conv_kernels import candidates_across, filters_across, is_dense
-from rarefy.ops.conv_reference import conv2d
 from rarefy.ops.depthwise import depthwise_candidates
-from rarefy.ops.words import words_of
 
 _MARGIN = (
     0.9  # a kernel that is nearly as fast wins: it also takes in what follows, which torch would compute on its own
 )
 _LIKELY_SPARSITY = 0.6  # from here on a native kernel is likely faster than torch's convolution
-Across = FusedConv2d | FusedConvPool  # what images may lie across the lanes of vectors for
 
 
 @dataclass(frozen=True)
@@ -129,8 +122,8 @@ class ConvPlanner:
             self.rows.append(LayerRow(*about, kernel, None, None, "not timed", origin="model"))
             return kernel
         names = candidates_of(weight, window, self._eight)
-        measure = partial(time_conv, weight, window, image, names)
-        times, origin = known_times("conv into", weight, window, image, names, measure)
+        measure = partial(conv_times.time_conv, weight, window, image, names)
+        times, origin = conv_times.known_times("conv into", weight, window, image, names, measure)
         native = {name: ms for name, ms in times.items() if name != "dense"}
         best = min(native, key=lambda name: native[name])
         gain = times["dense"] / native[best]
@@ -144,120 +137,6 @@ def candidates_of(weight: Tensor, window: Window, eight: bool) -> list[str]:
     """Kernels worth timing, likely best first; `eight`: 8-bit ones too."""
     floats = [*depthwise_candidates(weight, window, eight=False), *conv_candidates(weight, window.groups)]
     return (conv8_candidates(weight, window) if eight else []) + floats
-
-
-def known_times(
-    kind: str,
-    weight: Tensor,
-    window: Window,
-    image: Image,
-    tried: Sequence[str],
-    measure: Callable[[], dict[str, float]],
-) -> tuple[dict[str, float], str]:
-    """Milliseconds by kernel, from the cache on disk or measured now, and which of the two."""
-    names = frozenset({"dense", *tried})
-    density = round(50 * float(weight.count_nonzero()) / max(1, weight.numel()))
-    kind = f"{kind}{'8' * any(map(is_conv8, tried))}"
-    key = f"{kind} {tuple(weight.shape)} {window} {image} {density}/50 {torch.get_num_threads()} threads"
-    cache = TimingCache()
-    known = cache.get(key)
-    if known is not None and known.tried == names:
-        return dict(known.ms), "cache"
-    times = measure()
-    cache.put(key, Record(times, None, names))
-    return times, "measured"
-
-
-def time_conv(weight: Tensor, window: Window, image: Image, names: Sequence[str]) -> dict[str, float]:
-    """Median milliseconds of torch's convolution and of each of the kernels, in interleaved rounds.
-
-    Kernels write where they wrote before, as in a compiled model: pages that are new at every call would cost more than
-    a small kernel. 8-bit ones read and write bytes, as they do between each other.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(image[0], weight.shape[1] * window.groups, *image[1:], generator=generator)
-    bias = torch.zeros(weight.shape[0])
-    calls: dict[str, Callable[[], Any]] = {"dense": partial(conv2d, x, weight, bias, None, "none", window)}
-    out = torch.empty(image[0], weight.shape[0], *window.out_size(image[1:], weight.shape[2:]))
-    for name in names:
-        try:
-            if is_conv8(name):
-                packed8 = pack_conv8(weight, window, name)
-                calls[name] = packed8.prepared(words_of(x, (0.05, 128)), bias, None, "none", (0.05, 128))[0]
-            else:
-                calls[name] = partial(pack_conv(weight, window, name).convolve, x, bias, None, "none", out)
-        except ValueError:  # this kernel's offsets are too short for the window
-            continue
-    with torch.inference_mode():
-        rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
-    return {name: rounds.median(name) for name in calls}
-
-
-class AcrossPlanner:
-    """Packs convolutions for `batch` images across the lanes of vectors, by the kernel that is fastest so."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-
-    def repack(self, step: Across, image: tuple[int, int]) -> Across:
-        """What computes the same on images across; one with pooling stays as it is where that is faster."""
-        conv = step.conv if isinstance(step, FusedConvPool) else step
-        weight, window = conv.packed.to_dense(), conv.packed.window
-        seen = (self.batch, *image)
-        if isinstance(step, FusedConvPool):
-            names = pooled_candidates(weight, window, step.pool)
-            measure = partial(time_pooled, conv.packed, step.pool, seen, names)
-            kind = f"conv and {step.pool} across"
-        else:
-            names = candidates_across(weight, window)
-            measure = partial(time_across, weight, window, seen)
-            kind = "conv across into"
-        times = known_times(kind, weight, window, seen, names, measure)[0] if names else {"dense": 0.0}
-        best = min(times, key=lambda name: times[name])
-        if best == "dense":  # of a step with pooling: images side by side
-            return step
-        again = FusedConv2d(pack_conv(weight, window, best, across=True), conv.bias, conv.activation)
-        return FusedConvPool(again, step.pool) if isinstance(step, FusedConvPool) else again
-
-
-def pooled_candidates(weight: Tensor, window: Window, pool: Pool) -> list[str]:
-    """Kernels that pool what they compute of images across, and are worth timing."""
-    return filters_across(weight.shape, window) if is_dense(weight) and pool.dilation == (1, 1) else []
-
-
-def time_across(weight: Tensor, window: Window, image: Image) -> dict[str, float]:
-    """Median milliseconds of each candidate kernel on images across the lanes, in interleaved rounds."""
-    shape = image[0], weight.shape[1] * window.groups, *image[1:]
-    x = to_across(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
-    packs = {name: pack_conv(weight, window, name, across=True) for name in candidates_across(weight, window)}
-    high, wide = window.out_size(image[1:], weight.shape[2:])
-    out = torch.empty(x.shape[0], weight.shape[0], high, wide, x.shape[-1])
-    calls = {name: partial(convolve_across, packed, x, None, None, "none", out) for name, packed in packs.items()}
-    with torch.inference_mode():
-        rounds = interleaved(calls, rounds=5, warmup=1, seconds=0.3)
-    return {name: rounds.median(name) for name in calls}
-
-
-def time_pooled(packed: PackedConv, pool: Pool, image: Image, names: Sequence[str]) -> dict[str, float]:
-    """Median milliseconds of a convolution and its pooling, images side by side ("dense") and across by each kernel, in
-    interleaved rounds: from images as they are given to results across."""
-    shape = image[0], packed.shape[1] * packed.window.groups, *image[1:]
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    bias, across = torch.zeros(packed.shape[0]), to_across(x)
-    out = to_across(torch.empty(pool.out_shape(packed.out_shape(shape))))
-    packs = {name: pack_conv(packed.to_dense(), packed.window, name, across=True) for name in names}
-
-    def beside() -> None:
-        to_across(packed.convolve_pooled(x, bias, "relu", pool), out)
-
-    def filtered(again: PackedConv) -> None:
-        pooled_across(again, to_across(x, across), bias, "relu", pool, out)
-
-    calls: dict[str, Callable[[], Any]] = {"dense": beside}
-    calls |= {name: partial(filtered, again) for name, again in packs.items()}
-    with torch.inference_mode():
-        rounds = interleaved(calls, rounds=5, warmup=1, seconds=0.3)
-    return {name: rounds.median(name) for name in calls}
 
 
 def conv_plans_of(

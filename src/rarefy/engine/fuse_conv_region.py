@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
+from rarefy.engine.conv_across import Across, AcrossPlanner
 from rarefy.engine.conv_calls import Step
-from rarefy.engine.conv_plan import Across, AcrossPlanner
 from rarefy.engine.conv_region import ConvRegion
 from rarefy.engine.fuse_norm import value_of
 from rarefy.engine.fused_conv import FusedConv2d, FusedConv8, FusedConvPool, MaxPool2d

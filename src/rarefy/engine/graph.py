@@ -17,10 +17,11 @@ def captured(
     plans: Mapping[str, LayerPlan],
     tokens: Mapping[str, int],
     convs: Callable[[GraphModule], list[str]],
+    capture: Callable[[nn.Module, Example], GraphModule] = capture,
 ) -> tuple[GraphModule | None, str]:
     """The rewritten graph of the model, or None; and what there is to say of it, or why there is none.
 
-    convs: rewrites its convolutions and gives the sites that it did.
+    convs: rewrites its convolutions and gives the sites that it did; capture: gives a graph that may be rewritten.
     """
     try:
         graph = capture(model, example)

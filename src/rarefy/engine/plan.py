@@ -1,6 +1,7 @@
 """Which kernel each layer gets, decided by timing it against the dense layer at the token counts of the examples."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -53,6 +54,10 @@ class LayerPlan:
 
     site: Site
     steps: tuple[tuple[int, PackedWeight | None], ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LayerPlan":
+        """The same packed weights: a copied graph names them by the handles of these."""
+        return LayerPlan(deepcopy(self.site, memo), self.steps)
 
     def at(self, tokens: int) -> PackedWeight | None:
         """The choice of the nearest measured token count at or above `tokens` (the largest beyond the last)."""
@@ -133,7 +138,7 @@ class Planner:
         """The plan of one site, or None if it stays as it is at every token count."""
         weight = site.parameter.detach()
         weight = weight.t().contiguous() if site.transposed else weight
-        sparsity = 1.0 - int(weight.count_nonzero()) / weight.numel()
+        sparsity = 1.0 - int(weight.count_nonzero()) / max(1, weight.numel())
         why = why_dense(site, sparsity, self._precision)
         if why is not None or not counts:
             why = why or "not reached by the example inputs, or by nested tensors only"

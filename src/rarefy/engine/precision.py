@@ -1,11 +1,13 @@
 """The types a compiled model stores its weights in and computes with."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from rarefy.core.errors import EngineError
-from rarefy.core.quantized import InputScale, QuantizedWeight, quantize_weight
+from rarefy.core.errors import EngineError, WeightError
+from rarefy.core.quantized import InputScale, QuantizedWeight, not_finite, quantize_weight
+from rarefy.core.site import Site
 
 _ACTIVATIONS = {  # what each stored type can be multiplied with
     "fp32": ("fp32", "bf16"),
@@ -40,6 +42,20 @@ class Precision:
     @property
     def quantized(self) -> bool:
         return self.weights in ("int8", "int4")
+
+    def require_finite(self, sites: Iterable[Site]) -> None:
+        """Raises WeightError for a layer whose weight these types would round to integers, and that is not finite.
+
+        Convolutions stay in float32 unless both types are 8-bit.
+        """
+        for site in sites if self.quantized else ():
+            floats = isinstance(site.module, nn.Conv2d) and (self.weights, self.activations) != ("int8", "int8")
+            found = None if floats else not_finite(site.as_matrix(site.parameter.detach()))
+            if found is not None:
+                raise WeightError(
+                    f"compile: {site.name}: {found}, which weights={self.weights!r} cannot hold: integers with a scale "
+                    "stand for finite values only; repair the model, or compile it with weights='fp32' or 'bf16'"
+                )
 
     def own(self, codes: QuantizedWeight | None) -> QuantizedWeight | None:
         """The integers that a weight was rounded to before, where kernels of these types hold them as they are.

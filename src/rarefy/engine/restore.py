@@ -13,8 +13,9 @@ from rarefy.core.errors import EngineError
 from rarefy.core.grid import codes_of
 from rarefy.core.quantized import InputScale, QuantizedWeight
 from rarefy.core.site import Site, find_sites
+from rarefy.engine.capture import Captures
 from rarefy.engine.choices import Choices
-from rarefy.engine.compiled import Compiled, Variant
+from rarefy.engine.compiled import Compiled
 from rarefy.engine.explain import Explanation
 from rarefy.engine.free import free_dense
 from rarefy.engine.plan import LayerPlan, why_dense
@@ -23,6 +24,7 @@ from rarefy.engine.restore_conv import conv_key, conv_model
 from rarefy.engine.shared import Wanted, packs_of
 from rarefy.engine.shared_build import through_file
 from rarefy.engine.sparse_linear import with_sparse_layers
+from rarefy.engine.variant import Variant
 from rarefy.ops import PackedWeight, kernels
 
 
@@ -60,7 +62,7 @@ def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanat
     weights lie in a file that processes share, where they can (`engine.shared`). Raises EngineError for a choice that
     does not fit the model.
     """
-    sites = {site.name: site for site in find_sites(model, leave_computed=True)[0]}
+    sites = {site.name: site for site in find_sites(model, leave_computed=True, needed=False)[0]}
     for name in choices.kernels:
         _require_fitting(name, sites.get(name), choices)
     packs = _packs(sites, choices, stored)
@@ -70,7 +72,9 @@ def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanat
     }
     if choices.convs is not None:
         weights = {name: partial(stored.of, sites[name]) for name in choices.convs.kernels if name in sites}
-        build = partial(conv_model, model=model, sites=sites, plans=plans, choices=choices, weights=weights)
+        build = partial(
+            conv_model, model=model, sites=sites, plans=plans, choices=choices, weights=weights, captures=Captures()
+        )
         made = through_file(build, conv_key(choices, stored.fingerprint))
         if not choices.needs_source:
             free_dense(model, {**plans, **made.plans}, [])

@@ -17,11 +17,11 @@ from torch.fx import GraphModule
 
 from rarefy.core.errors import EngineError
 from rarefy.core.site import Site
-from rarefy.engine.capture import Example
+from rarefy.engine.capture import Captures, Example
 from rarefy.engine.choices import Choices
-from rarefy.engine.compiled import Variant
+from rarefy.engine.conv_across import Across
 from rarefy.engine.conv_choices import Pack, Seen, WantedConv
-from rarefy.engine.conv_plan import Across, ConvPlan, why_torch
+from rarefy.engine.conv_plan import ConvPlan, why_torch
 from rarefy.engine.conv_scales import put_scales
 from rarefy.engine.fuse_conv import fuse_convs
 from rarefy.engine.fuse_conv_region import Way, in_way, way_of
@@ -32,6 +32,7 @@ from rarefy.engine.precision import Precision
 from rarefy.engine.program import in_parts
 from rarefy.engine.sparse_conv import with_sparse_convs
 from rarefy.engine.sparse_linear import with_sparse_layers
+from rarefy.engine.variant import Variant
 from rarefy.ops import PackedConv, window_of
 from rarefy.ops.conv8 import PackedConv8, is_conv8
 from rarefy.ops.conv_kernels import filters_across, kernels_across
@@ -58,8 +59,10 @@ def conv_model(
     plans: Mapping[str, LayerPlan],
     choices: Choices,
     weights: Mapping[str, Callable[[], Tensor]],
+    captures: Captures,
 ) -> ConvModel:
-    """The model as it was chosen, its convolutions had by `pack`. plans: of linear layers; weights: by site.
+    """The model as it was chosen, its convolutions had by `pack`. plans: of linear layers; weights: by site; captures:
+    of the model, kept by who makes it more than once.
 
     Raises EngineError for a choice that does not fit the model.
     """
@@ -69,7 +72,7 @@ def conv_model(
         for name, steps in choices.convs.kernels.items()
     }
     layers = with_sparse_convs(with_sparse_layers(model, dict(plans)), convs)
-    again = _Again(model, layers, plans, convs, weights, pack)
+    again = _Again(model, layers, plans, convs, weights, pack, captures)
     scales = choices.image_scales or [{}] * len(choices.examples)
     ways = zip(choices.examples, choices.runs, choices.convs.seen, scales, strict=True)
     return ConvModel(layers, [again.variant(*way) for way in ways], convs, again.notes)
@@ -119,7 +122,9 @@ class _Again:
         convs: Mapping[str, ConvPlan],
         weights: Mapping[str, Callable[[], Tensor]],
         pack: Pack,
+        captures: Captures,
     ) -> None:
+        self._captures = captures
         self._model, self._layers, self._plans, self._convs, self._pack = model, layers, plans, convs, pack
         paths = {name: plan.site.name for plan in convs.values() for name in (plan.site.name, *plan.site.aliases)}
         self._weights = {f"{path}.weight": weights[site] for path, site in paths.items()}
@@ -143,7 +148,7 @@ class _Again:
     def _graph(self, example: Example, seen: Seen) -> GraphModule | None:
         convs = partial(fuse_convs, plans=self._convs, images=seen.images, pack=self._noted, elsewhere=self._weights)
         tokens = {name: seen.tokens.get(name, 0) for name in self._plans}
-        graph = captured(self._model, example, self._plans, tokens, convs)[0]
+        graph = captured(self._model, example, self._plans, tokens, convs, self._captures)[0]
         read = set() if graph is None else {str(n.target) for n in graph.graph.nodes if n.op == "get_attr"}
         if left := sorted(read & self._weights.keys()):
             raise EngineError(

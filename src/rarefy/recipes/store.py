@@ -146,10 +146,8 @@ def _source(model: object) -> nn.Module:
     """The model itself: what rarefy or torch compiled is the same weights in another dress."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"save: {type(model).__name__} is not an nn.Module; give the model itself")
-    if isinstance(model, CompiledDecoder):
-        return _source(model.to_dense())
-    if isinstance(model, Compiled):
-        return _source(_uncompiled(model))
+    if isinstance(model, Compiled | CompiledDecoder):
+        return _source(model.as_given("save"))
     compiled_here = type(model).__module__.startswith("rarefy.engine")
     inner = getattr(model, "source" if compiled_here else "_orig_mod", None)  # _orig_mod: torch.compile
     return _source(inner) if isinstance(inner, nn.Module) else model
@@ -160,12 +158,3 @@ def _only_ours(model: nn.Module, names: Iterable[str], widths: Widths) -> str | 
     if any(turned_modules(model)):
         return "rarefy-turned"
     return split_layers if split_modules(names) else "rarefy-widths" if widths.resized else None
-
-
-def _uncompiled(model: Compiled) -> nn.Module:
-    if model.freed and model.choices is not None and not model.choices.precision.exact:
-        raise ModelError(
-            f"save: the model's weights were let go when it was compiled for {model.choices.precision}, and what is "
-            "left is rounded; save it before compiling, or compile with keep_dense=True"
-        )
-    return model.to_dense()

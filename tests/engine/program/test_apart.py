@@ -271,7 +271,7 @@ def test_the_variants_are_timed_where_every_thread_gets_some(tmp_path, monkeypat
         seen.append(set(names))
         return max(names, key=lambda name: "each thread" in name), said
 
-    monkeypatch.setattr(importlib.import_module("rarefy.engine.compile"), "choose", choose)
+    monkeypatch.setattr(importlib.import_module("rarefy.engine.fastest"), "choose", choose)
     for batch, tokens, threads, sizes in (
         (8, 60, 2, {2, 4}),  # of 8 no thread but one would have something
         (6, 60, 2, {2, 3}),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import ModelError, ShapeError
-from rarefy.engine.compiled import threads
+from rarefy.engine.calls import inference
 from rarefy.engine.decoder.cache import DecoderCache
 from rarefy.engine.decoder.generate import positions_of
 from rarefy.engine.decoder.runner import Runner
@@ -40,7 +40,7 @@ class Drafting:
         newest = self._one_text("draft", last, cache, count).clone()
         position = torch.full((1, 1), cache.length)
         made: list[int] = []
-        with threads(self._threads), torch.no_grad():
+        with inference(self._threads):
             logits, advance = self._sparse.stepper(newest, position, cache)
             while len(made) < count and (not made or made[-1] != end):
                 advance()
@@ -59,7 +59,7 @@ class Drafting:
     def _read(self, where: str, ids: Tensor, cache: DecoderCache, last_only: bool) -> Tensor:
         ids = self._one_text(where, ids, cache, ids.shape[-1])
         positions = positions_of(None, 1, ids.shape[1], cache.length)
-        with threads(self._threads), torch.no_grad():
+        with inference(self._threads):
             return self._dense.run(ids, positions, cache, last_only)
 
     def _one_text(self, where: str, ids: Tensor, cache: DecoderCache, new: int) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.core.errors import DTypeError, EngineError, ShapeError
+from rarefy.engine.calls import inference, untraced
 from rarefy.engine.choices import Choices
-from rarefy.engine.compiled import threads
 from rarefy.engine.decoder.arguments import mask_for, request_of, unsupported, unsupported_setting
 from rarefy.engine.decoder.cache import DecoderCache
 from rarefy.engine.decoder.drafting import Drafting
@@ -20,13 +20,14 @@ from rarefy.engine.decoder.settings import settings_of
 from rarefy.engine.decoder.stored import StoredLayers
 from rarefy.engine.decoder.together import Together
 from rarefy.engine.explain import Explanation
+from rarefy.engine.outward import Outward
 from rarefy.engine.profile_report import Profile
 
 _OURS = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "return_dict"}
 _FLAGS = {"output_attentions", "output_hidden_states"}  # the runtime knows these as long as they are off
 
 
-class CompiledDecoder(nn.Module):
+class CompiledDecoder(Outward):
     """A causal language model on the native runtime. Inference only; calls from several threads are safe as long as
     each has a cache of its own (every `generate` has).
 
@@ -35,7 +36,7 @@ class CompiledDecoder(nn.Module):
     stored: weights that a loaded model leaves in its file; `source` can then not run.
     """
 
-    source: nn.Module
+    choices: Choices
 
     def __init__(
         self,
@@ -48,18 +49,10 @@ class CompiledDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.choices, self._stored = choices, stored
-        self.__dict__["source"] = source  # not a submodule: it must not be found by what walks over modules
+        self.__dict__["source"] = source
         self._runner, self._output, self._explanation, self._threads = runner, output, explanation, choices.threads
         self._signature = inspect.signature(source.forward)
         self.last = Timings()  # of the latest `generate`, whichever thread it ran in
-
-    @property
-    def config(self) -> Any:
-        return getattr(self.source, "config", None)
-
-    @property
-    def generation_config(self) -> Any:
-        return getattr(self.source, "generation_config", None)
 
     def explain(self) -> Explanation:
         """What every layer runs with and why, times of the whole, and where the time of one token goes."""
@@ -77,6 +70,10 @@ class CompiledDecoder(nn.Module):
     def to_dense(self) -> nn.Module:
         """The plain model: `source`, or where its weights were left in the file, a new one with them."""
         return self._stored.filled(self.source) if self.freed else self.source
+
+    def as_given(self, what: str) -> nn.Module:
+        """`to_dense`: the file has the weights as they were."""
+        return self.to_dense()
 
     def _whole(self, what: str, given: dict[str, Any]) -> Any:
         """The source model, for what the runtime does not do. Raises EngineError where it could not run."""
@@ -111,12 +108,13 @@ class CompiledDecoder(nn.Module):
 
         As a mapping it gives the milliseconds of each part, and of the "whole" step.
         """
-        with threads(self._threads), torch.no_grad():
+        with inference(self._threads):
             return profile_of_a_token(self._runner, past, steps)
 
+    @untraced
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = self._signature.bind_partial(*args).arguments | kwargs if args else kwargs
-        with threads(self._threads), torch.no_grad():
+        with inference(self._threads):
             strange = self._strange(given)
             if strange is not None:
                 return self._whole(f"forward with {strange}", given)(**given)
@@ -178,6 +176,7 @@ class CompiledDecoder(nn.Module):
             )
         return given.long().expand(ids.shape).contiguous()
 
+    @untraced
     def generate(self, input_ids: Any = None, *, inputs: Any = None, **kwargs: Any) -> Any:
         """Token ids (batch, prompt + new), as `generate` of transformers gives them.
 
@@ -187,7 +186,7 @@ class CompiledDecoder(nn.Module):
         settings that the runtime does not have (beams, penalties, ...) the source model generates, in torch.
         """
         ids = input_ids if input_ids is not None else inputs
-        with threads(self._threads), torch.no_grad():
+        with inference(self._threads):
             strange = "no input_ids" if ids is None else unsupported(kwargs)
             settings = settings_of(self.source, kwargs) if strange is None else None
             strange = strange or unsupported_setting(settings)
@@ -199,8 +198,3 @@ class CompiledDecoder(nn.Module):
             out = generate(self._runner, ids, mask_for(kwargs, settings, ids), request, timings)
             self.last = timings
             return out
-
-    def train(self, mode: bool = True) -> "CompiledDecoder":
-        if mode:
-            raise RuntimeError("CompiledDecoder.train: a compiled model is for inference; train .source, compile again")
-        return self

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rarefy.core.errors import ShapeError
-from rarefy.engine.compiled import threads
+from rarefy.engine.calls import inference
 from rarefy.engine.decoder.cache import DecoderCache, side_by_side
 from rarefy.engine.decoder.runner import Runner
 
@@ -62,7 +62,7 @@ class Together:
             self._gather([texts[row] for row in rows])
 
     def _run(self, ids: Tensor, positions: Tensor, cache: DecoderCache) -> Tensor:
-        with threads(self._threads), torch.no_grad():
+        with inference(self._threads):
             return self._runner.run(ids, positions, cache, last_only=True)[:, -1]
 
     def _texts(self) -> list[tuple[DecoderCache, int, int]]:

@@ -11,6 +11,11 @@ from rarefy.core.errors import DTypeError, EngineError
 from rarefy.engine.program.demands import StepDemand
 from rarefy.engine.program.sizes import Size
 
+_NO_MEMORY = (
+    "compiled model: a tensor of the call has no memory, as under torch.export, torch.device('meta') or "
+    "FakeTensorMode; run it on real ones, or trace the plain model (.to_dense())"
+)
+
 
 class Refused(AssertionError):
     """A call whose sizes the program was not made for; the compiled model then runs layer by layer."""
@@ -50,12 +55,12 @@ class Signature:
 
 def _addresses(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
     """Where the tensors lie. Raises EngineError for one that lies nowhere (torch.device("meta"), FakeTensorMode)."""
-    found = tuple([x.data_ptr() for x in tensors])
+    try:
+        found = tuple([x.data_ptr() for x in tensors])
+    except RuntimeError as error:  # as a FakeTensor says it
+        raise EngineError(_NO_MEMORY) from error
     if 0 in found and any(x.numel() and at == 0 for x, at in zip(tensors, found, strict=True)):
-        raise EngineError(
-            "compiled model: a tensor of the call has no memory, as under torch.device('meta') or FakeTensorMode; "
-            "run it on real ones, or trace the model before it is compiled"
-        )
+        raise EngineError(_NO_MEMORY)
     return found
 
 

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from rarefy.core.errors import EngineError
+from rarefy.core.errors import EngineError, WeightError
 from rarefy.core.registry import lookup
 from rarefy.core.site import Site, find_sites
 from rarefy.engine.conv_plan import ConvPlan
@@ -34,14 +34,16 @@ def with_system(model: nn.Module, system: str | LinearSystem | ConvSystem, **opt
     """A copy for inference, with packed weights in place of every layer that the system can hold; the rest is shared.
 
     system: a registered id (`rarefy methods --role kernel`) with its options, or an instance. Nothing is timed: use
-    `rarefy.compile` for what is fastest. Raises EngineError where no layer fits, with the first reason.
+    `rarefy.compile` for what is fastest. Layers whose weight is computed from others (weight_norm, ...) stay as they
+    are. Raises EngineError where no layer fits, with the first reason, and WeightError for NaN or infinity in a weight
+    that is rounded to integers.
     """
     chosen = lookup("kernel", system).factory(**options) if isinstance(system, str) else system
     model.eval()
     linears: dict[str, LayerPlan] = {}
     convs: dict[str, ConvPlan] = {}
     left: list[str] = []
-    for site in find_sites(model)[0]:
+    for site in find_sites(model, leave_computed=True)[0]:
         why, weight = _why_not(chosen, site), _weight(site)
         if why is not None:
             left.append(f"{site.name}: {why}")
@@ -50,11 +52,18 @@ def with_system(model: nn.Module, system: str | LinearSystem | ConvSystem, **opt
             window = window_of(site.module) or Window()
             convs[site.name] = ConvPlan(site, window, (((1, 1, 1), chosen.pack_conv(weight, window)),))
         else:
-            linears[site.name] = LayerPlan(site, ((1, chosen.pack(weight)),))
+            linears[site.name] = LayerPlan(site, ((1, _packed(chosen, site, weight)),))
     if not linears and not convs:
         first = left[0] if left else "there is no linear layer and no convolution"
         raise EngineError(f"with_system: {type(chosen).__name__} holds no layer of this model ({first})")
     return with_sparse_convs(with_sparse_layers(model, linears), convs)
+
+
+def _packed(chosen: LinearSystem, site: Site, weight: Tensor) -> PackedWeight:
+    try:
+        return chosen.pack(weight)
+    except WeightError as error:
+        raise WeightError(f"with_system: {site.name}: {error}") from error
 
 
 def _weight(site: Site) -> Tensor:
