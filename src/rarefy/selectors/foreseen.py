@@ -25,6 +25,11 @@ class Watch:
         self.foreseen.see(args[0])
 
 
+def watches(module: nn.Module) -> list[Watch]:
+    """What a module's input lets foresee."""
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, Watch)]
+
+
 class Foreseen:
     """A selector whose mask was made when `source` ran, from its input; `watch` hangs it there.
 
