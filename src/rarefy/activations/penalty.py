@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from rarefy.core.calls import first_input
 from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.protocols import Schedule
 from rarefy.core.shapes import Bool, Float
@@ -78,11 +79,11 @@ class ActivationPenalty:
         self._seen: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         for name, module in readers(model, layers, ("down",), linear=False).items():
-            self._handles.append(module.register_forward_pre_hook(self._keep(name)))
+            self._handles.append(module.register_forward_pre_hook(self._keep(name), with_kwargs=True))
 
-    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._seen[name] = args[0]
+    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._seen[name] = first_input(args, kwargs)
 
         return keep
 
