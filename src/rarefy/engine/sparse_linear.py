@@ -9,6 +9,7 @@ from rarefy.core.calls import take_off
 from rarefy.core.errors import EngineError
 from rarefy.engine.plan import LayerPlan
 from rarefy.selectors import InputSelector
+from rarefy.selectors.foreseen import Watch
 
 
 class SparseLinear(nn.Module):
@@ -74,8 +75,8 @@ def with_sparse_layers(model: nn.Module, plans: dict[str, LayerPlan]) -> nn.Modu
 
 
 def _standing_for(layer: nn.Module, plan: LayerPlan) -> SparseLinear:
-    """The packed layer, with the selectors that hang on the dense one."""
+    """The packed layer, with the selectors that hang on the dense one and what its input lets foresee."""
     packed = SparseLinear(layer, plan)
-    for hook in take_off(layer, lambda hook: isinstance(hook, InputSelector)):
+    for hook in take_off(layer, lambda hook: isinstance(hook, InputSelector | Watch)):
         packed.register_forward_pre_hook(hook, with_kwargs=True)
     return packed
