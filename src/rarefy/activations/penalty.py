@@ -73,9 +73,8 @@ class ActivationPenalty:
     def __init__(
         self, model: nn.Module, term: Term, weight: float | Schedule, layers: Sequence[str] | None = None
     ) -> None:
-        if isinstance(weight, int | float) and not 0.0 <= weight < math.inf:
-            raise SparsityError(f"ActivationPenalty: weight {weight} is no number from 0 up; give 0 for plain training")
         self.term, self._weight, self._step = term, weight, 0
+        _ = self.weight  # refused here where its first value is none
         self._seen: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         for name, module in readers(model, layers, ("down",), linear=False).items():
@@ -89,8 +88,16 @@ class ActivationPenalty:
 
     @property
     def weight(self) -> float:
-        """The weight at the present step."""
-        return float(self._weight if isinstance(self._weight, int | float) else self._weight(self._step))
+        """The weight at the present step. SparsityError where a schedule gives none that a penalty can have."""
+        given = self._weight
+        value = float(given if isinstance(given, int | float) else given(self._step))
+        if not 0.0 <= value < math.inf:
+            where = "" if isinstance(given, int | float) else f" at step {self._step} of {given!r}"
+            raise SparsityError(
+                f"ActivationPenalty: weight {value}{where} is no number from 0 up, below 0 activations would grow dense; "
+                "give 0 for plain training"
+            )
+        return value
 
     def loss(self, real: Bool[Tensor, "batch tokens"] | None = None) -> Tensor:
         """The term to add to the task's loss; real: which tokens are no padding. DataError before any forward pass."""
