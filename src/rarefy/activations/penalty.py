@@ -94,8 +94,8 @@ class ActivationPenalty:
         if not 0.0 <= value < math.inf:
             where = "" if isinstance(given, int | float) else f" at step {self._step} of {given!r}"
             raise SparsityError(
-                f"ActivationPenalty: weight {value}{where} is no number from 0 up, below 0 activations would grow dense; "
-                "give 0 for plain training"
+                f"ActivationPenalty: weight {value}{where} is no number from 0 up, below 0 activations would grow "
+                "dense; give 0 for plain training"
             )
         return value
 

@@ -98,11 +98,9 @@ def _unknown():
     torch.manual_seed(0)
     config = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     yield "not one of", transformers.BloomForCausalLM(transformers.BloomConfig(**config))
-    window = transformers.MistralConfig(**ROTARY, num_key_value_heads=2, sliding_window=8)
-    yield "sliding window", transformers.MistralForCausalLM(window)
-    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
-    window = transformers.Qwen2Config(**ROTARY, num_key_value_heads=2, **windows)
-    yield "layers attend to a sliding window", transformers.Qwen2ForCausalLM(window)
+    chunked = build("qwen2")
+    chunked.config.layer_types = ["chunked_attention"] * 3
+    yield "layers attend by 'chunked_attention'", chunked
     dynamic = transformers.LlamaConfig(**ROTARY, num_key_value_heads=2, **rope("dynamic", factor=2.0))
     yield "depend on the length", transformers.LlamaForCausalLM(dynamic)
     part = build("llama")

@@ -40,8 +40,8 @@ class SemiStructured:
         density_of(self.sparsity)
         if not 0 <= self.begin < self.end <= self.stands:
             raise SparsityError(
-                f"semi-structured-activation: begin {self.begin}, end {self.end}, freeze {self.freeze} are steps out of "
-                "order; give 0 <= begin < end <= freeze, so that the map stands once its share is reached"
+                f"semi-structured-activation: begin {self.begin}, end {self.end}, freeze {self.freeze} are steps out "
+                "of order; give 0 <= begin < end <= freeze, so that the map stands once its share is reached"
             )
 
     @property

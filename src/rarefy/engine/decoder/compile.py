@@ -191,4 +191,15 @@ def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> l
         parts = parts_of_a_token(runner, past=min(128, structure.most_positions - 1), steps=5)
         shown = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(parts.items(), key=lambda pair: -pair[1]) if ms > 0)
         notes.append(f"one token behind 128, ms: {shown}")
+    notes += [f"note: {note}" for note in _detours(structure)]
     return notes + ([] if why_not() is None else [f"note: {why_not()}"])
+
+
+def _detours(structure: Structure) -> list[str]:
+    """Which calls do not run as one native step, because of how the model attends."""
+    windows = sorted(window for window in structure.windows if window is not None)
+    if not windows:
+        return []
+    if len(structure.windows) == 1:
+        return [f"a token sees {windows[0]} tokens, itself the last: prompts run layer by layer behind so many"]
+    return [f"tokens of some layers see {windows[0]}, of others more: behind so many texts run layer by layer"]

@@ -91,11 +91,11 @@ def _names(prefix: str, layers: Any) -> Iterator[tuple[str, Any]]:
 def _llama(model: Any) -> Structure:
     """Llama, Mistral, Qwen 2 and 3: RMS norms, rotary positions, grouped queries, a gated layer."""
     config, body = model.config, model.model
-    if _slides(config, type(model).__name__):
-        raise NotKnownError("some layers attend to a sliding window")
     if body.rotary_emb.rope_type not in _STATIC_ROTARY:
         raise NotKnownError(f"rotary positions of type {body.rotary_emb.rope_type!r} depend on the length of the text")
-    layers = tuple(_llama_layer(name, layer) for name, layer in _names("model.layers", body.layers))
+    windows = _windows(config, type(model).__name__)
+    named = zip(_names("model.layers", body.layers), windows, strict=True)
+    layers = tuple(_llama_layer(name, layer, window) for (name, layer), window in named)
     depth = body.layers[0].self_attn.head_dim
     if 2 * body.rotary_emb.inv_freq.numel() != depth:
         raise NotKnownError(f"only a part of the {depth} features of a head is turned by its position")
@@ -120,18 +120,21 @@ def _llama(model: Any) -> Structure:
     )
 
 
-def _slides(config: Any, name: str) -> bool:
-    """Whether some layer does not attend to all of a text."""
+def _windows(config: Any, name: str) -> list[int | None]:
+    """How many keys a token sees in each layer, None: all before it. Raises NotKnownError for other kinds of layers."""
     kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
-    if name == "MistralForCausalLM":
-        return bool(window) or set(kinds or ["full_attention"]) != {"full_attention"}
-    if kinds is not None:
-        return set(kinds) != {"full_attention"}
-    # Older versions of the library (4.50) mask by any window that is set, whatever `use_sliding_window` says.
-    return window is not None and window < config.max_position_embeddings
+    if name == "MistralForCausalLM":  # one mask for all layers
+        return [window] * config.num_hidden_layers
+    if kinds is None and window is not None and window < config.max_position_embeddings:
+        # Older versions of the library (4.50) mask by any window that is set, whatever `use_sliding_window` says.
+        raise NotKnownError("some layers attend to a sliding window, and its config does not say which")
+    kinds = kinds or ["full_attention"] * config.num_hidden_layers
+    if strange := set(kinds) - {"full_attention", "sliding_attention"}:
+        raise NotKnownError(f"some layers attend by {min(strange)!r}")
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def _llama_layer(name: str, layer: Any) -> Layer:
+def _llama_layer(name: str, layer: Any, window: int | None) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(
         norm_of(layer.input_layernorm),
@@ -150,6 +153,7 @@ def _llama_layer(name: str, layer: Any) -> Layer:
         **hidden_of(mlp.act_fn, mlp.down_proj.in_features),
         turn=turn_of(name, layer, "residual_adapter"),
         mlp_turn=turn_of(f"{name}.post_attention_layernorm", layer.post_attention_layernorm, "rotation"),
+        window=window,
     )
 
 

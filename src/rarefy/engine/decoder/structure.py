@@ -122,6 +122,7 @@ class Layer:
     activation itself chooses them, not a selector behind it. turn: what x is multiplied by before the block, mlp_turn:
     what the second norm gives is, where the block has a basis of its own.
     attention_foresights, mlp_foresights: the choices that are made from what the first and the second norm give.
+    window: how many keys a token sees, its own the last of them; None: all before it.
     """
 
     attention_norm: Norm
@@ -142,6 +143,7 @@ class Layer:
     mlp_turn: Merged | None = None
     attention_foresights: tuple[Foresight, ...] = ()
     mlp_foresights: tuple[Foresight, ...] = ()
+    window: int | None = None
 
     def merged(self) -> tuple[Merged, ...]:
         """Those with weights of the model, in the order of the computation."""
@@ -178,6 +180,11 @@ class Structure:
         foreseen = any(one.attention_foresights or one.mlp_foresights for one in self.layers)
         whole = all(one.rest is None and one.before is None for one in self.merged())
         return whole and not foreseen and all(one is None for one in beside)
+
+    @property
+    def windows(self) -> set[int | None]:
+        """How many keys a token sees in its layers; None: all."""
+        return {layer.window for layer in self.layers}
 
     @property
     def selects(self) -> bool:
