@@ -56,9 +56,17 @@ def _qwen3() -> nn.Module:
     return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**ROTARY, num_key_value_heads=2, head_dim=20))
 
 
-def _opt() -> nn.Module:
-    config = {**SMALL, "ffn_dim": 80, "word_embed_proj_dim": 48, "max_position_embeddings": POSITIONS}
+def _opt(embedding: int = 48, **more: Any) -> nn.Module:
+    config = {**SMALL, "ffn_dim": 80, "word_embed_proj_dim": embedding, "max_position_embeddings": POSITIONS, **more}
     return transformers.OPTForCausalLM(transformers.OPTConfig(**config))
+
+
+def _opt_350m() -> nn.Module:
+    return _opt(embedding=32, do_layer_norm_before=False)
+
+
+def _projected_opt() -> nn.Module:
+    return _opt(embedding=32)
 
 
 def _gpt2() -> nn.Module:
@@ -85,6 +93,8 @@ CLASSES: dict[str, Callable[[], nn.Module]] = {
     "qwen2-windows": _half_windowed_qwen2,
     "qwen3": _qwen3,
     "opt": _opt,
+    "opt-350m": _opt_350m,
+    "opt-projected": _projected_opt,
     "gpt2": _gpt2,
 }
 

@@ -12,6 +12,7 @@ from rarefy.core.errors import EngineError, RarefyError
 from rarefy.engine import Compiled, CompiledDecoder
 from rarefy.engine.decoder.parts import NotKnownError
 from rarefy.engine.decoder.recognise import recognise
+from rarefy.selectors import TopK, select_inputs
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,9 @@ def _unknown():
     gated = build("llama")
     gated.model.layers[0].mlp.act_fn = nn.Tanh()
     yield "Tanh", gated
+    projected = build("opt-projected")
+    select_inputs(projected.model.decoder.project_in, TopK(4))
+    yield "project_in has a selector", projected
 
 
 @pytest.mark.parametrize(("says", "model"), [pytest.param(*case, id=case[0]) for case in _unknown()])
@@ -165,6 +169,13 @@ def test_an_unknown_model_generates_in_torch_and_says_so():
     assert "generate runs in torch" in str(fast.explain()) and "BloomForCausalLM" in str(fast.explain())
     kwargs = {"max_new_tokens": 8, "do_sample": False}
     assert torch.equal(fast.generate(ids, **kwargs), model.generate(ids, **kwargs))
+
+
+@pytest.mark.parametrize("name", ["opt-350m", "opt-projected"])
+def test_what_the_native_step_has_not_runs_layer_by_layer_and_is_said(name):
+    fast = compiled(build(name))
+    assert isinstance(fast, CompiledDecoder) and not fast._runner.is_native
+    assert "layer by layer in torch" in fast.explain().graph and "not in the native step" in str(fast.explain())
 
 
 @needs_native

@@ -96,7 +96,7 @@ def _compile(
     if not chooser.precision.exact:
         notes.append(f"{chooser.precision}: logits are {far:.1%} away from the source model's")
     said = count or torch.get_num_threads()
-    explanation = Explanation(tuple(chooser.rows), _graph(structure, plan), whole, tuple(notes), said)
+    explanation = Explanation(tuple(chooser.rows), _graph(runner), whole, tuple(notes), said)
     return CompiledDecoder(model, runner, output, explanation, _choices(model, structure, plan, chooser, ids, count))
 
 
@@ -179,9 +179,9 @@ def _times(model: nn.Module, runner: Runner, ids: Tensor) -> dict[str, Any]:
     }
 
 
-def _graph(structure: Structure, plan: Plan) -> str:
-    native = "one native call a step" if plan.is_native(1) else "layer by layer in torch"
-    return f"decoder runtime for {structure.kind}: {len(structure.layers)} layers, {native}"
+def _graph(runner: Runner) -> str:
+    native = "one native call a step" if runner.is_native else "layer by layer in torch"
+    return f"decoder runtime for {runner.structure.kind}: {len(runner.structure.layers)} layers, {native}"
 
 
 def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> list[str]:
@@ -196,7 +196,9 @@ def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> l
 
 
 def _detours(structure: Structure) -> list[str]:
-    """Which calls do not run as one native step, because of how the model attends."""
+    """Which calls do not run as one native step, because of what the model is."""
+    if not structure.steps:
+        return ["norms behind the layers or a projected embedding are not in the native step: layers run one by one"]
     windows = sorted(window for window in structure.windows if window is not None)
     if not windows:
         return []

@@ -168,10 +168,8 @@ def _gated(name: str, mlp: Any) -> tuple[Merged, ...]:
 
 
 def _opt(model: Any) -> Structure:
-    """OPT: learned positions two rows on, layer norms before each half, ReLU."""
+    """OPT: learned positions two rows on, layer norms before each half (behind it in the 350M model), ReLU."""
     config, body = model.config, model.model.decoder
-    if body.project_in is not None or body.project_out is not None or not config.do_layer_norm_before:
-        raise NotKnownError("OPT with projected embeddings or with norms behind the layers (the 350M model)")
     layers = tuple(_opt_layer(name, layer) for name, layer in _names("model.decoder.layers", body.layers))
     heads = config.num_attention_heads
     return Structure(
@@ -186,7 +184,17 @@ def _opt(model: Any) -> Structure:
         merged_of("lm_head", model.lm_head),
         config.max_position_embeddings,
         positions_from_mask=True,
+        widen=_whole("model.decoder.project_in", body.project_in),
+        narrow=_whole("model.decoder.project_out", body.project_out),
     )
+
+
+def _whole(name: str, module: Any) -> Merged | None:
+    """A linear layer that stays in torch, where there is one. Raises NotKnownError for one that selects inputs."""
+    found = None if module is None else merged_of(name, module)
+    if found is not None and found.selector is not None:
+        raise NotKnownError(f"{name} has a selector where the runtime takes none")
+    return found
 
 
 def _opt_layer(name: str, layer: Any) -> Layer:
@@ -207,6 +215,7 @@ def _opt_layer(name: str, layer: Any) -> Layer:
         "none",
         merged_of(f"{name}.fc2", layer.fc2),
         **hidden_of(layer.activation_fn, layer.fc2.in_features),
+        norms_behind=not layer.do_layer_norm_before,
     )
 
 

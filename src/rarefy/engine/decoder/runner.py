@@ -59,12 +59,17 @@ class Runner:
 
     def __init__(self, structure: Structure, plan: Plan) -> None:
         self.structure, self.plan = structure, plan
-        self._native = native_of(structure, plan) if available() and plan.is_native(1) else None
+        self._native = native_of(structure, plan) if self.is_native else None
         self._rotary = None if structure.rotary is None else RotaryTable(structure.rotary)
         self._own = threading.local()
         windows = structure.windows - {None}
         self._nearest = min((window for window in windows if window is not None), default=None)
         self._window = self._nearest if len(structure.windows) == 1 else None  # of all layers
+
+    @property
+    def is_native(self) -> bool:
+        """Whether a token is one native call."""
+        return available() and self.structure.steps and self.plan.is_native(1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Runner, (self.structure, self.plan)  # the native model and the workspaces are made anew

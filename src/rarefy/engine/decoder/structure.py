@@ -122,7 +122,8 @@ class Layer:
     activation itself chooses them, not a selector behind it. turn: what x is multiplied by before the block, mlp_turn:
     what the second norm gives is, where the block has a basis of its own.
     attention_foresights, mlp_foresights: the choices that are made from what the first and the second norm give.
-    window: how many keys a token sees, its own the last of them; None: all before it.
+    window: how many keys a token sees, its own the last of them; None: all before it. norms_behind: what is computed is
+    norm(x + out(attention(x))), then norm(x + down(act(up(x)))).
     """
 
     attention_norm: Norm
@@ -144,6 +145,7 @@ class Layer:
     attention_foresights: tuple[Foresight, ...] = ()
     mlp_foresights: tuple[Foresight, ...] = ()
     window: int | None = None
+    norms_behind: bool = False
 
     def merged(self) -> tuple[Merged, ...]:
         """Those with weights of the model, in the order of the computation."""
@@ -157,7 +159,8 @@ class Structure:
     positions: a table that is added to the embedding, row p + position_offset for position p, or None; rotary: the
     module that gives cosines and sines for positions, or None; most_positions: beyond them the model was not made;
     positions_from_mask: a call without position_ids counts only the tokens that its attention_mask keeps; turn: what
-    the last block's result is multiplied by before the last norm, where the head's weight has not taken it in.
+    the last block's result is multiplied by before the last norm, where the head's weight has not taken it in;
+    widen, narrow: what the embedding goes through before the first block, and the last norm's result before the head.
     """
 
     kind: str
@@ -172,6 +175,13 @@ class Structure:
     most_positions: int
     positions_from_mask: bool = False
     turn: Merged | None = None
+    widen: Merged | None = None
+    narrow: Merged | None = None
+
+    @property
+    def steps(self) -> bool:
+        """Whether the native step has all of its parts."""
+        return self.widen is None and self.narrow is None and not any(layer.norms_behind for layer in self.layers)
 
     @property
     def plain(self) -> bool:

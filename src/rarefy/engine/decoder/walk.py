@@ -110,21 +110,29 @@ def walk(
     """Logits (batch, 1 or tokens, vocabulary); the cache gets the keys and values, its length stays."""
     rotary = None if table is None else (table[0][positions].unsqueeze(1), table[1][positions].unsqueeze(1))
     hidden = F.embedding(ids, structure.embedding)
+    if structure.widen is not None:
+        hidden = structure.widen.dense(hidden)
     if structure.positions is not None:
         hidden = hidden + F.embedding(positions + structure.position_offset, structure.positions)
     seen = {window: seen_of(cache, ids.shape[1], window) for window in structure.windows}
     masks = dict[int, Tensor]()
     for index, (layer, chosen) in enumerate(zip(structure.layers, plan.layers, strict=True)):
         hidden = turned(chosen.turn, hidden)
-        x = norm(hidden, layer.attention_norm)
+        x = hidden if layer.norms_behind else norm(hidden, layer.attention_norm)
         masks |= {by.slot: by.choose(x) for by in layer.attention_foresights}
         qkv = stacked(chosen.qkv, x)
         hidden = hidden + linear(
             chosen.out, _attend(structure, layer, qkv, cache, index, rotary, seen[layer.window]), masks
         )
-        x = turned(chosen.mlp_turn, norm(hidden, layer.mlp_norm))
+        if layer.norms_behind:
+            x = hidden = norm(hidden, layer.attention_norm)
+        else:
+            x = turned(chosen.mlp_turn, norm(hidden, layer.mlp_norm))
         masks |= {by.slot: by.choose(x) for by in layer.mlp_foresights}
         hidden = hidden + _mlp(layer, chosen, x, masks)
+        if layer.norms_behind:
+            hidden = norm(hidden, layer.mlp_norm)
     if last_only:
         hidden = hidden[:, -1:]
-    return linear(plan.head, norm(turned(plan.turn, hidden), structure.final_norm))
+    hidden = norm(turned(plan.turn, hidden), structure.final_norm)
+    return linear(plan.head, hidden if structure.narrow is None else structure.narrow.dense(hidden))
