@@ -56,6 +56,7 @@ def try_decoder(
         structure = recognise(model)
         if any(rows is None for rows in ids):
             raise NotKnownError("the example inputs hold no input_ids")
+        precision = _kept(model, precision)
         scales = dict(known or {})
         if data is not None:
             scales = input_scales(model, find_sites(model)[0], data, precision.stored)
@@ -64,6 +65,12 @@ def try_decoder(
         return _compile(model, structure, [rows for rows in ids if rows is not None], chooser, count, measure, why)
     except NotKnownError as error:
         return str(error)
+
+
+def _kept(model: nn.Module, precision: Precision) -> Precision:
+    """The types, where none were asked for with weights as the model has them: as float32 they would only be larger."""
+    narrow = next(model.parameters()).dtype == torch.bfloat16  # all are, or none
+    return Precision("bf16") if precision.exact and narrow else precision
 
 
 def _ids(model: nn.Module, example: Example) -> Tensor | None:

@@ -25,6 +25,7 @@ from rarefy.engine.decoder.parts import (
 )
 from rarefy.engine.decoder.selecting import NotKnownSelectorError, foreign_hooks, turns
 from rarefy.engine.decoder.structure import Layer, Merged, Structure
+from rarefy.ops import available
 from rarefy.ops.decoder import Sizes
 from rarefy.selectors import input_selector
 from rarefy.selectors.attach import attached
@@ -35,8 +36,8 @@ _STATIC_ROTARY = ("default", "linear", "llama3", "yarn")  # cosines depend on th
 def recognise(model: nn.Module) -> Structure:
     """The structure of a causal language model. Raises NotKnownError with the reason where there is none.
 
-    What is read are the modules themselves: a layer that was replaced or hooked is not recognised, nor one whose
-    parameters are not float32 on the CPU.
+    What is read are the modules themselves: a layer that was replaced or hooked is not recognised, nor a model whose
+    parameters are not all float32, or all bfloat16 where there are native kernels, on the CPU.
     """
     name = type(model).__name__
     reader = _READERS.get(name)
@@ -58,8 +59,11 @@ def _require_plain(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if foreign_hooks(module) or "forward" in module.__dict__:
             raise NotKnownError(f"{name or type(model).__name__} has hooks or a forward of its own")
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    native = kinds == {torch.bfloat16} and available()  # without packed weights each call would widen them all
+    taken = torch.bfloat16 if native else torch.float32
     for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+        if parameter.dtype != taken or parameter.device.type != "cpu":
             raise NotKnownError(f"{name} is {parameter.dtype} on {parameter.device}; call model.float().cpu() first")
 
 

@@ -100,7 +100,7 @@ def selected_inputs(model: nn.Module, layers: dict[str, nn.Module], ids: Sequenc
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def see(name: str, x: Tensor) -> None:
-        found[name].append(x.reshape(-1, x.shape[-1])[-_MOST_ROWS:].clone())
+        found[name].append(x.reshape(-1, x.shape[-1])[-_MOST_ROWS:].float().clone())
 
     with torch.inference_mode(), _watched(layers, see):
         for example in ids:

@@ -16,10 +16,20 @@ from rarefy.selectors.likeliest import Likeliest
 
 
 def rows_of(module: nn.Module, weight: Tensor | None = None) -> Tensor:
-    """The weight (out, in) of a linear layer; GPT-2 stores (in, out). weight: in place of the module's own."""
-    held = module.weight if weight is None else weight
-    assert isinstance(held, Tensor)
-    return held.detach() if isinstance(module, nn.Linear) else held.detach().t()
+    """The weight (out, in) of a linear layer in float32; GPT-2 stores (in, out). weight: instead of the module's own."""
+    held = (module.weight if weight is None else weight).detach().float()
+    return held if isinstance(module, nn.Linear) else held.t()
+
+
+def _shape_of(module: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer."""
+    first, second = module.weight.shape
+    return (first, second) if isinstance(module, nn.Linear) else (second, first)
+
+
+def _bias_of(module: nn.Module) -> Tensor | None:
+    """(out) in float32, None where it has none."""
+    return module.bias.detach().float() if isinstance(module.bias, Tensor) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +69,7 @@ class Merged:
 
     @property
     def in_features(self) -> int:
-        return rows_of(self.parts[0]).shape[1]
+        return _shape_of(self.parts[0])[1]
 
     @property
     def size(self) -> int:
@@ -68,21 +78,21 @@ class Merged:
 
     @property
     def out_features(self) -> int:
-        return sum(rows_of(part).shape[0] for part in self.parts)
+        return sum(_shape_of(part)[0] for part in self.parts)
 
     def bias(self) -> Tensor | None:
         """(out), zeros for a part without one; None where no part has any and nothing is taken off."""
-        found = [part.bias if isinstance(part.bias, Tensor) else None for part in self.parts]
+        found = [_bias_of(part) for part in self.parts]
         if all(bias is None for bias in found) and not self.shift:
             return None
         pairs = zip(self.parts, found, strict=True)
-        whole = [torch.zeros(rows_of(part).shape[0]) if bias is None else bias.detach() for part, bias in pairs]
+        whole = [torch.zeros(_shape_of(part)[0]) if bias is None else bias for part, bias in pairs]
         return torch.cat([whole[0] - self.shift, *whole[1:]]).contiguous()
 
     def dense(self, x: Tensor) -> Tensor:
         """The layers as they were given, without activation, selector and rest: (..., in) to (..., out)."""
         x = x if self.before is None else x @ self.before
-        outs = [F.linear(x, rows_of(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
+        outs = [F.linear(x, rows_of(part), _bias_of(part)) for part in self.parts]
         outs[0] = outs[0] - self.shift if self.shift else outs[0]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
