@@ -1,7 +1,7 @@
 """A term of the loss that makes activations sparse, for an ordinary training loop."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,17 @@ class ActivationPenalty:
     def step(self) -> None:
         """Counts an optimizer step."""
         self._step += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps, so that a schedule goes on where it was."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on from a checkpoint's state. DataError for one that is none."""
+        step = state.get("step")
+        if not isinstance(step, int) or step < 0:
+            raise DataError(f"ActivationPenalty.load_state_dict: step is {step!r}; give what state_dict() gave")
+        self._step = step
 
     def close(self) -> None:
         for handle in self._handles:

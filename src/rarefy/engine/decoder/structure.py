@@ -16,13 +16,16 @@ from rarefy.selectors.likeliest import Likeliest
 
 
 def rows_of(module: nn.Module, weight: Tensor | None = None) -> Tensor:
-    """The weight (out, in) of a linear layer in float32; GPT-2 stores (in, out). weight: instead of the module's own."""
-    held = (module.weight if weight is None else weight).detach().float()
+    """The weight (out, in) of a linear layer in float32; GPT-2 stores (in, out). weight: in place of its own."""
+    given = module.weight if weight is None else weight
+    assert isinstance(given, Tensor)
+    held = given.detach().float()
     return held if isinstance(module, nn.Linear) else held.t()
 
 
 def _shape_of(module: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear layer."""
+    assert isinstance(module.weight, Tensor)
     first, second = module.weight.shape
     return (first, second) if isinstance(module, nn.Linear) else (second, first)
 
