@@ -190,6 +190,12 @@ def test_what_cannot_be_is_said(trained: dict[str, nn.Module]) -> None:
         PolarSparsity().apply(llama(), DATA, HELD)
     with pytest.raises(SparsityError, match="positive"):
         DejaVu(rank=0)
+    with pytest.raises(SparsityError, match="leave nothing to foresee"):
+        DejaVu(sparsity=0.0)
+    with pytest.raises(SparsityError, match="leave nothing to route"):
+        PolarSparsity(heads=0.0, neurons=False)
+    with pytest.raises(SparsityError, match="polar-sparsity: rank=64 and steps=0"):
+        PolarSparsity(steps=0)
     with pytest.raises(SparsityError, match="recall"):
         PolarSparsity(recall=0.0)
     with pytest.raises(DataError, match="two tokens"):
@@ -198,3 +204,21 @@ def test_what_cannot_be_is_said(trained: dict[str, nn.Module]) -> None:
         Foreseen(lambda x: x > 0, 3).mask(torch.zeros(2, 3))
     with pytest.raises(ModelError, match="num_attention_heads"):
         head_places(nn.Linear(2, 2))
+
+
+def test_predictors_are_trained_under_inference_mode_too(trained: dict[str, nn.Module]) -> None:
+    model, found = trained["llama"], []
+    for inside in (True, False):
+        with torch.inference_mode(inside):
+            found.append(DejaVu(0.5, rank=4, steps=3).apply(model, DATA, HELD))
+        found[-1].remove()
+    for a, b in zip(found[0].layers, found[1].layers, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(a.predictor.parameters(), b.predictor.parameters(), strict=True))
+    with pytest.raises(ModelError, match=r"no predictor of 'heads' was trained; there are those of \['neurons'\]"):
+        found[0].recall("heads")
+
+
+def test_text_is_tokenized_before() -> None:
+    for model in (llama(), opt()):
+        with pytest.raises(DataError, match=r"data\[0\]: \w+ does not take this batch, which is text; tokenize it"):
+            DejaVu(rank=4, steps=2).apply(model, ["to be"], ["or not"])

@@ -18,6 +18,7 @@ from rarefy.activations.penalty import L1, ActivationPenalty, SmoothCount
 from rarefy.activations.prosparse import ProSparse
 from rarefy.activations.q_sparse import QSparse
 from rarefy.core.errors import ModelError, RarefyError, ShapeError, SparsityError, UnknownNameError
+from rarefy.schedules.cosine import Cosine
 from rarefy.selectors import Threshold, TopK, input_selector, select_inputs
 from transformers_tiny import ids, tiny
 
@@ -46,6 +47,18 @@ WRONG: dict[str, tuple[Callable[[], object], type[RarefyError], str]] = {
     "beta": (lambda: SmoothCount(NAN), SparsityError, "beta nan"),
     "threshold": (lambda: FATReLU(NAN), SparsityError, "threshold nan"),
     "weight": (lambda: ActivationPenalty(llama(), L1(), -1.0), SparsityError, "weight -1.0"),
+    "weight of a schedule": (
+        lambda: ActivationPenalty(llama(), L1(), Cosine(-0.5, 1.0, 10)),
+        SparsityError,
+        r"weight -0\.5 at step 0 of Cosine\(initial=-0\.5",
+    ),
+    "freeze before the end": (
+        lambda: SemiStructured(begin=2, end=9, freeze=4),
+        SparsityError,
+        "begin 2, end 9, freeze 4 are steps out of order; give 0 <= begin < end <= freeze",
+    ),
+    "begin before the first step": (lambda: SemiStructured(begin=-1), SparsityError, "begin -1, end 1"),
+    "end before begin": (lambda: SemiStructured(begin=5, end=3), SparsityError, "begin 5, end 3"),
     "weights": (lambda: ProSparse(ends=(5, 8), weights=(-1, 2)), SparsityError, "weights .-1, 2. of the L1"),
     "k": (lambda: unchecked(TopK, k=2.5), SparsityError, "k is 2.5"),
     "number": (lambda: unchecked(Threshold, threshold=0.5), ShapeError, "give a tensor"),
@@ -90,3 +103,12 @@ def test_methods_of_other_doors_say_where_theirs_is() -> None:
     for name, way in (("deja-vu", r"deja_vu\.DejaVu\(\.\.\.\)\.apply"), ("deft", r"Deft\(\.\.\.\)\.attach")):
         with pytest.raises(UnknownNameError, match=way):
             rarefy.sparsify_activations(llama(), name, sparsity=0.5, data=[text()])
+
+
+def test_a_schedule_that_falls_below_zero_later_is_refused_at_that_step() -> None:
+    penalty = ActivationPenalty(llama(), L1(), Cosine(1.0, -1.0, 2))
+    penalty.step()
+    assert penalty.weight == pytest.approx(0.0)
+    penalty.step()
+    with pytest.raises(SparsityError, match=r"weight -1\.0 at step 2 of Cosine.*give 0 for plain training"):
+        _ = penalty.weight

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import rarefy
+from rarefy.activations.deja_vu import DejaVu
+from rarefy.activations.relufication import Relufication
 from rarefy.core.site import find_sites
 from rarefy.engine.plan import LayerPlan
 from rarefy.engine.sparse_linear import with_sparse_layers
@@ -27,6 +29,12 @@ def bert():
     return model
 
 
+def plans_of(model):
+    """Every linear layer packed, for any number of tokens."""
+    sites = [site for site in find_sites(model)[0] if isinstance(site.modules[0], nn.Linear)]
+    return {s.name: LayerPlan(s, ((1 << 20, pack(s.parameter.detach(), "spmv-scalar-bitmask")),)) for s in sites}
+
+
 @native
 @pytest.mark.parametrize("selector", [Threshold(torch.tensor(0.6)), TopK(12)])
 def test_packed_layers_keep_their_selectors(selector):
@@ -35,9 +43,7 @@ def test_packed_layers_keep_their_selectors(selector):
     plain = model(x)
     for layer in (model[0], model[2]):
         select_inputs(layer, selector)
-    sites = find_sites(model)[0]
-    plans = {s.name: LayerPlan(s, ((1 << 20, pack(s.parameter.detach(), "spmv-scalar-bitmask")),)) for s in sites}
-    layers = with_sparse_layers(model, plans)
+    layers = with_sparse_layers(model, plans_of(model))
     torch.testing.assert_close(layers(x), model(x))
     assert not torch.allclose(layers(x), plain)
 
@@ -61,3 +67,16 @@ def test_an_encoder_with_selected_inputs_and_neurons():
         torch.testing.assert_close(
             fast(**other).last_hidden_state, model(**other).last_hidden_state, rtol=1e-3, atol=1e-4
         )
+
+
+@native
+def test_an_encoder_with_predictors_chooses_anew_for_every_input():
+    model = bert()
+    Relufication().apply(model)
+    text = [{"input_ids": torch.randint(50, (4, 20), generator=torch.Generator().manual_seed(i))} for i in (1, 2)]
+    DejaVu(0.7, heads=0.5, rank=4, steps=3).apply(model, text[:1], text[1:])
+    layers = with_sparse_layers(model, plans_of(model))
+    for ids in (torch.arange(20).view(2, 10), torch.arange(20).flip(0).view(2, 10), torch.arange(7).view(1, 7)):
+        with torch.no_grad():
+            got, want = layers(input_ids=ids).last_hidden_state, model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)

@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from rarefy.activations.foreseen_data import firing, seen, sources, speaking
 from rarefy.activations.foreseen_layer import ForeseenLayer, Foresight, attach_heads, attach_neurons, fitted, hung
 from rarefy.activations.head_places import Heads, head_places
+from rarefy.activations.predictor import require_fit
 from rarefy.calibration.batches import as_batches
 from rarefy.core.density import density_of
 from rarefy.core.errors import SparsityError
@@ -40,8 +41,9 @@ class DejaVu:
     def __post_init__(self) -> None:
         density_of(self.sparsity)
         density_of(self.heads)
-        if self.rank < 1 or self.steps < 1:
-            raise SparsityError(f"deja-vu: rank={self.rank} and steps={self.steps} have to be positive")
+        if not self.sparsity and not self.heads:
+            raise SparsityError("deja-vu: sparsity=0 and heads=0 leave nothing to foresee; give one a share")
+        require_fit("deja-vu", self.rank, self.steps)
 
     def apply(self, model: nn.Module, data: Iterable[Any], held_out: Iterable[Any]) -> Foresight:
         """Trains on the tokens of `data`, measures recall on `held_out`, and hangs the selection on the model."""

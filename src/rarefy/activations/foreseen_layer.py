@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from rarefy.activations.head_places import Heads
 from rarefy.activations.hidden import activation_of
 from rarefy.activations.predictor import Predictor, fit_predictor, recall, top
+from rarefy.core.errors import ModelError
 from rarefy.selectors import FeedForward, select_hidden, select_inputs
 from rarefy.selectors.foreseen import Foreseen
 from rarefy.selectors.likeliest import Likeliest
@@ -42,8 +43,11 @@ class Foresight:
     handles: tuple[RemovableHandle, ...]
 
     def recall(self, kind: str) -> float:
-        """Mean over the layers of a kind."""
+        """Mean over the layers of a kind, "neurons" or "heads". ModelError where none of it was trained."""
         found = [layer.recall for layer in self.layers if layer.kind == kind]
+        if not found:
+            kinds = sorted({layer.kind for layer in self.layers})
+            raise ModelError(f"Foresight.recall: no predictor of {kind!r} was trained; there are those of {kinds}")
         return sum(found) / len(found)
 
     def remove(self) -> None:

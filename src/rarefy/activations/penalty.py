@@ -1,7 +1,7 @@
 """A term of the loss that makes activations sparse, for an ordinary training loop."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from rarefy.core.calls import first_input
 from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.protocols import Schedule
 from rarefy.core.shapes import Bool, Float
@@ -72,24 +73,31 @@ class ActivationPenalty:
     def __init__(
         self, model: nn.Module, term: Term, weight: float | Schedule, layers: Sequence[str] | None = None
     ) -> None:
-        if isinstance(weight, int | float) and not 0.0 <= weight < math.inf:
-            raise SparsityError(f"ActivationPenalty: weight {weight} is no number from 0 up; give 0 for plain training")
         self.term, self._weight, self._step = term, weight, 0
+        _ = self.weight  # refused here where its first value is none
         self._seen: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         for name, module in readers(model, layers, ("down",), linear=False).items():
-            self._handles.append(module.register_forward_pre_hook(self._keep(name)))
+            self._handles.append(module.register_forward_pre_hook(self._keep(name), with_kwargs=True))
 
-    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._seen[name] = args[0]
+    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._seen[name] = first_input(args, kwargs)
 
         return keep
 
     @property
     def weight(self) -> float:
-        """The weight at the present step."""
-        return float(self._weight if isinstance(self._weight, int | float) else self._weight(self._step))
+        """The weight at the present step. SparsityError where a schedule gives none that a penalty can have."""
+        given = self._weight
+        value = float(given if isinstance(given, int | float) else given(self._step))
+        if not 0.0 <= value < math.inf:
+            where = "" if isinstance(given, int | float) else f" at step {self._step} of {given!r}"
+            raise SparsityError(
+                f"ActivationPenalty: weight {value}{where} is no number from 0 up, below 0 activations would grow "
+                "dense; give 0 for plain training"
+            )
+        return value
 
     def loss(self, real: Bool[Tensor, "batch tokens"] | None = None) -> Tensor:
         """The term to add to the task's loss; real: which tokens are no padding. DataError before any forward pass."""
@@ -109,6 +117,17 @@ class ActivationPenalty:
     def step(self) -> None:
         """Counts an optimizer step."""
         self._step += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps, so that a schedule goes on where it was."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on from a checkpoint's state. DataError for one that is none."""
+        step = state.get("step")
+        if not isinstance(step, int) or step < 0:
+            raise DataError(f"ActivationPenalty.load_state_dict: step is {step!r}; give what state_dict() gave")
+        self._step = step
 
     def close(self) -> None:
         for handle in self._handles:

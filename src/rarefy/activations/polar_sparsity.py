@@ -12,7 +12,7 @@ from rarefy.activations.foreseen_data import firing, seen, speaking
 from rarefy.activations.foreseen_layer import ForeseenLayer, Foresight, attach_heads, fitted, hung
 from rarefy.activations.head_places import Heads, head_places
 from rarefy.activations.hidden import activation_of
-from rarefy.activations.predictor import recall, top
+from rarefy.activations.predictor import recall, require_fit, top
 from rarefy.activations.relufication import require_relu
 from rarefy.calibration.batches import as_batches
 from rarefy.core.density import density_of
@@ -47,6 +47,9 @@ class PolarSparsity:
         density_of(self.heads)
         if not 0.0 < self.recall <= 1.0 or not 0.0 < self.full <= 1.0:
             raise SparsityError(f"polar-sparsity: recall={self.recall} and full={self.full} have to be in (0, 1]")
+        if not self.heads and not self.neurons:
+            raise SparsityError("polar-sparsity: heads=0 and neurons=False leave nothing to route; give one of them")
+        require_fit("polar-sparsity", self.rank, self.steps)
 
     def apply(self, model: nn.Module, data: Iterable[Any], held_out: Iterable[Any]) -> Foresight:
         """Trains the routers on `data`, measures them on `held_out`, and hangs them on the model.

@@ -4,12 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rarefy.core.errors import DataError
+from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.shapes import Bool, Float
 from rarefy.selectors.predictor import Predictor as Predictor
 from rarefy.selectors.predictor import top as top
 
 
+def require_fit(what: str, rank: int, steps: int) -> None:
+    """SparsityError for a predictor that cannot be trained so."""
+    if rank < 1 or steps < 1:
+        raise SparsityError(f"{what}: rank={rank} and steps={steps} have to be positive")
+
+
+@torch.inference_mode(False)
 def fit_predictor(
     x: Float[Tensor, "tokens width"],
     label: Bool[Tensor, "tokens targets"],

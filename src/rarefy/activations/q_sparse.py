@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from rarefy.activations.relufication import SquaredReLU
-from rarefy.activations.straight_through import StraightThrough
+from rarefy.activations.straight_through import StraightThrough, train_through
 from rarefy.activations.swap import swap_activations
 from rarefy.activations.ternary import make_ternary, settle_ternary
+from rarefy.core.calls import take_off
 from rarefy.core.density import density_of
 from rarefy.core.errors import ModelError, ShapeError, SparsityError
 from rarefy.core.registry import method
@@ -64,7 +65,8 @@ class QSparse:
         if layers is None and self.squared and any(layer.kind == "gated" for layer in feed_forwards(model)):
             swap_activations(model, lambda layer: SquaredReLU(), "relu2")
         for name, module in found.items():
-            module.register_forward_pre_hook(StraightThrough(chosen[name], 127 if self.ternary else None))
+            select_inputs(module, chosen[name])
+            train_through(module, 127 if self.ternary else None)
             if self.ternary:
                 make_ternary(module)
         return list(found)
@@ -79,9 +81,7 @@ def settle(model: nn.Module) -> int:
     settle_ternary(model)
     count = 0
     for module in model.modules():
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, StraightThrough):
-                del module._forward_pre_hooks[key]
-                select_inputs(module, hook.selector)
-                count += 1
+        for hook in take_off(module, lambda hook: isinstance(hook, StraightThrough)):
+            select_inputs(module, hook.selector)
+            count += 1
     return count

@@ -150,7 +150,7 @@ def _write(writer: Any, basis: Tensor) -> None:
 
 def _adapt(module: nn.Module, matrix: Tensor, like: Any) -> int:
     module.register_buffer("residual_adapter", matrix.to(like.weight))
-    module.register_forward_pre_hook(Adapter())
+    module.register_forward_pre_hook(Adapter(), with_kwargs=True)
     return matrix.numel()
 
 
@@ -177,4 +177,4 @@ def hang_rotation(model: nn.Module, name: str, buffer: str) -> None:
     if buffer == "rotation":
         module.register_forward_hook(Turn())
     else:
-        module.register_forward_pre_hook(Adapter())
+        module.register_forward_pre_hook(Adapter(), with_kwargs=True)

@@ -1,7 +1,5 @@
 """Selection in training: the layer sees the selected input, the gradient passes as if all had been selected."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -32,13 +30,11 @@ class StraightThrough(InputSelector):
         super().__init__(selector)
         self.levels = levels
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not self.active:
-            return None
-        x: Tensor = args[0]
+    def kept(self, x: Tensor) -> Tensor:
+        """The value is what is left of x to the bit, the gradient that of x."""
         with torch.no_grad():
             kept = x * self.selector.mask(x)
             if self.levels is not None:
                 scale = kept.abs().amax(-1, keepdim=True).clamp_min(1e-5) / self.levels
                 kept = (kept / scale).round() * scale
-        return (kept + (x - x.detach()), *args[1:])  # the value is kept to the bit, the gradient is that of x
+        return kept + (x - x.detach())

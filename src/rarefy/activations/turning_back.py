@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rarefy.activations.rotation import Turnable
+from rarefy.core.calls import take_off
 from rarefy.selectors.turned import Adapter, Turn
 
 
@@ -38,9 +39,6 @@ def _turned(found: Turnable) -> Iterator[nn.Module]:
 
 
 def _straighten(module: Any) -> None:
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for key, hook in list(hooks.items()):
-            if isinstance(hook, Adapter | Turn):
-                del hooks[key]
+    take_off(module, lambda hook: isinstance(hook, Adapter | Turn))
     for buffer in ("residual_adapter", "rotation"):
         module._buffers.pop(buffer, None)

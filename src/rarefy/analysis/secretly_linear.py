@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rarefy.calibration.batches import as_batches, call_model, inference, token_mask
 from rarefy.calibration.chain import hidden, probe
 from rarefy.calibration.layer_inputs import rows
+from rarefy.core.calls import first_input
 from rarefy.core.errors import DataError, ModelError
 from rarefy.core.registry import method
 from rarefy.core.site import find_sites
@@ -144,7 +145,7 @@ def _seen(model: nn.Module, batches: Sequence[Any]) -> dict[str, tuple[Tensor, T
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
+            x = first_input(args, kwargs)
             seen[name].append((rows(x, real[0]), rows(hidden(output), real[0])))
 
         return hook

@@ -69,6 +69,11 @@ def as_call(batch: Batch) -> tuple[list[Any], dict[str, Any]]:
 
 def call_model(model: nn.Module, batch: Batch, index: int, what: str = "data") -> Any:
     """`model(batch)`; an error that the model raises is reported as one of that batch of the argument `what`."""
+    if isinstance(batch, str | bytes):
+        raise DataError(
+            f"{what}[{index}]: {type(model).__name__} does not take this batch, which is text; tokenize it first: "
+            f'{what}=[tokenizer(text, return_tensors="pt") for text in texts]'
+        )
     with blamed(f"{what}[{index}]", model, batch):
         args, kwargs = as_call(batch)
         return model(*args, **kwargs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rarefy.calibration.accumulator import Accumulators
 from rarefy.calibration.blocks import Visit
 from rarefy.calibration.inputs import input_rows
+from rarefy.core.calls import first_input
 from rarefy.core.evidence import Evidence, Need
 from rarefy.core.site import Site
 
@@ -34,7 +35,7 @@ class Collection:
 
     def hook(self, site: Site) -> Callable[..., None]:
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
+            x = first_input(args, kwargs)
             key = (id(x), x._version)  # the version tells a tensor that was changed in place
             if key != self.last.key or isinstance(module, nn.Conv2d):
                 self.last = _Shared(key, x, input_rows(module, x, self.real))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rarefy.calibration.batches import Batch, call_model, inference, token_mask
+from rarefy.core.calls import first_input
 from rarefy.core.errors import DataError
 
 
@@ -20,11 +21,11 @@ def layer_inputs(
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda module, args: seen.__setitem__(name, args[0])
+        return lambda module, args, kwargs: seen.__setitem__(name, first_input(args, kwargs))
 
     with ExitStack() as stack, inference(model):
         for name, layer in layers.items():
-            stack.callback(layer.register_forward_pre_hook(keep(name)).remove)
+            stack.callback(layer.register_forward_pre_hook(keep(name), with_kwargs=True).remove)
         for i, batch in enumerate(batches):
             seen.clear()
             call_model(model, batch, i)

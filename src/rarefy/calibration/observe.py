@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rarefy.calibration.batches import Stop
 from rarefy.calibration.chain import hidden
+from rarefy.core.calls import first_input
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,6 @@ class Spot:
 
     name: str  # "" is the module itself
     side: Literal["in", "out"]
-
-
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else next(iter(kwargs.values()), None)
 
 
 def look(module: nn.Module, spots: Sequence[Spot], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[Spot, Tensor]:
@@ -34,7 +31,7 @@ def look(module: nn.Module, spots: Sequence[Spot], args: Sequence[Any], kwargs: 
                 raise Stop
 
     def before(name: str) -> Any:
-        return lambda m, a, k: note(Spot(name, "in"), _first(a, k))
+        return lambda m, a, k: note(Spot(name, "in"), first_input(a, k))
 
     def after(name: str) -> Any:
         return lambda m, a, out: note(Spot(name, "out"), hidden(out))
@@ -63,7 +60,7 @@ def everything(
             seen.append((spot, value.clone() if copies else value, value._version))
 
     def before(name: str) -> Any:
-        return lambda m, a, k: note(Spot(name, "in"), _first(a, k))
+        return lambda m, a, k: note(Spot(name, "in"), first_input(a, k))
 
     def after(name: str) -> Any:
         return lambda m, a, out: note(Spot(name, "out"), hidden(out))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rarefy.calibration.batches import Batch, Run, call_model, inference, token_mask
 from rarefy.calibration.chain import hidden
+from rarefy.core.calls import first_input
 
 Tap = Callable[[Tensor], None]  # gets (tokens, width), padding left out
 
@@ -25,7 +26,8 @@ def tap(
     mask: list[Tensor | None] = [None]
     with ExitStack() as stack, inference(model):
         for module, function in (inputs or {}).items():
-            stack.callback(module.register_forward_pre_hook(_before(function, mask), prepend=True).remove)
+            before = module.register_forward_pre_hook(_before(function, mask), prepend=True, with_kwargs=True)
+            stack.callback(before.remove)
         for module, function in (outputs or {}).items():
             stack.callback(module.register_forward_hook(_after(function, mask), prepend=True).remove)
         for i, batch in enumerate(batches):
@@ -34,7 +36,7 @@ def tap(
 
 
 def _before(function: Tap, mask: list[Tensor | None]) -> Any:
-    return lambda module, args: function(real(args[0], mask[0]))
+    return lambda module, args, kwargs: function(real(first_input(args, kwargs), mask[0]))
 
 
 def _after(function: Tap, mask: list[Tensor | None]) -> Any:

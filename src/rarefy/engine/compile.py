@@ -42,7 +42,8 @@ def compile(
     weights) or "int8" (with int8 or int4 weights). data: batches of model inputs (as for `rarefy.prune`) from which
     8-bit inputs get one scale a layer; without it each token gets its own at the call, which costs a little time and
     is more accurate. threads: of the calls (None: torch's own number at the call).
-    A causal language model of a known class becomes a `CompiledDecoder`, with a `generate` of its own.
+    A causal language model of a known class becomes a `CompiledDecoder`, with a `generate` of its own; one whose
+    weights are bfloat16 keeps that type, computes in float32 and gives float32 logits.
     measure: False times nothing and goes by the cost model (`docs/engine.md`): quick, and less certain. Measured
     times are kept on disk a machine (`rarefy cache`), so that compiling again takes little. keep_dense: False empties
     the weights of `model` that are packed for all shapes, which saves their memory; `model` can then run no more, and

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.calls import first_input
 from rarefy.core.site import Site
 from rarefy.engine import conv_times
 from rarefy.engine.conv_choices import ConvSteps, Image
@@ -54,13 +55,13 @@ def images_of(sites: Sequence[Site], run: Callable[[], Any]) -> dict[str, Image]
     hooks = []
     for site in sites:
 
-        def note(module: nn.Module, args: tuple[Any, ...], name: str = site.name) -> None:
-            x = args[0]
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = site.name) -> None:
+            x = first_input(args, kwargs)
             if x.dim() == 4:
                 image = (x.shape[0], x.shape[2], x.shape[3])
                 seen[name] = max(image, seen.get(name, image), key=_pixels)
 
-        hooks += [m.register_forward_pre_hook(note) for m in site.modules]
+        hooks += [m.register_forward_pre_hook(note, with_kwargs=True) for m in site.modules]
     try:
         with torch.inference_mode():
             run()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rarefy.core.calls import first_input
 from rarefy.core.grid import codes_of
 from rarefy.core.quantized import InputScale
 from rarefy.core.site import Site
@@ -79,7 +80,7 @@ def tokens_of(model: nn.Module, sites: Sequence[Site], run: Callable[[], Any]) -
     for site in sites:
 
         def count(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = site.name) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
+            x = first_input(args, kwargs)
             if x.is_nested:
                 return
             rows = x.numel() // max(1, x.shape[-1])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration.batches import as_batches, call_model, inference
+from rarefy.core.calls import first_input
 from rarefy.core.errors import DataError
 from rarefy.core.site import Site
 
@@ -64,7 +65,7 @@ def seen_inputs(model: nn.Module, sites: Sequence[Site], data: object) -> dict[s
 
     def hook(name: str) -> Any:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
+            x = first_input(args, kwargs)
             if x.numel():
                 seen[name].add(x, len(batches))
 

@@ -43,22 +43,23 @@ class SparseConv2d(nn.Module):
         bias: Tensor | None = self.source.bias
         return bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        packed = self.plan.at((x.shape[0], x.shape[2], x.shape[3])) if x.dim() == 4 else None
-        if packed is None or x.dtype != torch.float32:
+    def forward(self, input: Tensor) -> Tensor:
+        packed = self.plan.at((input.shape[0], input.shape[2], input.shape[3])) if input.dim() == 4 else None
+        if packed is None or input.dtype != torch.float32:
             if self.freed:
                 raise EngineError(
-                    f"{self.plan.site.name}: input is {x.dtype} {tuple(x.shape)}, the packed weight takes batches of "
-                    "float32 images and the dense one was let go; convert the input, or load with compiled=False"
+                    f"{self.plan.site.name}: input is {input.dtype} {tuple(input.shape)}, the packed weight takes "
+                    "batches of float32 images and the dense one was let go; convert the input, or load with "
+                    "compiled=False"
                 )
-            out: Tensor = self.source(x)
+            out: Tensor = self.source(input)
             return out
         if isinstance(packed, PackedConv8):
             bias = None if self.source.bias is None else self.source.bias.detach()
-            eight = packed.convolve(words_of(x.detach()), bias)
+            eight = packed.convolve(words_of(input.detach()), bias)
             assert isinstance(eight, Tensor)  # no scale was asked for
             return eight
-        result: Tensor = torch.ops.rarefy.packed_conv2d(x, packed.handle, self.source.bias, None, "none")
+        result: Tensor = torch.ops.rarefy.packed_conv2d(input, packed.handle, self.source.bias, None, "none")
         return result
 
 

@@ -5,9 +5,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.calls import take_off
 from rarefy.core.errors import EngineError
 from rarefy.engine.plan import LayerPlan
 from rarefy.selectors import InputSelector
+from rarefy.selectors.foreseen import Watch
 
 
 class SparseLinear(nn.Module):
@@ -43,18 +45,18 @@ class SparseLinear(nn.Module):
         assert bias is None or isinstance(bias, Tensor)
         return bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        packed = self.plan.at(x.numel() // max(1, x.shape[-1]))
-        if packed is None or x.dtype != torch.float32:
+    def forward(self, input: Tensor) -> Tensor:
+        packed = self.plan.at(input.numel() // max(1, input.shape[-1]))
+        if packed is None or input.dtype != torch.float32:
             if self.freed:
                 raise EngineError(
-                    f"{self.plan.site.name}: input is {x.dtype}, the packed weight takes float32 and the dense one was "
-                    "let go; convert the input, or compile with keep_dense=True"
+                    f"{self.plan.site.name}: input is {input.dtype}, the packed weight takes float32 and the dense one "
+                    "was let go; convert the input, or compile with keep_dense=True"
                 )
-            out: Tensor = self.source(x)
+            out: Tensor = self.source(input)
             return out
         bias = self.source.bias
-        return torch.ops.rarefy.packed_linear(x, packed.handle, bias, "none", self.out_features)
+        return torch.ops.rarefy.packed_linear(input, packed.handle, bias, "none", self.out_features)
 
 
 def with_sparse_layers(model: nn.Module, plans: dict[str, LayerPlan]) -> nn.Module:
@@ -73,10 +75,8 @@ def with_sparse_layers(model: nn.Module, plans: dict[str, LayerPlan]) -> nn.Modu
 
 
 def _standing_for(layer: nn.Module, plan: LayerPlan) -> SparseLinear:
-    """The packed layer, with the selectors that hang on the dense one."""
+    """The packed layer, with the selectors that hang on the dense one and what its input lets foresee."""
     packed = SparseLinear(layer, plan)
-    for key, hook in list(layer._forward_pre_hooks.items()):
-        if isinstance(hook, InputSelector):
-            packed.register_forward_pre_hook(hook)
-            del layer._forward_pre_hooks[key]
+    for hook in take_off(layer, lambda hook: isinstance(hook, InputSelector | Watch)):
+        packed.register_forward_pre_hook(hook, with_kwargs=True)
     return packed

@@ -1,4 +1,5 @@
-"""What lies beside the weights of a model whose activations are selected: selectors, turned bases, low-rank parts.
+"""What lies beside the weights of a model whose activations are selected: selectors, predictors, turned bases, low-rank
+parts.
 
 `activations.json` and `activations.safetensors`. Tensors that a plain model of the class does not have lie here and not
 among the weights, so that the weights still fit the class. The files name the fingerprint of the weights that they
@@ -15,20 +16,16 @@ from torch import Tensor, nn
 
 from rarefy.activations.rank_aware import RankAware, replace_module
 from rarefy.activations.rotation import hang_rotation, turned_modules
-from rarefy.activations.straight_through import train_through, trained
 from rarefy.core.errors import FileError, RarefyError
 from rarefy.formats.atomic import write_text
 from rarefy.formats.container import Contents, Prepared, prepare, write
 from rarefy.formats.folder import read_contents, read_json
+from rarefy.recipes.store_selectors import PREDICTED, hang_selectors, say_selectors
 from rarefy.recipes.store_state import dense
-from rarefy.selectors.attach import Masking, attached, input_selector, select_hidden, select_inputs
-from rarefy.selectors.block_top_k import BlockTopK
-from rarefy.selectors.positive import Positive
-from rarefy.selectors.threshold import Threshold
-from rarefy.selectors.top_k import TopK
 
 FILE, TENSORS = "activations.json", "activations.safetensors"
-LAYOUT = 1
+PLAIN, FORESEEN = 1, 2
+"""Layouts of the file: the second may hold predictors, and is written where there are some."""
 
 
 def extra_names(model: nn.Module) -> set[str]:
@@ -58,11 +55,11 @@ def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor
     What says where the rest belongs goes first: until all is written, `restore_activations` refuses the folder.
     """
     tensors = dict(extra)
-    selectors = [_out(i, *found, tensors) for i, found in enumerate(attached(model))]
+    selectors = say_selectors(model, tensors)
     if not selectors and not tensors:
         return []
     said = {
-        "layout": LAYOUT,
+        "layout": FORESEEN if any(said["kind"] == PREDICTED for said in selectors) else PLAIN,
         "weights": weights.metadata.get("rarefy.digest"),
         "selectors": selectors,
         "turned": [list(found) for found in turned_modules(model)],
@@ -76,32 +73,6 @@ def write_activations(model: nn.Module, folder: Path, extra: Mapping[str, Tensor
         return [FILE]
     write(folder / TENSORS, prepared)
     return [FILE, TENSORS]
-
-
-def _out(i: int, name: str, module: nn.Module, selector: Masking, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    side = "input" if input_selector(module) is selector else "hidden"
-    said: dict[str, Any] = {"name": name, "side": side}
-    if isinstance(selector, TopK):
-        parts: dict[str, Tensor | None] = {"weight": selector.weight}
-        said |= {"kind": "top-k", "k": selector.k}
-    elif isinstance(selector, Threshold):
-        parts = {"threshold": selector.threshold, "weight": selector.weight}
-        said |= {"kind": "threshold"}
-    elif isinstance(selector, Positive):
-        parts = {}
-        said |= {"kind": "positive"}
-    elif isinstance(selector, BlockTopK):
-        parts = {}
-        said |= {"kind": "block-top-k", "n": selector.n, "m": selector.m}
-    else:
-        raise FileError(
-            f"save: {name} has a {type(selector).__name__}, which no file holds; take it off with "
-            "rarefy.selectors.detach(model) first"
-        )
-    if (hook := trained(module)) is not None and side == "input":
-        said |= {"straight_through": True, "levels": hook.levels}
-    tensors |= {f"selectors.{i}.{part}": value for part, value in parts.items() if value is not None}
-    return said
 
 
 def forget_activations(folder: Path, kept: Collection[str] = ()) -> None:
@@ -133,8 +104,8 @@ def restore_activations(model: nn.Module, folder: Path, contents: Contents) -> N
     if not path.exists():
         return
     raw = read_json(path)
-    if raw.get("layout") != LAYOUT:
-        raise FileError(f"{path}: layout {raw.get('layout')!r}, this rarefy reads {LAYOUT}; upgrade rarefy")
+    if raw.get("layout") not in (PLAIN, FORESEEN):
+        raise FileError(f"{path}: layout {raw.get('layout')!r}, this rarefy reads up to {FORESEEN}; upgrade rarefy")
     beside = read_contents(folder / TENSORS) if raw.get("tensors") is not None else Contents({}, {}, own=True)
     if (raw.get("weights"), raw.get("tensors")) != (contents.fingerprint, beside.fingerprint):
         raise FileError(
@@ -162,22 +133,4 @@ def _restore(model: nn.Module, raw: Mapping[str, Any], tensors: Mapping[str, Ten
         if made.transposed != (name in raw.get("transposed", ())):
             raise ValueError(f"the weight of {name} is not as its class has it, an earlier rarefy wrote it")
         replace_module(model, name, made)
-    for i, said in enumerate(raw["selectors"]):
-        parts = {part: tensors.get(f"selectors.{i}.{part}") for part in ("threshold", "weight")}
-        attach = select_inputs if said["side"] == "input" else select_hidden
-        attach(model.get_submodule(said["name"]), _in(said, parts))
-        if said.get("straight_through") is True:
-            levels = said["levels"]
-            train_through(model.get_submodule(said["name"]), None if levels is None else int(levels))
-
-
-def _in(said: Mapping[str, Any], parts: Mapping[str, Tensor | None]) -> Masking:
-    if said["kind"] == "top-k":
-        return TopK(int(said["k"]), parts["weight"])
-    if said["kind"] == "threshold" and parts["threshold"] is not None:
-        return Threshold(parts["threshold"], parts["weight"])
-    if said["kind"] == "positive":
-        return Positive()
-    if said["kind"] == "block-top-k":
-        return BlockTopK(int(said["n"]), int(said["m"]))
-    raise ValueError(f"{said} is no selector")
+    hang_selectors(model, raw["selectors"], tensors)

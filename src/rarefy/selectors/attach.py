@@ -7,10 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from rarefy.core.calls import first_input, take_off, with_first_input
 from rarefy.core.errors import ModelError, ShapeError
 from rarefy.core.selection import Selection
 from rarefy.selectors.foreseen import Watch
 from rarefy.selectors.matrix import is_linear, weight_of
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments
 
 
 @runtime_checkable
@@ -24,18 +27,25 @@ class Masking(Protocol):
 
 
 class InputSelector:
-    """A forward pre-hook: the layer sees `x * mask(x)`, and what was dropped too where its `wants_rest` is true."""
+    """A forward pre-hook that takes keywords: the layer sees `x * mask(x)`, and as `rest` what was dropped where its
+    `wants_rest` is true."""
 
     def __init__(self, selector: Masking) -> None:
         self.selector = selector
         self.active = True
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not self.active:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        x = first_input(args, kwargs)
+        if not self.active or x is None:
             return None
-        x = args[0]
-        kept = x * self.selector.mask(x)
-        return (kept, x - kept, *args[1:]) if getattr(module, "wants_rest", False) else (kept, *args[1:])
+        kept = self.kept(x)
+        if getattr(module, "wants_rest", False):
+            kwargs = {**kwargs, "rest": x - kept}
+        return with_first_input(args, kwargs, kept)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """What is left of an input, 0 elsewhere."""
+        return x * self.selector.mask(x)
 
 
 class OutputSelector:
@@ -65,7 +75,7 @@ def select_inputs(module: nn.Module, selector: Masking) -> RemovableHandle:
         raise ShapeError(f"select_inputs: the selector keeps {selector.k} inputs, {type(module).__name__} has {width}")  # type: ignore[attr-defined]
     if input_selector(module) is not None:
         raise ModelError(f"select_inputs: {type(module).__name__} has a selector already; call detach(model) first")
-    return module.register_forward_pre_hook(InputSelector(selector))
+    return module.register_forward_pre_hook(InputSelector(selector), with_kwargs=True)
 
 
 def select_hidden(module: nn.Module | Callable[..., Any] | str, selector: Masking) -> RemovableHandle:
@@ -141,11 +151,6 @@ def paused(model: nn.Module) -> Iterator[None]:
 
 def detach(model: nn.Module) -> int:
     """Takes all selectors off, and what they foresee by; gives how many selectors there were."""
-    count = 0
-    for module in model.modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key, hook in list(hooks.items()):
-                if isinstance(hook, InputSelector | OutputSelector | Watch):
-                    del hooks[key]
-                    count += not isinstance(hook, Watch)
-    return count
+    ours = (InputSelector, OutputSelector, Watch)
+    taken = [hook for module in model.modules() for hook in take_off(module, lambda hook: isinstance(hook, ours))]
+    return sum(not isinstance(hook, Watch) for hook in taken)

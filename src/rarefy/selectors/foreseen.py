@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from rarefy.core.calls import first_input
 from rarefy.core.errors import ModelError
 from rarefy.core.selection import Selection
 from rarefy.core.shapes import Bool, Float
@@ -16,13 +17,19 @@ Choose = Callable[[Tensor], Tensor]  # (..., width of the source) -> bool (..., 
 
 
 class Watch:
-    """A forward pre-hook: a `Foreseen` makes its choice from the first argument, as the hooks before left it."""
+    """A forward pre-hook that takes keywords: a `Foreseen` makes its choice from the first argument, as the hooks
+    before left it."""
 
     def __init__(self, foreseen: "Foreseen") -> None:
         self.foreseen = foreseen
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.foreseen.see(args[0])
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.foreseen.see(first_input(args, kwargs))
+
+
+def watches(module: nn.Module) -> list[Watch]:
+    """What a module's input lets foresee."""
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, Watch)]
 
 
 class Foreseen:
@@ -42,7 +49,7 @@ class Foreseen:
 
     def watch(self, source: nn.Module) -> RemovableHandle:
         """Makes the choice each time that `source` is called, from its first argument as its own hooks leave it."""
-        return source.register_forward_pre_hook(Watch(self))
+        return source.register_forward_pre_hook(Watch(self), with_kwargs=True)
 
     def see(self, x: Tensor) -> None:
         """Makes the choice from the source's input."""

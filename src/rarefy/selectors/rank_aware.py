@@ -36,8 +36,8 @@ class RankAware(nn.Linear):
         made.register_buffer("left", left)
         made.register_buffer("right", right)
         made.train(layer.training)
-        for hook in layer._forward_pre_hooks.values():
-            made.register_forward_pre_hook(hook)
+        for key, hook in layer._forward_pre_hooks.items():
+            made.register_forward_pre_hook(hook, with_kwargs=key in layer._forward_pre_hooks_with_kwargs)
         return made
 
     def cut(self, rank: int) -> None:

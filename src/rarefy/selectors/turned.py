@@ -4,12 +4,17 @@ from typing import Any
 
 from torch import Tensor
 
+from rarefy.core.calls import first_input, with_first_input
+
 
 class Adapter:
-    """A forward pre-hook: the first argument is multiplied by the module's `residual_adapter` (width, width)."""
+    """A forward pre-hook that takes keywords: the first argument is multiplied by the module's `residual_adapter`
+    (width, width)."""
 
-    def __call__(self, module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] @ module.residual_adapter, *args[1:])
+    def __call__(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return with_first_input(args, kwargs, first_input(args, kwargs) @ module.residual_adapter)
 
 
 class Turn:

@@ -28,9 +28,22 @@ def _llama(**more: Any) -> nn.Module:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**ROTARY, "num_key_value_heads": 2, **more}))
 
 
-def _mistral() -> nn.Module:
-    config = transformers.MistralConfig(**ROTARY, num_key_value_heads=3, sliding_window=None)
+def _mistral(window: int | None = None) -> nn.Module:
+    config = transformers.MistralConfig(**ROTARY, num_key_value_heads=3, sliding_window=window)
     return transformers.MistralForCausalLM(config)
+
+
+def _windowed_mistral() -> nn.Module:
+    return _mistral(window=7)
+
+
+def _half_windowed_qwen2() -> nn.Module:
+    """Its first layer sees all of a text, the others six tokens."""
+    windows = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
+    config = transformers.Qwen2Config(**ROTARY, num_key_value_heads=2, **windows)
+    if getattr(config, "layer_types", None) is None:
+        pytest.skip(f"transformers {transformers.__version__} does not say which layers have a window")
+    return transformers.Qwen2ForCausalLM(config)
 
 
 def _qwen2() -> nn.Module:
@@ -43,9 +56,17 @@ def _qwen3() -> nn.Module:
     return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**ROTARY, num_key_value_heads=2, head_dim=20))
 
 
-def _opt() -> nn.Module:
-    config = {**SMALL, "ffn_dim": 80, "word_embed_proj_dim": 48, "max_position_embeddings": POSITIONS}
+def _opt(embedding: int = 48, **more: Any) -> nn.Module:
+    config = {**SMALL, "ffn_dim": 80, "word_embed_proj_dim": embedding, "max_position_embeddings": POSITIONS, **more}
     return transformers.OPTForCausalLM(transformers.OPTConfig(**config))
+
+
+def _opt_350m() -> nn.Module:
+    return _opt(embedding=32, do_layer_norm_before=False)
+
+
+def _projected_opt() -> nn.Module:
+    return _opt(embedding=32)
 
 
 def _gpt2() -> nn.Module:
@@ -67,9 +88,13 @@ CLASSES: dict[str, Callable[[], nn.Module]] = {
     "llama3-rope": _llama3_rope,
     "linear-rope": _linear_rope,
     "mistral": _mistral,
+    "mistral-window": _windowed_mistral,
     "qwen2": _qwen2,
+    "qwen2-windows": _half_windowed_qwen2,
     "qwen3": _qwen3,
     "opt": _opt,
+    "opt-350m": _opt_350m,
+    "opt-projected": _projected_opt,
     "gpt2": _gpt2,
 }
 

@@ -12,6 +12,7 @@ from rarefy.core.errors import EngineError, RarefyError
 from rarefy.engine import Compiled, CompiledDecoder
 from rarefy.engine.decoder.parts import NotKnownError
 from rarefy.engine.decoder.recognise import recognise
+from rarefy.selectors import TopK, select_inputs
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +99,9 @@ def _unknown():
     torch.manual_seed(0)
     config = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     yield "not one of", transformers.BloomForCausalLM(transformers.BloomConfig(**config))
-    window = transformers.MistralConfig(**ROTARY, num_key_value_heads=2, sliding_window=8)
-    yield "sliding window", transformers.MistralForCausalLM(window)
-    windows = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
-    window = transformers.Qwen2Config(**ROTARY, num_key_value_heads=2, **windows)
-    yield "layers attend to a sliding window", transformers.Qwen2ForCausalLM(window)
+    chunked = build("qwen2")
+    chunked.config.layer_types = ["chunked_attention"] * 3
+    yield "layers attend by 'chunked_attention'", chunked
     dynamic = transformers.LlamaConfig(**ROTARY, num_key_value_heads=2, **rope("dynamic", factor=2.0))
     yield "depend on the length", transformers.LlamaForCausalLM(dynamic)
     part = build("llama")
@@ -119,6 +118,9 @@ def _unknown():
     gated = build("llama")
     gated.model.layers[0].mlp.act_fn = nn.Tanh()
     yield "Tanh", gated
+    projected = build("opt-projected")
+    select_inputs(projected.model.decoder.project_in, TopK(4))
+    yield "project_in has a selector", projected
 
 
 @pytest.mark.parametrize(("says", "model"), [pytest.param(*case, id=case[0]) for case in _unknown()])
@@ -167,6 +169,13 @@ def test_an_unknown_model_generates_in_torch_and_says_so():
     assert "generate runs in torch" in str(fast.explain()) and "BloomForCausalLM" in str(fast.explain())
     kwargs = {"max_new_tokens": 8, "do_sample": False}
     assert torch.equal(fast.generate(ids, **kwargs), model.generate(ids, **kwargs))
+
+
+@pytest.mark.parametrize("name", ["opt-350m", "opt-projected"])
+def test_what_the_native_step_has_not_runs_layer_by_layer_and_is_said(name):
+    fast = compiled(build(name))
+    assert isinstance(fast, CompiledDecoder) and not fast._runner.is_native
+    assert "layer by layer in torch" in fast.explain().graph and "not in the native step" in str(fast.explain())
 
 
 @needs_native

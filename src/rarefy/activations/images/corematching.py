@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rarefy.activations.images.core_neurons import core_tokens, narrowed, sentence_core, token_core
 from rarefy.activations.images.cut_tokens import blocks_of, cut_after, last_logits, new_cache, trim_cache
+from rarefy.core.calls import first_input
 from rarefy.core.errors import DataError, ModelError, SparsityError
 from rarefy.core.registry import method
 from rarefy.core.shapes import Bool, Int
@@ -68,7 +69,8 @@ class CoreMatching:
         if self.layer >= len(blocks) - 1:
             raise ModelError(f"corematching: layer {self.layer} of {len(blocks)} blocks has no later one; choose lower")
         watch = _Watch(self, image)
-        handles = [layer.down.register_forward_pre_hook(watch.hook(i)) for i, layer in enumerate(layers)]
+        downs = enumerate(layer.down for layer in layers)
+        handles = [down.register_forward_pre_hook(watch.hook(i), with_kwargs=True) for i, down in downs]
         cache, given = new_cache(), {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         try:
             with torch.no_grad(), cut_after(blocks, self.layer, tokens, lambda: watch.kept):
@@ -106,10 +108,11 @@ class _Watch:
         self.kept = torch.arange(len(image))
 
     def hook(self, number: int) -> Any:
-        def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if number < self.method.layer:
                 return
-            hidden = args[0].detach().reshape(-1, args[0].shape[-1]).float()
+            x = first_input(args, kwargs)
+            hidden = x.detach().reshape(-1, x.shape[-1]).float()
             core = token_core(hidden, self.method.alpha)
             sentence = sentence_core(core, self.method.beta)
             self.neurons[number] = sentence.nonzero()[:, 0]

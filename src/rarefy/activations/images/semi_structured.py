@@ -24,24 +24,30 @@ from rarefy.core.site import matches
 class SemiStructured:
     """Drops output positions of convolutions by one random map, redrawn each step until it is frozen.
 
-    The share dropped rises as sparsity * (1 - (1 - (t - begin) / (end - begin))^2). From step `freeze` on, the map
-    stands. Differs: positions that the paper's integer pooling windows would leave over count too (adaptive windows),
-    and the generator is seeded.
+    The share dropped rises as sparsity * (1 - (1 - (t - begin) / (end - begin))^2). From step `freeze` on (None: from
+    `end`) the map stands, with all of its share: 0 <= begin < end <= freeze.
+    Differs: positions that the paper's integer pooling windows would leave over count too (adaptive windows), and the
+    generator is seeded.
     """
 
     sparsity: float = 0.5
     begin: int = 0
     end: int = 1
-    freeze: int = 1
+    freeze: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         density_of(self.sparsity)
-        if self.end <= self.begin or self.freeze < 0:
+        if not 0 <= self.begin < self.end <= self.stands:
             raise SparsityError(
-                f"semi-structured-activation: begin {self.begin}, end {self.end}, freeze {self.freeze}; "
-                "give begin < end and freeze >= 0"
+                f"semi-structured-activation: begin {self.begin}, end {self.end}, freeze {self.freeze} are steps out "
+                "of order; give 0 <= begin < end <= freeze, so that the map stands once its share is reached"
             )
+
+    @property
+    def stands(self) -> int:
+        """The step from which on the map is drawn no more."""
+        return self.end if self.freeze is None else self.freeze
 
     def share(self, step: int) -> float:
         """The share of positions dropped at a step."""
@@ -108,7 +114,7 @@ class PositionPruner:
     def _redraw(self) -> None:
         if not self.frozen:
             self._map = random_map(self._image, self._generator)
-            self.frozen = self.time >= self.method.freeze
+            self.frozen = self.time >= self.method.stands
         density = 1.0 - self.method.share(self.time)
         for hook in self._hooks.values():
             hook.mask = kept_positions(self._map, hook.size, density)
@@ -122,7 +128,7 @@ class PositionPruner:
     def compact(self) -> nn.Module:
         """Puts convolutions that compute only what the frozen masks keep into the model, in place, and gives it."""
         if not self.frozen:
-            raise ModelError(f"compact: the map is not frozen before step {self.method.freeze}, this is {self.time}")
+            raise ModelError(f"compact: the map is not frozen before step {self.method.stands}, this is {self.time}")
         masks = self.masks
         self.detach()
         for name, mask in masks.items():

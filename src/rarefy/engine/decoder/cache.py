@@ -82,6 +82,12 @@ class DecoderCache:
         shown = keep.any(1)
         self.first = torch.where(shown, keep.to(torch.uint8).argmax(1), 0).to(torch.int32).contiguous()
 
+    def first_in(self, window: int) -> Tensor:
+        """int32 (batch): before which keys the next token sees none, where it sees so many, itself the last."""
+        start = self.length + 1 - window
+        padding = torch.zeros(self.batch, dtype=torch.int32) if self.first is None else self.first
+        return padding.clamp_min(start)
+
     def pad(self, first: Sequence[int]) -> None:
         """Notes that each text begins at a slot of its own; all before is padding."""
         if any(first):

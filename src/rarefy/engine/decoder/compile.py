@@ -56,6 +56,7 @@ def try_decoder(
         structure = recognise(model)
         if any(rows is None for rows in ids):
             raise NotKnownError("the example inputs hold no input_ids")
+        precision = _kept(model, precision)
         scales = dict(known or {})
         if data is not None:
             scales = input_scales(model, find_sites(model)[0], data, precision.stored)
@@ -64,6 +65,12 @@ def try_decoder(
         return _compile(model, structure, [rows for rows in ids if rows is not None], chooser, count, measure, why)
     except NotKnownError as error:
         return str(error)
+
+
+def _kept(model: nn.Module, precision: Precision) -> Precision:
+    """The types, where none were asked for with weights as the model has them: as float32 they would only be larger."""
+    narrow = next(model.parameters()).dtype == torch.bfloat16  # all are, or none
+    return Precision("bf16") if precision.exact and narrow else precision
 
 
 def _ids(model: nn.Module, example: Example) -> Tensor | None:
@@ -96,7 +103,7 @@ def _compile(
     if not chooser.precision.exact:
         notes.append(f"{chooser.precision}: logits are {far:.1%} away from the source model's")
     said = count or torch.get_num_threads()
-    explanation = Explanation(tuple(chooser.rows), _graph(structure, plan), whole, tuple(notes), said)
+    explanation = Explanation(tuple(chooser.rows), _graph(runner), whole, tuple(notes), said)
     return CompiledDecoder(model, runner, output, explanation, _choices(model, structure, plan, chooser, ids, count))
 
 
@@ -179,9 +186,9 @@ def _times(model: nn.Module, runner: Runner, ids: Tensor) -> dict[str, Any]:
     }
 
 
-def _graph(structure: Structure, plan: Plan) -> str:
-    native = "one native call a step" if plan.is_native(1) else "layer by layer in torch"
-    return f"decoder runtime for {structure.kind}: {len(structure.layers)} layers, {native}"
+def _graph(runner: Runner) -> str:
+    native = "one native call a step" if runner.is_native else "layer by layer in torch"
+    return f"decoder runtime for {runner.structure.kind}: {len(runner.structure.layers)} layers, {native}"
 
 
 def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> list[str]:
@@ -191,4 +198,17 @@ def _notes(structure: Structure, plan: Plan, runner: Runner, measure: bool) -> l
         parts = parts_of_a_token(runner, past=min(128, structure.most_positions - 1), steps=5)
         shown = ", ".join(f"{name} {ms:.3f}" for name, ms in sorted(parts.items(), key=lambda pair: -pair[1]) if ms > 0)
         notes.append(f"one token behind 128, ms: {shown}")
+    notes += [f"note: {note}" for note in _detours(structure)]
     return notes + ([] if why_not() is None else [f"note: {why_not()}"])
+
+
+def _detours(structure: Structure) -> list[str]:
+    """Which calls do not run as one native step, because of what the model is."""
+    if not structure.steps:
+        return ["norms behind the layers or a projected embedding are not in the native step: layers run one by one"]
+    windows = sorted(window for window in structure.windows if window is not None)
+    if not windows:
+        return []
+    if len(structure.windows) == 1:
+        return [f"a token sees {windows[0]} tokens, itself the last: prompts run layer by layer behind so many"]
+    return [f"tokens of some layers see {windows[0]}, of others more: behind so many texts run layer by layer"]

@@ -9,7 +9,7 @@ from torch import nn
 from rarefy.engine.decoder.parts import NotKnownError
 from rarefy.engine.decoder.structure import Foresight, Layer, Merged, Structure
 from rarefy.selectors import input_selector
-from rarefy.selectors.foreseen import Foreseen, Watch
+from rarefy.selectors.foreseen import Foreseen, watches
 from rarefy.selectors.likeliest import Likeliest
 from rarefy.selectors.predictor import Predictor
 
@@ -40,11 +40,6 @@ def foresights(model: nn.Module, structure: Structure) -> Structure:
     if used.keys() - watched.keys():
         raise NotKnownError("a foreseen selection is made nowhere in the model")
     return replace(structure, layers=tuple(layers))
-
-
-def watches(module: nn.Module) -> list[Watch]:
-    """What a module's input lets foresee."""
-    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, Watch)]
 
 
 def _uses(structure: Structure) -> list[tuple[tuple[int, int], Foreseen]]:

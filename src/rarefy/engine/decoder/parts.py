@@ -33,8 +33,8 @@ class NotKnownError(Exception):
 
 
 def floats(tensor: Tensor) -> Tensor:
-    """What is read of a parameter."""
-    return tensor.detach().contiguous()
+    """What is read of a parameter, in float32."""
+    return tensor.detach().float().contiguous()
 
 
 def norm_of(module: Any) -> Norm:

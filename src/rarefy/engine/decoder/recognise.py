@@ -25,6 +25,7 @@ from rarefy.engine.decoder.parts import (
 )
 from rarefy.engine.decoder.selecting import NotKnownSelectorError, foreign_hooks, turns
 from rarefy.engine.decoder.structure import Layer, Merged, Structure
+from rarefy.ops import available
 from rarefy.ops.decoder import Sizes
 from rarefy.selectors import input_selector
 from rarefy.selectors.attach import attached
@@ -35,8 +36,8 @@ _STATIC_ROTARY = ("default", "linear", "llama3", "yarn")  # cosines depend on th
 def recognise(model: nn.Module) -> Structure:
     """The structure of a causal language model. Raises NotKnownError with the reason where there is none.
 
-    What is read are the modules themselves: a layer that was replaced or hooked is not recognised, nor one whose
-    parameters are not float32 on the CPU.
+    What is read are the modules themselves: a layer that was replaced or hooked is not recognised, nor a model whose
+    parameters are not all float32, or all bfloat16 where there are native kernels, on the CPU.
     """
     name = type(model).__name__
     reader = _READERS.get(name)
@@ -58,8 +59,11 @@ def _require_plain(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if foreign_hooks(module) or "forward" in module.__dict__:
             raise NotKnownError(f"{name or type(model).__name__} has hooks or a forward of its own")
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    native = kinds == {torch.bfloat16} and available()  # without packed weights each call would widen them all
+    taken = torch.bfloat16 if native else torch.float32
     for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+        if parameter.dtype != taken or parameter.device.type != "cpu":
             raise NotKnownError(f"{name} is {parameter.dtype} on {parameter.device}; call model.float().cpu() first")
 
 
@@ -91,11 +95,11 @@ def _names(prefix: str, layers: Any) -> Iterator[tuple[str, Any]]:
 def _llama(model: Any) -> Structure:
     """Llama, Mistral, Qwen 2 and 3: RMS norms, rotary positions, grouped queries, a gated layer."""
     config, body = model.config, model.model
-    if _slides(config, type(model).__name__):
-        raise NotKnownError("some layers attend to a sliding window")
     if body.rotary_emb.rope_type not in _STATIC_ROTARY:
         raise NotKnownError(f"rotary positions of type {body.rotary_emb.rope_type!r} depend on the length of the text")
-    layers = tuple(_llama_layer(name, layer) for name, layer in _names("model.layers", body.layers))
+    windows = _windows(config, type(model).__name__)
+    named = zip(_names("model.layers", body.layers), windows, strict=True)
+    layers = tuple(_llama_layer(name, layer, window) for (name, layer), window in named)
     depth = body.layers[0].self_attn.head_dim
     if 2 * body.rotary_emb.inv_freq.numel() != depth:
         raise NotKnownError(f"only a part of the {depth} features of a head is turned by its position")
@@ -120,18 +124,21 @@ def _llama(model: Any) -> Structure:
     )
 
 
-def _slides(config: Any, name: str) -> bool:
-    """Whether some layer does not attend to all of a text."""
+def _windows(config: Any, name: str) -> list[int | None]:
+    """How many keys a token sees in each layer, None: all before it. Raises NotKnownError for other kinds of layers."""
     kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
-    if name == "MistralForCausalLM":
-        return bool(window) or set(kinds or ["full_attention"]) != {"full_attention"}
-    if kinds is not None:
-        return set(kinds) != {"full_attention"}
-    # Older versions of the library (4.50) mask by any window that is set, whatever `use_sliding_window` says.
-    return window is not None and window < config.max_position_embeddings
+    if name == "MistralForCausalLM":  # one mask for all layers
+        return [window] * config.num_hidden_layers
+    if kinds is None and window is not None and window < config.max_position_embeddings:
+        # Older versions of the library (4.50) mask by any window that is set, whatever `use_sliding_window` says.
+        raise NotKnownError("some layers attend to a sliding window, and its config does not say which")
+    kinds = kinds or ["full_attention"] * config.num_hidden_layers
+    if strange := set(kinds) - {"full_attention", "sliding_attention"}:
+        raise NotKnownError(f"some layers attend by {min(strange)!r}")
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def _llama_layer(name: str, layer: Any) -> Layer:
+def _llama_layer(name: str, layer: Any, window: int | None) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(
         norm_of(layer.input_layernorm),
@@ -150,6 +157,7 @@ def _llama_layer(name: str, layer: Any) -> Layer:
         **hidden_of(mlp.act_fn, mlp.down_proj.in_features),
         turn=turn_of(name, layer, "residual_adapter"),
         mlp_turn=turn_of(f"{name}.post_attention_layernorm", layer.post_attention_layernorm, "rotation"),
+        window=window,
     )
 
 
@@ -164,10 +172,8 @@ def _gated(name: str, mlp: Any) -> tuple[Merged, ...]:
 
 
 def _opt(model: Any) -> Structure:
-    """OPT: learned positions two rows on, layer norms before each half, ReLU."""
+    """OPT: learned positions two rows on, layer norms before each half (behind it in the 350M model), ReLU."""
     config, body = model.config, model.model.decoder
-    if body.project_in is not None or body.project_out is not None or not config.do_layer_norm_before:
-        raise NotKnownError("OPT with projected embeddings or with norms behind the layers (the 350M model)")
     layers = tuple(_opt_layer(name, layer) for name, layer in _names("model.decoder.layers", body.layers))
     heads = config.num_attention_heads
     return Structure(
@@ -182,7 +188,17 @@ def _opt(model: Any) -> Structure:
         merged_of("lm_head", model.lm_head),
         config.max_position_embeddings,
         positions_from_mask=True,
+        widen=_whole("model.decoder.project_in", body.project_in),
+        narrow=_whole("model.decoder.project_out", body.project_out),
     )
+
+
+def _whole(name: str, module: Any) -> Merged | None:
+    """A linear layer that stays in torch, where there is one. Raises NotKnownError for one that selects inputs."""
+    found = None if module is None else merged_of(name, module)
+    if found is not None and found.selector is not None:
+        raise NotKnownError(f"{name} has a selector where the runtime takes none")
+    return found
 
 
 def _opt_layer(name: str, layer: Any) -> Layer:
@@ -203,6 +219,7 @@ def _opt_layer(name: str, layer: Any) -> Layer:
         "none",
         merged_of(f"{name}.fc2", layer.fc2),
         **hidden_of(layer.activation_fn, layer.fc2.in_features),
+        norms_behind=not layer.do_layer_norm_before,
     )
 
 

@@ -59,9 +59,17 @@ class Runner:
 
     def __init__(self, structure: Structure, plan: Plan) -> None:
         self.structure, self.plan = structure, plan
-        self._native = native_of(structure, plan) if available() and plan.is_native(1) else None
+        self._native = native_of(structure, plan) if self.is_native else None
         self._rotary = None if structure.rotary is None else RotaryTable(structure.rotary)
         self._own = threading.local()
+        windows = structure.windows - {None}
+        self._nearest = min((window for window in windows if window is not None), default=None)
+        self._window = self._nearest if len(structure.windows) == 1 else None  # of all layers
+
+    @property
+    def is_native(self) -> bool:
+        """Whether a token is one native call."""
+        return available() and self.structure.steps and self.plan.is_native(1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Runner, (self.structure, self.plan)  # the native model and the workspaces are made anew
@@ -134,12 +142,13 @@ class Runner:
         """(logits (batch, 1, vocabulary), a function that fills them): runs `ids` and `positions` (batch, 1), which the
         caller changes between calls, up to the cache's capacity. What can be looked up once is."""
         logits = torch.empty(ids.shape[0], 1, self.plan.head.out_features)
-        if self._native is None or not self.plan.is_native(ids.shape[0]):
+        if self._native is None or not self._takes(ids.shape[0], 1, cache.capacity):
 
             def run() -> None:
                 self.run(ids, positions, cache, last_only=True, out=logits)
 
             return logits, run
+        window, first = self._window, self._first(cache, 1)
         step = self._native.bound(
             self._workspace(),
             ids,
@@ -148,7 +157,7 @@ class Runner:
             logits,
             rotary=None if self._rotary is None else self._rotary.at_least(cache.capacity),
             allowed=cache.allowed,
-            first=cache.first,
+            first=first,
             nanoseconds=nanoseconds,
         )
 
@@ -156,7 +165,24 @@ class Runner:
             step(cache.length)
             cache.length += 1
 
-        return logits, advance
+        if window is None or first is None:
+            return logits, advance
+
+        def advance_window() -> None:
+            first.copy_(cache.first_in(window))
+            advance()
+
+        return logits, advance_window
+
+    def _takes(self, batch: int, tokens: int, total: int) -> bool:
+        """Whether the native step takes so many new tokens of texts that are then `total` long: where a window hides
+        some keys it takes one token a text, and the same window in every layer."""
+        hides = self._nearest is not None and total > self._nearest
+        return self.plan.is_native(batch * tokens) and (not hides or (tokens == 1 and self._window is not None))
+
+    def _first(self, cache: DecoderCache, tokens: int) -> Tensor | None:
+        """int32 (batch): keys before are hidden from the next tokens."""
+        return cache.first if self._window is None or tokens > 1 else cache.first_in(self._window)
 
     def _once(
         self,
@@ -169,7 +195,7 @@ class Runner:
     ) -> Tensor:
         batch, tokens = ids.shape
         table = None if self._rotary is None else self._rotary.at_least(self._positions_needed(cache, positions))
-        if self._native is None or not self.plan.is_native(batch * tokens):
+        if self._native is None or not self._takes(batch, tokens, cache.length + tokens):
             logits = walk(self.structure, self.plan, ids, positions, cache, table, last_only)
             if out is not None:
                 logits = out.copy_(logits)
@@ -185,7 +211,7 @@ class Runner:
                 logits,
                 rotary=table,
                 allowed=cache.allowed,
-                first=cache.first,
+                first=self._first(cache, tokens),
                 last_only=last_only,
                 nanoseconds=nanoseconds,
             )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rarefy.core.calls import first_input
 from rarefy.ops.decoder import Select
 from rarefy.selectors import InputSelector, OutputSelector, Threshold, TopK
 from rarefy.selectors.attach import Masking
@@ -84,9 +85,9 @@ def turns(module: nn.Module) -> list[Any]:
 @contextmanager
 def _watched(layers: dict[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
     def watch(name: str) -> Any:
-        return lambda module, args: see(name, args[0])
+        return lambda module, args, kwargs: see(name, first_input(args, kwargs))
 
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(watch(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         yield
     finally:
@@ -99,7 +100,7 @@ def selected_inputs(model: nn.Module, layers: dict[str, nn.Module], ids: Sequenc
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def see(name: str, x: Tensor) -> None:
-        found[name].append(x.reshape(-1, x.shape[-1])[-_MOST_ROWS:].clone())
+        found[name].append(x.reshape(-1, x.shape[-1])[-_MOST_ROWS:].float().clone())
 
     with torch.inference_mode(), _watched(layers, see):
         for example in ids:

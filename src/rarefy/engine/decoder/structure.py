@@ -16,10 +16,23 @@ from rarefy.selectors.likeliest import Likeliest
 
 
 def rows_of(module: nn.Module, weight: Tensor | None = None) -> Tensor:
-    """The weight (out, in) of a linear layer; GPT-2 stores (in, out). weight: in place of the module's own."""
-    held = module.weight if weight is None else weight
-    assert isinstance(held, Tensor)
-    return held.detach() if isinstance(module, nn.Linear) else held.detach().t()
+    """The weight (out, in) of a linear layer in float32; GPT-2 stores (in, out). weight: in place of its own."""
+    given = module.weight if weight is None else weight
+    assert isinstance(given, Tensor)
+    held = given.detach().float()
+    return held if isinstance(module, nn.Linear) else held.t()
+
+
+def _shape_of(module: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer."""
+    assert isinstance(module.weight, Tensor)
+    first, second = module.weight.shape
+    return (first, second) if isinstance(module, nn.Linear) else (second, first)
+
+
+def _bias_of(module: nn.Module) -> Tensor | None:
+    """(out) in float32, None where it has none."""
+    return module.bias.detach().float() if isinstance(module.bias, Tensor) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +72,7 @@ class Merged:
 
     @property
     def in_features(self) -> int:
-        return rows_of(self.parts[0]).shape[1]
+        return _shape_of(self.parts[0])[1]
 
     @property
     def size(self) -> int:
@@ -68,21 +81,21 @@ class Merged:
 
     @property
     def out_features(self) -> int:
-        return sum(rows_of(part).shape[0] for part in self.parts)
+        return sum(_shape_of(part)[0] for part in self.parts)
 
     def bias(self) -> Tensor | None:
         """(out), zeros for a part without one; None where no part has any and nothing is taken off."""
-        found = [part.bias if isinstance(part.bias, Tensor) else None for part in self.parts]
+        found = [_bias_of(part) for part in self.parts]
         if all(bias is None for bias in found) and not self.shift:
             return None
         pairs = zip(self.parts, found, strict=True)
-        whole = [torch.zeros(rows_of(part).shape[0]) if bias is None else bias.detach() for part, bias in pairs]
+        whole = [torch.zeros(_shape_of(part)[0]) if bias is None else bias for part, bias in pairs]
         return torch.cat([whole[0] - self.shift, *whole[1:]]).contiguous()
 
     def dense(self, x: Tensor) -> Tensor:
         """The layers as they were given, without activation, selector and rest: (..., in) to (..., out)."""
         x = x if self.before is None else x @ self.before
-        outs = [F.linear(x, rows_of(part), part.bias if isinstance(part.bias, Tensor) else None) for part in self.parts]
+        outs = [F.linear(x, rows_of(part), _bias_of(part)) for part in self.parts]
         outs[0] = outs[0] - self.shift if self.shift else outs[0]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
@@ -122,6 +135,8 @@ class Layer:
     activation itself chooses them, not a selector behind it. turn: what x is multiplied by before the block, mlp_turn:
     what the second norm gives is, where the block has a basis of its own.
     attention_foresights, mlp_foresights: the choices that are made from what the first and the second norm give.
+    window: how many keys a token sees, its own the last of them; None: all before it. norms_behind: what is computed is
+    norm(x + out(attention(x))), then norm(x + down(act(up(x)))).
     """
 
     attention_norm: Norm
@@ -142,6 +157,8 @@ class Layer:
     mlp_turn: Merged | None = None
     attention_foresights: tuple[Foresight, ...] = ()
     mlp_foresights: tuple[Foresight, ...] = ()
+    window: int | None = None
+    norms_behind: bool = False
 
     def merged(self) -> tuple[Merged, ...]:
         """Those with weights of the model, in the order of the computation."""
@@ -155,7 +172,8 @@ class Structure:
     positions: a table that is added to the embedding, row p + position_offset for position p, or None; rotary: the
     module that gives cosines and sines for positions, or None; most_positions: beyond them the model was not made;
     positions_from_mask: a call without position_ids counts only the tokens that its attention_mask keeps; turn: what
-    the last block's result is multiplied by before the last norm, where the head's weight has not taken it in.
+    the last block's result is multiplied by before the last norm, where the head's weight has not taken it in;
+    widen, narrow: what the embedding goes through before the first block, and the last norm's result before the head.
     """
 
     kind: str
@@ -170,6 +188,13 @@ class Structure:
     most_positions: int
     positions_from_mask: bool = False
     turn: Merged | None = None
+    widen: Merged | None = None
+    narrow: Merged | None = None
+
+    @property
+    def steps(self) -> bool:
+        """Whether the native step has all of its parts."""
+        return self.widen is None and self.narrow is None and not any(layer.norms_behind for layer in self.layers)
 
     @property
     def plain(self) -> bool:
@@ -178,6 +203,11 @@ class Structure:
         foreseen = any(one.attention_foresights or one.mlp_foresights for one in self.layers)
         whole = all(one.rest is None and one.before is None for one in self.merged())
         return whole and not foreseen and all(one is None for one in beside)
+
+    @property
+    def windows(self) -> set[int | None]:
+        """How many keys a token sees in its layers; None: all."""
+        return {layer.window for layer in self.layers}
 
     @property
     def selects(self) -> bool:

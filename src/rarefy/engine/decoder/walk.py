@@ -34,12 +34,18 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], dim=-1)
 
 
-def seen_of(cache: DecoderCache, tokens: int) -> Tensor | None:
-    """Which keys each new token sees, bool (batch or 1, 1, tokens, past + tokens); None: plainly causal, no past."""
-    if cache.allowed is None and cache.length == 0:
-        return None
+def seen_of(cache: DecoderCache, tokens: int, window: int | None) -> Tensor | None:
+    """Which keys each new token sees, bool (batch or 1, 1, tokens, past + tokens); None: plainly causal, no past.
+
+    window: how many keys, the token's own the last of them.
+    """
     total = cache.length + tokens
+    narrow = window is not None and window < total
+    if cache.allowed is None and cache.length == 0 and not narrow:
+        return None
     seen = torch.ones(tokens, total, dtype=torch.bool).tril(cache.length)[None, None]
+    if window is not None and narrow:
+        seen = seen.triu(cache.length - window + 1)
     return seen if cache.allowed is None else seen & cache.allowed[:, None, None, :total].bool()
 
 
@@ -104,18 +110,29 @@ def walk(
     """Logits (batch, 1 or tokens, vocabulary); the cache gets the keys and values, its length stays."""
     rotary = None if table is None else (table[0][positions].unsqueeze(1), table[1][positions].unsqueeze(1))
     hidden = F.embedding(ids, structure.embedding)
+    if structure.widen is not None:
+        hidden = structure.widen.dense(hidden)
     if structure.positions is not None:
         hidden = hidden + F.embedding(positions + structure.position_offset, structure.positions)
-    mask, masks = seen_of(cache, ids.shape[1]), dict[int, Tensor]()
+    seen = {window: seen_of(cache, ids.shape[1], window) for window in structure.windows}
+    masks = dict[int, Tensor]()
     for index, (layer, chosen) in enumerate(zip(structure.layers, plan.layers, strict=True)):
         hidden = turned(chosen.turn, hidden)
-        x = norm(hidden, layer.attention_norm)
+        x = hidden if layer.norms_behind else norm(hidden, layer.attention_norm)
         masks |= {by.slot: by.choose(x) for by in layer.attention_foresights}
         qkv = stacked(chosen.qkv, x)
-        hidden = hidden + linear(chosen.out, _attend(structure, layer, qkv, cache, index, rotary, mask), masks)
-        x = turned(chosen.mlp_turn, norm(hidden, layer.mlp_norm))
+        hidden = hidden + linear(
+            chosen.out, _attend(structure, layer, qkv, cache, index, rotary, seen[layer.window]), masks
+        )
+        if layer.norms_behind:
+            x = hidden = norm(hidden, layer.attention_norm)
+        else:
+            x = turned(chosen.mlp_turn, norm(hidden, layer.mlp_norm))
         masks |= {by.slot: by.choose(x) for by in layer.mlp_foresights}
         hidden = hidden + _mlp(layer, chosen, x, masks)
+        if layer.norms_behind:
+            hidden = norm(hidden, layer.mlp_norm)
     if last_only:
         hidden = hidden[:, -1:]
-    return linear(plan.head, norm(turned(plan.turn, hidden), structure.final_norm))
+    hidden = norm(turned(plan.turn, hidden), structure.final_norm)
+    return linear(plan.head, hidden if structure.narrow is None else structure.narrow.dense(hidden))
