@@ -36,12 +36,17 @@ class Job:
         assert self.parameter.grad is not None
         grad = self.parameter.grad.reshape(-1)[self.index].double()
         grad = -grad if self.group.get("maximize") else grad
-        decay = float(self.group.get("weight_decay", 0.0))
-        # Before torch 2.7 an AdamW has no such setting.
-        decoupled = isinstance(self.optimizer, optim.AdamW) or self.group.get("decoupled_weight_decay", False)
-        if decay and not decoupled:
+        decay = decay_of(self.optimizer, self.group)
+        if decay:
             grad = grad + decay * self.parameter.detach().reshape(-1)[self.index].double()
         return grad
+
+
+def decay_of(optimizer: optim.Optimizer, group: dict[str, Any]) -> float:
+    """The L2 decay that the optimizer adds to gradients: none where it is decoupled from them."""
+    # Before torch 2.7 an AdamW has no such setting.
+    decoupled = isinstance(optimizer, optim.AdamW) or group.get("decoupled_weight_decay", False)
+    return 0.0 if decoupled else float(group.get("weight_decay", 0.0))
 
 
 def steps_of(memory: dict[str, Any]) -> int:

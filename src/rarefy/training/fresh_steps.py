@@ -19,7 +19,8 @@ from functools import cache
 import torch
 from torch import Tensor, optim
 
-from rarefy.training.fresh_job import OLD, Factors, Job, put
+from rarefy.ops.moments import AdamMoments, correct_adam
+from rarefy.training.fresh_job import OLD, Factors, Job, decay_of, put, steps_of
 from rarefy.training.optimizers import group_of
 
 _UNCOUNTED = (optim.RMSprop, optim.Adadelta, optim.Rprop, optim.Adagrad, optim.SGD)  # steps are counted but not used
@@ -68,9 +69,29 @@ def correct(optimizer: optim.Optimizer, parameter: Tensor, index: Tensor, age: T
     rule = rule_of(optimizer, parameter)
     if rule is None:
         return torch.zeros_like(age, dtype=torch.bool), []
+    if rule is _adam and (quick := _native_adam(optimizer, parameter, index, age)) is not None:
+        return quick, []
     parts = zip(index.split(_PART), age.split(_PART), strict=True)
     young, finish = zip(*(rule(Job(optimizer, parameter, *part)) for part in parts), strict=True)
     return torch.cat(young), [each for each in finish if each is not None]
+
+
+def _native_adam(optimizer: optim.Optimizer, parameter: Tensor, index: Tensor, age: Tensor) -> Tensor | None:
+    """What `_adam` does, in one pass; None where that is not possible."""
+    memory, group = optimizer.state[parameter], group_of(optimizer, parameter) or {}
+    first, second = map(float, group["betas"])
+    most = memory.get("max_exp_avg_sq")
+    moments = AdamMoments(
+        memory["exp_avg"],
+        memory["exp_avg_sq"],
+        most,
+        (first, second),
+        steps_of(memory) + 1,
+        decay_of(optimizer, group),
+        bool(group.get("maximize")),
+    )
+    assert parameter.grad is not None
+    return correct_adam(parameter.detach(), parameter.grad, index, age, moments, OLD)
 
 
 def _moment(job: Job, name: str, beta: float, push: Tensor) -> Tensor:
