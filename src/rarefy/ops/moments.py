@@ -16,8 +16,8 @@ from rarefy.ops import native
 class AdamMoments:
     """The memory of one parameter ahead of step `step` = 1, 2, ...
 
-    first, second: exp_avg and exp_avg_sq, in the parameter's shape; most: max_exp_avg_sq of amsgrad, or None; decay: the
-    L2 decay that is added to the gradient.
+    first, second: exp_avg and exp_avg_sq, in the parameter's shape; most: max_exp_avg_sq of amsgrad, or None; decay:
+    the L2 decay that is added to the gradient.
     """
 
     first: Tensor
@@ -34,9 +34,9 @@ def correct_adam(
 ) -> Tensor | None:
     """Scales the moments in place; gives a mask of the weights that are young after the step.
 
-    index: flat positions (n), int32 or int64, each once; age (n), int32: the steps that each has taken; old: a weight is
-    old when beta^age is below it for both betas. None, and nothing is done, without the native module or where a tensor
-    is not contiguous float32 on the CPU.
+    index: flat positions (n), int32 or int64, each once; age (n), int32: the steps that each has taken; old: a weight
+    is old when beta^age is below it for both betas. None, and nothing is done, without the native module or where a
+    tensor is not contiguous float32 on the CPU.
     """
     tensors = [parameter, grad, moments.first, moments.second] + ([] if moments.most is None else [moments.most])
     if not all(map(_plain, tensors)) or any(each.numel() != parameter.numel() for each in tensors):
