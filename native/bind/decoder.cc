@@ -201,7 +201,7 @@ std::vector<std::string> part_names() {
 // The single kernels, for their tests and for the walk in torch.
 
 void select_inputs(std::uintptr_t x, std::int64_t tokens, int width, const SelectArgs& by, std::uintptr_t y) {
-  select(select_of(by), at<float>(x), tokens, width, at<float>(y));
+  select(select_of(by), at<float>(x), tokens, width, at<float>(y), allowed_isa());
 }
 
 void add_rms_norm(std::uintptr_t x, std::uintptr_t residual, std::uintptr_t sum, std::uintptr_t weight, std::uintptr_t y,

@@ -125,10 +125,15 @@ unsigned char* mask_of(const Run& run, int slot, std::ptrdiff_t row) {
 
 // to (rows, width) = x where a mask names it, else 0; `to` may be x.
 void keep_foreseen(const Run& run, int slot, const float* x, std::ptrdiff_t rows, int width, float* to) {
-  for (std::ptrdiff_t row = 0; row < rows; ++row, x += width, to += width) {
+  each_row(run, rows, 8 * width, [&](std::ptrdiff_t row) {
     const unsigned char* const mask = mask_of(run, slot, row);
-    for (int j = 0; j < width; ++j) to[j] = mask[j] != 0 ? x[j] : 0.0f;
-  }
+    for (std::ptrdiff_t j = row * width, i = 0; i < width; ++i, ++j) to[j] = mask[i] != 0 ? x[j] : 0.0f;
+  });
+}
+
+// to (rows, width) = x where it is kept, else 0; `to` may be x.
+void select_rows(const Run& run, const Select& by, const float* x, std::ptrdiff_t rows, int width, float* to) {
+  each_row(run, rows, 8 * width, [&](std::ptrdiff_t row) { select(by, x + row * width, 1, width, to + row * width, run.isa); });
 }
 
 // What a layer looks at: x itself, or a copy with zeros.
@@ -138,7 +143,7 @@ const float* selected(const Run& run, const Linear& linear, const float* x, std:
     keep_foreseen(run, linear.select.slot, x, rows, linear.in(), run.at.selected);
     return run.at.selected;
   }
-  select(linear.select, x, rows, linear.in(), run.at.selected);
+  select_rows(run, linear.select, x, rows, linear.in(), run.at.selected);
   return run.at.selected;
 }
 
@@ -392,7 +397,7 @@ void select_neurons(Run& run, const Block& block, std::ptrdiff_t rows) {
     run.clock.mark(Part::up);
   } else {
     multiply(run, block.up[0], run.at.normed, rows, neurons, Part::up);
-    select(block.hidden, neurons, rows, block.up[0].out(), neurons);
+    select_rows(run, block.hidden, neurons, rows, block.up[0].out(), neurons);
     run.clock.mark(Part::gate);
   }
   if (!block.gated) return;

@@ -7,27 +7,10 @@
 #include <functional>
 #include <vector>
 
+#include "kernels/select/contract.h"
+
 namespace rarefy {
 namespace {
-
-// Written so that the compiler makes vectors of them, whatever the instruction set.
-void above(const Select& by, const float* x, int width, float* to) {
-  const float* const w = by.weight;
-  if (by.step == 0) {
-    const float least = *by.threshold;
-    if (w == nullptr)
-      for (int j = 0; j < width; ++j) to[j] = std::fabs(x[j]) <= least ? 0.0f : x[j];
-    else
-      for (int j = 0; j < width; ++j) to[j] = std::fabs(x[j]) * w[j] <= least ? 0.0f : x[j];
-  } else {
-    for (int j = 0; j < width; ++j) to[j] = std::fabs(x[j]) * (w == nullptr ? 1.0f : w[j]) <= by.threshold[j] ? 0.0f : x[j];
-  }
-}
-
-// Sizes as integers that compare like them: those of floats that are not negative. NaN is the largest.
-void sizes(const Select& by, const float* x, int width, std::uint32_t* to) {
-  for (int j = 0; j < width; ++j) to[j] = std::bit_cast<std::uint32_t>(std::fabs(x[j]) * (by.weight == nullptr ? 1.0f : by.weight[j]));
-}
 
 // The keep-th largest, 1 <= keep <= width: the bin of its upper 12 bits first, then a look at what is in that bin.
 std::uint32_t kth_largest(const std::uint32_t* size, int width, int keep, std::vector<std::uint32_t>& near) {
@@ -43,19 +26,15 @@ std::uint32_t kth_largest(const std::uint32_t* size, int width, int keep, std::v
   return near[static_cast<std::size_t>(left - 1)];
 }
 
+using choose::Kernel;
+
 // Keeps what is above the edge, and of what is equal to it the first ones, `keep` in all: mostly that is all of it, which
-// takes no look from one to the next. Sizes have no sign bit, so that signed comparisons order them.
-void keep_from(const std::uint32_t* size, std::uint32_t edge, int keep, const float* x, int width, float* to) {
+// takes no look from one to the next.
+void keep_from(const Kernel& kernel, const std::uint32_t* size, std::uint32_t edge, int keep, const float* x, int width,
+               float* to) {
   int above = 0, from = 0;
-  const int signed_edge = static_cast<int>(edge);
-  for (int j = 0; j < width; ++j) {
-    above += static_cast<int>(size[j]) > signed_edge;
-    from += static_cast<int>(size[j]) >= signed_edge;
-  }
-  if (from == keep) {
-    for (int j = 0; j < width; ++j) to[j] = static_cast<int>(size[j]) >= signed_edge ? x[j] : 0.0f;
-    return;
-  }
+  kernel.count(size, edge, width, &above, &from);
+  if (from == keep) return kernel.from(size, edge, x, width, to);
   int ties = keep - above;
   for (int j = 0; j < width; ++j) {
     const bool tie = size[j] == edge && ties > 0;
@@ -64,7 +43,7 @@ void keep_from(const std::uint32_t* size, std::uint32_t edge, int keep, const fl
   }
 }
 
-void largest(const Select& by, const float* x, int width, float* to) {
+void largest(const Kernel& kernel, const Select& by, const float* x, int width, float* to) {
   static thread_local std::vector<std::uint32_t> size, near;
   if (by.keep >= width || by.keep <= 0) {
     if (by.keep <= 0) std::fill(to, to + width, 0.0f);
@@ -72,15 +51,15 @@ void largest(const Select& by, const float* x, int width, float* to) {
     return;
   }
   size.resize(static_cast<std::size_t>(width));
-  sizes(by, x, width, size.data());
-  keep_from(size.data(), kth_largest(size.data(), width, by.keep, near), by.keep, x, width, to);
+  kernel.sizes(x, by.weight, width, size.data());
+  keep_from(kernel, size.data(), kth_largest(size.data(), width, by.keep, near), by.keep, x, width, to);
 }
 
 // The `keep` largest of every block, whose edge is found by sorting: blocks are short.
-void largest_of_blocks(const Select& by, const float* x, int width, float* to) {
+void largest_of_blocks(const Kernel& kernel, const Select& by, const float* x, int width, float* to) {
   static thread_local std::vector<std::uint32_t> size, sorted;
   size.resize(static_cast<std::size_t>(width));
-  sizes(by, x, width, size.data());
+  kernel.sizes(x, by.weight, width, size.data());
   for (int first = 0; first < width; first += by.block) {
     const std::uint32_t* const of = size.data() + first;
     std::uint32_t edge = ~0u >> 1;  // above all
@@ -89,7 +68,7 @@ void largest_of_blocks(const Select& by, const float* x, int width, float* to) {
       std::nth_element(sorted.begin(), sorted.begin() + (by.keep - 1), sorted.end(), std::greater<>());
       edge = sorted[static_cast<std::size_t>(by.keep - 1)];
     }
-    keep_from(of, edge, by.keep, x + first, by.block, to + first);
+    keep_from(kernel, of, edge, by.keep, x + first, by.block, to + first);
   }
 }
 
@@ -103,11 +82,6 @@ void choose_from(const std::uint32_t* order, std::uint32_t edge, int keep, int t
   for (int j = 0; j < targets; ++j) to[j] = order[j] >= edge;
   int ties = keep - above;
   for (int j = 0; from != keep && j < targets; ++j) to[j] = order[j] > edge || (order[j] == edge && ties-- > 0);
-}
-
-// Written as `above`.
-void positive(const float* x, int width, float* to) {
-  for (int j = 0; j < width; ++j) to[j] = x[j] <= 0.0f ? 0.0f : x[j];
 }
 
 }  // namespace
@@ -131,13 +105,14 @@ void likeliest(const float* logits, int targets, int keep, int spread, unsigned 
   for (int j = 0; j < targets; ++j) std::fill_n(mask + std::ptrdiff_t{j} * spread, spread, chosen[j]);
 }
 
-void select(const Select& by, const float* x, std::ptrdiff_t tokens, int width, float* to) {
+void select(const Select& by, const float* x, std::ptrdiff_t tokens, int width, float* to, Isa isa) {
+  const Kernel& kernel = choose::kernel(isa);
   for (std::ptrdiff_t t = 0; t < tokens; ++t, x += width, to += width) {
     switch (by.kind) {
-      case Select::Kind::threshold: above(by, x, width, to); break;
-      case Select::Kind::top: largest(by, x, width, to); break;
-      case Select::Kind::positive: positive(x, width, to); break;
-      case Select::Kind::blocks: largest_of_blocks(by, x, width, to); break;
+      case Select::Kind::threshold: kernel.above(x, by.threshold, by.step, by.weight, width, to); break;
+      case Select::Kind::top: largest(kernel, by, x, width, to); break;
+      case Select::Kind::positive: kernel.positive(x, width, to); break;
+      case Select::Kind::blocks: largest_of_blocks(kernel, by, x, width, to); break;
       case Select::Kind::all:
       case Select::Kind::foreseen:
         if (to != x) std::copy(x, x + width, to);

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 
+#include "core/features.h"
+
 namespace rarefy {
 
 // Keeps x[j] where |x[j]| * weight[j] is above a threshold, or is among the `keep` largest of all or of every `block`
@@ -20,7 +22,7 @@ struct Select {
 };
 
 // to (tokens, width) = x where it is kept, else 0; `to` may be x.
-void select(const Select& by, const float* x, std::ptrdiff_t tokens, int width, float* to);
+void select(const Select& by, const float* x, std::ptrdiff_t tokens, int width, float* to, Isa isa);
 
 // mask (targets * spread) = 1 for the `keep` largest of the logits, signs counting, ties to the lower index, else 0; `spread`
 // neighbours for each.

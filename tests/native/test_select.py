@@ -6,11 +6,21 @@ from oracle import normal
 
 from rarefy import ops
 from rarefy.core.errors import DTypeError, ShapeError
+from rarefy.ops import native
 from rarefy.ops.select import Select, select_args, select_inputs
 from rarefy.selectors import Threshold, TopK
 from rarefy.selectors.block_top_k import BlockTopK
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason="the native module is not built")
+MODULE = native.module()
+ISAS = native.LEVELS[: native.LEVELS.index(MODULE.isa()) + 1] if MODULE is not None else ()
+
+
+@pytest.fixture(params=ISAS, autouse=True)
+def isa(request, monkeypatch):
+    monkeypatch.setenv("RAREFY_ISA", request.param)
+    assert native.module().isa() == request.param
+    return request.param
 
 
 @pytest.mark.parametrize("width", [1, 7, 64, 333])
