@@ -353,6 +353,22 @@ def test_what_is_measured_is_explained_and_times_only_decide_the_kernel(monkeypa
     torch.testing.assert_close(chosen["columns"], chosen["dense"], **CLOSE)
 
 
+@native
+def test_where_nothing_is_timed_many_tokens_have_to_skip_more():
+    def first(share):  # every token uses the same inputs
+        def make(_, width):
+            keep = round(share * width)
+            return TopK(keep, torch.where(torch.arange(width) < keep, 1.0, 1e-20))
+
+        return make
+
+    for share, counts in ((0.55, {1, 2}), (0.3, {1, 2, 4, 8})):  # 16 tokens of this model run in torch
+        model = build("llama")
+        select_all(model, first(share))
+        rows = compiled(model).explain().rows
+        assert {row.tokens for row in rows if row.kernel.startswith("columns")} == counts
+
+
 def _times_of(winner):
     def times(self, merged, source, names, packs, x, used, rows):
         wins = [name for name in names if name.startswith(("columns", "neurons")) == (winner == "columns")]
