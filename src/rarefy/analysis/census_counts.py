@@ -33,8 +33,8 @@ def collect(model: nn.Module, places: Mapping[str, nn.Module], batches: Sequence
     for name, active in found.active.items():
         if len(active) != found.tokens.numel():
             raise ModelError(
-                f"census: {name} read {len(active)} rows for {found.tokens.numel()} tokens; a layer that blocks share, or "
-                "that does not see every token once, has no census"
+                f"census: {name} read {len(active)} rows for {found.tokens.numel()} tokens; a layer that blocks share, "
+                "or that does not see every token once, has no census"
             )
     return found
 
