@@ -55,8 +55,8 @@ class CoreMatching:
         """Reads one prompt (1, tokens) or its embeddings (1, tokens, width); image: bool (tokens,), which of them are
         an image's. Text tokens and the last token always stay.
 
-        Raises DataError for more than one prompt or marks of another length or type, ModelError for an unknown architecture or
-        a model without a block after `layer`.
+        Raises DataError for more than one prompt or marks of another length or type, ModelError for an unknown
+        architecture or a model without a block after `layer`.
         """
         if not getattr(model, "can_generate", lambda: True)():
             raise ModelError(
@@ -88,8 +88,8 @@ class CoreMatching:
             raise DataError("corematching: give either input_ids (1, tokens) or inputs_embeds (1, tokens, width)")
         if image.dtype != torch.bool or image.dim() != 1:
             raise DataError(
-                f"corematching: image is {image.dtype} of shape {tuple(image.shape)}; give a bool tensor (tokens,), True "
-                "for an image's tokens"
+                f"corematching: image is {image.dtype} of shape {tuple(image.shape)}; give a bool tensor (tokens,), "
+                "True for an image's tokens"
             )
         given = input_ids if input_ids is not None else inputs_embeds
         assert given is not None
