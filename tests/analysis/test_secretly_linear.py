@@ -12,6 +12,7 @@ from contracts.impostor import assert_beats_impostor
 from rarefy.analysis.secretly_linear import best_map, linearity, replace_block, secretly_linear, similarity_penalty
 from rarefy.core.errors import DataError, ModelError
 from rarefy.recipes.evaluations.language import next_token_loss
+from transformers_tiny import ids, tiny
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MODEL = DATA / "weights" / "llama-4m-bytes"
@@ -81,6 +82,21 @@ def test_a_block_that_is_linear_is_replaced_without_loss_and_left_out_with_loss(
     assert torch.allclose(out(data[0]), model.blocks[1](model.blocks[0](model.first(data[0]))), atol=1e-5)
     with pytest.raises(ModelError, match="no block"):
         replace_block(model, "first", found["blocks.2"], data)
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3", "Mistral", "OPT", "GPT2"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_cache_counts_the_tokens_that_a_replaced_block_saw(kind: str, place: int) -> None:
+    model, data = tiny(kind), [ids(8, 16)]
+    found = secretly_linear(model, data)
+    name = list(found)[place]
+    for fit in (found[name], None, found[name]):  # the last in the place of the one before
+        replace_block(model, name, fit, data)
+        with torch.no_grad():
+            wanted = model(input_ids=data[0], use_cache=False).logits[:, -4:]
+            cache = model(input_ids=data[0][:, :-4], use_cache=True).past_key_values
+            got = model(input_ids=data[0][:, -4:], past_key_values=cache, use_cache=True).logits
+        torch.testing.assert_close(got, wanted)
 
 
 def test_too_few_tokens_and_no_chain_are_said() -> None:

@@ -62,13 +62,21 @@ def _basis(x: Tensor) -> Tensor:
 
 
 class LinearBlock(nn.Module):
-    """x @ weight + bias in the place of a block; takes and drops the other arguments of the block."""
+    """x @ weight + bias in the place of a block; takes and drops the other arguments of the block.
 
-    def __init__(self, weight: Tensor, bias: Tensor, parts: int) -> None:
+    number: that of the block's own keys and values in a cache of transformers, or None. The first one's length says
+    how many tokens came before, so it grows by keys of one zero a token.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, parts: int, number: int | None = None) -> None:
         super().__init__()
-        self.weight, self.bias, self.parts = nn.Parameter(weight), nn.Parameter(bias), parts
+        self.weight, self.bias, self.parts, self.number = nn.Parameter(weight), nn.Parameter(bias), parts, number
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        cache = next((part for part in (*args, *kwargs.values()) if hasattr(part, "get_seq_length")), None)
+        if cache is not None and self.number is not None:
+            empty = x.new_zeros(x.shape[0], 1, x.shape[1], 1)
+            cache.update(empty, empty, self.number)
         y = x @ self.weight + self.bias
         return (y, *([None] * (self.parts - 1))) if self.parts else y
 
@@ -101,7 +109,9 @@ def replace_block(model: nn.Module, name: str, fit: Linearity | None, data: Iter
         raise ModelError(f"replace_block: {name!r} is no block of the chain; there are {', '.join(blocks)}")
     weight, bias = _passed_on(model, name, batches[0]) if fit is None else (fit.weight, fit.bias)
     like = next(blocks[name].parameters())
-    model.set_submodule(name, LinearBlock(weight.to(like), bias.to(like), parts))
+    numbers = [part.layer_idx for part in blocks[name].modules() if isinstance(getattr(part, "layer_idx", None), int)]
+    number = numbers[0] if numbers else getattr(blocks[name], "number", None)
+    model.set_submodule(name, LinearBlock(weight.to(like), bias.to(like), parts, number))
 
 
 def similarity_penalty(states: Sequence[Tensor], real: Tensor | None = None) -> Tensor:
