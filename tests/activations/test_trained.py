@@ -236,3 +236,18 @@ def test_the_neurons_that_are_left_give_the_dense_output_by_themselves() -> None
         up = torch.einsum("tkd,td->tk", layer.up.weight[active.index], x)
         found = torch.einsum("tk,tkd->td", active.value * up, layer.down.weight.T[active.index])
     assert torch.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [llama, opt])
+def test_the_penalty_takes_an_attention_mask_as_it_is(kind) -> None:
+    model, mask = kind(), torch.ones(8, 24, dtype=torch.long)
+    mask[:, 10:] = 0
+    seen: list[torch.Tensor] = []
+    for layer in feed_forwards(model):
+        layer.down.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().reshape(192, -1)))
+    with ActivationPenalty(model, L1(), 1.0) as penalty:
+        model(input_ids=text())
+        wanted = torch.stack([hidden[mask.bool().flatten()].abs().mean() for hidden in seen]).mean()
+        assert penalty.loss(mask).item() == penalty.loss(mask.bool()).item() == pytest.approx(wanted.item(), rel=1e-5)
+        with pytest.raises(DataError, match=r"real has shape \(4, 24\), but a layer saw 192"):
+            penalty.loss(mask[:4])

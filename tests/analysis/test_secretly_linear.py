@@ -114,6 +114,11 @@ def test_the_penalty_is_zero_for_equal_directions_and_moves_gradients() -> None:
     assert float(a.grad.norm()) > 0
     with pytest.raises(DataError, match="before and after"):
         similarity_penalty([a])
+    mask, b = torch.tensor([[1, 1, 0], [1, 0, 0]]), torch.randn(2, 3, 8)
+    assert similarity_penalty([a, b], mask) == similarity_penalty([a, b], mask.bool())
+    assert similarity_penalty([a, b], mask) != similarity_penalty([a, b])
+    with pytest.raises(DataError, match="one mark a token"):
+        similarity_penalty([a, b], mask[:1])
 
 
 @pytest.mark.skipif(not MODEL.is_dir(), reason="the shared data folder is not beside this checkout")

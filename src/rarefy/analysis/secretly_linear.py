@@ -118,11 +118,16 @@ def similarity_penalty(states: Sequence[Tensor], real: Tensor | None = None) -> 
     """Sum over layers of the mean of 1 - cos(h_l, h_(l-1)): added to the loss of pre-training, it makes blocks that
     contribute little but not linearly.
 
-    states: hidden states (batch, tokens, width), the embeddings first; real: (batch, tokens), which are no padding.
-    Source: Razzhigaev et al. 2024, arXiv:2405.12250, section 5.
+    states: hidden states (batch, tokens, width), the embeddings first; real: (batch, tokens), nonzero where
+    it is no padding. Source: Razzhigaev et al. 2024, arXiv:2405.12250, section 5.
     """
     if len(states) < 2:
         raise DataError(f"similarity_penalty: {len(states)} hidden states; give those before and after each block")
+    if real is not None and real.shape != states[0].shape[:-1]:
+        raise DataError(
+            f"similarity_penalty: real has shape {tuple(real.shape)}, the states {tuple(states[0].shape)}; give one mark "
+            "a token, as an attention_mask"
+        )
     flat = [rows(state, real) for state in states]
     return torch.stack(
         [(1 - F.cosine_similarity(a, b, dim=-1)).mean() for a, b in zip(flat[1:], flat, strict=False)]

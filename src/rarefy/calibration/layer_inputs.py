@@ -42,4 +42,4 @@ def rows(x: Tensor, real: Tensor | None) -> Tensor:
     """`(..., width)` as (tokens, width), only the real tokens where `real` (rows, tokens) counts as many as x has, also
     where the model has put them into one axis (OPT's feed-forward layers)."""
     flat = x.reshape(-1, x.shape[-1])
-    return flat[real.reshape(-1).to(flat.device)] if real is not None and real.numel() == len(flat) else flat
+    return flat[real.reshape(-1).bool().to(flat.device)] if real is not None and real.numel() == len(flat) else flat
