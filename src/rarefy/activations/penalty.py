@@ -146,7 +146,7 @@ def _rows(hidden: Tensor, real: Tensor | None) -> Tensor:
     flat = hidden.flatten(0, -2)
     if real is not None and real.numel() != len(flat):
         raise DataError(
-            f"ActivationPenalty.loss: real has shape {tuple(real.shape)}, but a layer saw {len(flat)} tokens in the last "
-            "pass; give the attention_mask (batch, tokens) of that pass"
+            f"ActivationPenalty.loss: real has shape {tuple(real.shape)}, but a layer saw {len(flat)} tokens in the "
+            "last pass; give the attention_mask (batch, tokens) of that pass"
         )
     return flat if real is None else flat[real.reshape(-1).bool().to(flat.device)]

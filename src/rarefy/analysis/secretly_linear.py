@@ -125,8 +125,8 @@ def similarity_penalty(states: Sequence[Tensor], real: Tensor | None = None) -> 
         raise DataError(f"similarity_penalty: {len(states)} hidden states; give those before and after each block")
     if real is not None and real.shape != states[0].shape[:-1]:
         raise DataError(
-            f"similarity_penalty: real has shape {tuple(real.shape)}, the states {tuple(states[0].shape)}; give one mark "
-            "a token, as an attention_mask"
+            f"similarity_penalty: real has shape {tuple(real.shape)}, the states {tuple(states[0].shape)}; give one "
+            "mark a token, as an attention_mask"
         )
     flat = [rows(state, real) for state in states]
     return torch.stack(
