@@ -18,7 +18,7 @@ def layer_inputs(
     """{name: (tokens, width)} for each batch: what the layer's own hooks let it read. Evaluation mode, no gradients.
 
     A layer that blocks share gives its tokens once a call, call by call. what: the argument that the batches were
-    given as. Raises DataError naming a layer that a batch does not reach.
+    given as. Raises DataError naming a layer that a batch does not reach, or that reads NaN or infinity.
     """
     seen: dict[str, list[Tensor]] = {}
 
@@ -35,7 +35,12 @@ def layer_inputs(
             if missing:
                 raise DataError(f"{what}[{i}]: the model does not run {missing[0]} on this batch")
             real = token_mask(batch)
-            yield {name: torch.cat([rows(x, real) for x in seen[name]]) for name in layers}
+            found = {name: torch.cat([rows(x, real) for x in seen[name]]) for name in layers}
+            if broken := [name for name, x in found.items() if not x.isfinite().all()]:
+                raise DataError(
+                    f"{what}[{i}]: what {broken[0]} reads holds NaN or infinity; check the model on this batch"
+                )
+            yield found
 
 
 def rows(x: Tensor, real: Tensor | None) -> Tensor:
