@@ -109,9 +109,15 @@ def replace_block(model: nn.Module, name: str, fit: Linearity | None, data: Iter
         raise ModelError(f"replace_block: {name!r} is no block of the chain; there are {', '.join(blocks)}")
     weight, bias = _passed_on(model, name, batches[0]) if fit is None else (fit.weight, fit.bias)
     like = next(blocks[name].parameters())
-    numbers = [part.layer_idx for part in blocks[name].modules() if isinstance(getattr(part, "layer_idx", None), int)]
-    number = numbers[0] if numbers else getattr(blocks[name], "number", None)
-    model.set_submodule(name, LinearBlock(weight.to(like), bias.to(like), parts, number))
+    model.set_submodule(name, LinearBlock(weight.to(like), bias.to(like), parts, _number(blocks[name])))
+
+
+def _number(block: nn.Module) -> int | None:
+    """Which keys and values of a cache are the block's, or None."""
+    if isinstance(block, LinearBlock):
+        return block.number
+    found = (getattr(part, "layer_idx", None) for part in block.modules())
+    return next((number for number in found if isinstance(number, int)), None)
 
 
 def similarity_penalty(states: Sequence[Tensor], real: Tensor | None = None) -> Tensor:
