@@ -16,7 +16,7 @@ from rarefy.activations.teal import Teal
 from rarefy.activations.wina import Wina
 from rarefy.calibration.batches import call_model
 from rarefy.calibration.block_trials import BlockTrial
-from rarefy.core.errors import SparsityError, UnknownNameError
+from rarefy.core.errors import DataError, SparsityError, UnknownNameError
 from rarefy.selectors import feed_forwards, projections
 from rarefy.selectors.matrix import weight_of
 from rarefy.selectors.places import Projection
@@ -191,3 +191,16 @@ def test_the_search_leaves_out_thresholds_that_the_text_cannot_tell() -> None:
     report = rarefy.sparsify_activations(tiny("Llama"), method, sparsity=0.6, data=text, trial_tokens=64)
     assert all(site.asked <= 0.75 or site.asked == 1.0 for site in report.sites)
     assert report.sparsity == pytest.approx(0.6, abs=0.06)
+
+
+@pytest.mark.parametrize("method", ["teal", "wina"])
+@pytest.mark.parametrize("sparsity", [0.05, 0.5, 0.7, 0.9])
+def test_as_many_tokens_as_the_error_names_are_enough(method: str, sparsity: float) -> None:
+    with pytest.raises(DataError, match=r"15 tokens .* takes (\d+);") as error:
+        rarefy.sparsify_activations(tiny("Llama"), method, sparsity=sparsity, data=[ids(1, 15)], step=0.05)
+    need = int(str(error.value).split("takes ")[1].split(";")[0])
+    for tokens in (need, need + 1, need + need // 2):
+        data = [ids(1, tokens)]
+        report = rarefy.sparsify_activations(tiny("Llama"), method, sparsity=sparsity, data=data, step=0.05)
+        asked = sum(site.asked * site.size for site in report.sites) / sum(site.size for site in report.sites)
+        assert asked == pytest.approx(sparsity)

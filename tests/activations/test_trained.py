@@ -13,13 +13,15 @@ from contracts.impostor import assert_beats_impostor
 from rarefy.activations.deft import Deft
 from rarefy.activations.fatrelu import FATReLU, fatrelu
 from rarefy.activations.penalty import L1, ActivationPenalty, Hoyer, SmoothCount
+from rarefy.activations.prompt_neurons import select_by_prompt
 from rarefy.activations.prosparse import ProSparse
 from rarefy.activations.relufication import Relufication, ShiftedReLU
 from rarefy.activations.turbo_sparse_drelu import DReLU, drelu
 from rarefy.core.errors import DataError, ModelError, SparsityError
 from rarefy.schedules.constant import Constant
 from rarefy.schedules.staged_sine import StagedSine
-from rarefy.selectors import detach, feed_forwards, hidden_selector
+from rarefy.selectors import TopK, detach, feed_forwards, hidden_selector, select_hidden, select_inputs
+from rarefy.selectors.attach import attached
 
 
 def density(model: nn.Module) -> float:
@@ -236,3 +238,40 @@ def test_the_neurons_that_are_left_give_the_dense_output_by_themselves() -> None
         up = torch.einsum("tkd,td->tk", layer.up.weight[active.index], x)
         found = torch.einsum("tk,tkd->td", active.value * up, layer.down.weight.T[active.index])
     assert torch.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda model: FATReLU().apply(model), "hidden"),
+        (lambda model: select_by_prompt(model, [text()], sparsity=0.5), "hidden"),
+        (lambda model: DReLU().apply(model), "down_proj"),
+        (lambda model: Relufication("squared", inputs=True).apply(model), "up_proj"),
+    ],
+)
+def test_a_selector_in_the_way_is_named_before_anything_changes(change, place: str) -> None:
+    model = llama("relu")
+    last = model.model.layers[1].mlp
+    select_hidden(last.act_fn, TopK(8)) if place == "hidden" else select_inputs(getattr(last, place), TopK(8))
+    with torch.no_grad():
+        wanted = model(input_ids=text()).logits
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp.* has a selector already; call detach"):
+        change(model)
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=text()).logits, wanted)
+    assert len(list(attached(model))) == 1 and model.config.hidden_act == "relu"
+
+
+@pytest.mark.parametrize("kind", [llama, opt])
+def test_the_penalty_takes_an_attention_mask_as_it_is(kind) -> None:
+    model, mask = kind(), torch.ones(8, 24, dtype=torch.long)
+    mask[:, 10:] = 0
+    seen: list[torch.Tensor] = []
+    for layer in feed_forwards(model):
+        layer.down.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().reshape(192, -1)))
+    with ActivationPenalty(model, L1(), 1.0) as penalty:
+        model(input_ids=text())
+        wanted = torch.stack([hidden[mask.bool().flatten()].abs().mean() for hidden in seen]).mean()
+        assert penalty.loss(mask).item() == penalty.loss(mask.bool()).item() == pytest.approx(wanted.item(), rel=1e-5)
+        with pytest.raises(DataError, match=r"real has shape \(4, 24\), but a layer saw 192"):
+            penalty.loss(mask[:4])

@@ -101,6 +101,35 @@ def test_cett_is_the_relative_length_of_what_is_lost() -> None:
     assert cett(hidden, weight, torch.tensor([True, False])) == pytest.approx(0.3)
 
 
+def test_a_short_last_batch_weighs_as_much_as_its_tokens(trained: nn.Module) -> None:
+    ids = text(9, seed=1)
+    batches = [{"input_ids": part} for part in (ids[:8], ids[8:])]
+    found = ppl_sparsity(trained, batches, loss)
+    whole = ppl_sparsity(trained, [{"input_ids": ids}], loss, tokens=9 * 24)
+    dense = float(loss(trained, {"input_ids": ids}))
+    downs = {name: module for name, module in trained.named_modules() if name in found.thresholds}
+    handles = [
+        module.register_forward_pre_hook(
+            lambda m, args, t=found.thresholds[name]: (args[0] * (args[0].abs() * m.weight.norm(dim=0) > t),)
+        )
+        for name, module in downs.items()
+    ]
+    with torch.no_grad():
+        ratio = float(torch.exp(loss(trained, {"input_ids": ids}) - dense))
+    for handle in handles:
+        handle.remove()
+    assert found.ratio == pytest.approx(ratio, abs=1e-4)
+    assert found.sparsity == pytest.approx(whole.sparsity, abs=0.02)
+
+
+def test_activations_that_are_no_numbers_name_their_layer() -> None:
+    model = llama("relu")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0] = float("nan")
+    with pytest.raises(DataError, match=r"data\[0\]: what model.layers.1.mlp.down_proj reads holds NaN"):
+        activation_stats(model, BATCHES)
+
+
 def test_a_price_that_cannot_be_met_is_said(trained: nn.Module) -> None:
     with pytest.raises(SparsityError, match="not positive"):
         ppl_sparsity(trained, BATCHES, loss, rise=0.0)

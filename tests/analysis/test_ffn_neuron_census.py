@@ -1,6 +1,7 @@
 """The census finds planted neurons and nothing else; dead ones are cut out without a trace."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from activations.tiny import opt, text
 from contracts.impostor import assert_beats_impostor
 from rarefy.analysis.ffn_neuron_census import CensusRules, ffn_neuron_census, remove_dead, suppression
 from rarefy.core.errors import DataError, ModelError, SparsityError
+from rarefy.selectors import Threshold, TopK, select_inputs
 
 VOCABULARY, LENGTH, ROWS, NEURONS = 48, 32, 96, 100
 DEAD, TOKENS, PAIRS, PLACES = range(10), range(10, 15), range(15, 17), range(17, 20)
@@ -110,3 +112,34 @@ def test_a_real_class_is_counted_and_bad_data_are_named() -> None:
         ffn_neuron_census(model, [{"input_ids": text(), "attention_mask": torch.arange(24).expand(8, 24) < 20}])
     with pytest.raises(SparsityError, match="coverage"):
         CensusRules(coverage=2.0)
+
+
+def test_what_cannot_be_cut_leaves_the_model_whole() -> None:
+    model, batch = opt(), text()
+    with torch.no_grad():
+        model.model.decoder.layers[0].fc1.bias[:9] = -100.0
+    census = ffn_neuron_census(model, [batch])
+    last = list(census)[-1]
+    elsewhere = ffn_neuron_census(model, [batch], layers=["model.decoder.layers.0.self_attn.out_proj"])
+    with pytest.raises(ModelError, match="is no down projection"):
+        remove_dead(model, elsewhere)
+    with pytest.raises(ModelError, match=f"{last}: has 64 neurons, the census counted 63"):
+        remove_dead(model, census | {last: replace(census[last], neurons=63)})
+    for selector in (TopK(32), TopK(32, torch.ones(64)), Threshold(torch.zeros(64))):
+        handle = select_inputs(model.model.decoder.layers[0].fc2, selector)
+        with pytest.raises(ModelError, match="call detach"):
+            remove_dead(model, census)
+        handle.remove()
+    assert model.model.decoder.layers[0].fc2.in_features == 64
+    handle = select_inputs(model.model.decoder.layers[0].fc2, Threshold(torch.tensor(0.01)))  # fits any width
+    assert remove_dead(model, census)["model.decoder.layers.0.fc2"] >= 9
+    model(input_ids=batch)
+
+
+def test_shared_layers_and_padding_alone_have_no_census() -> None:
+    model = opt()
+    model.model.decoder.layers[1].fc2 = model.model.decoder.layers[0].fc2
+    with pytest.raises(ModelError, match=r"read 384 rows for 192 tokens"):
+        ffn_neuron_census(model, [text()])
+    with pytest.raises(DataError, match="padding only"):
+        ffn_neuron_census(opt(), [{"input_ids": text(), "attention_mask": torch.zeros(8, 24)}])

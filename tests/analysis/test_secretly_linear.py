@@ -12,6 +12,7 @@ from contracts.impostor import assert_beats_impostor
 from rarefy.analysis.secretly_linear import best_map, linearity, replace_block, secretly_linear, similarity_penalty
 from rarefy.core.errors import DataError, ModelError
 from rarefy.recipes.evaluations.language import next_token_loss
+from transformers_tiny import ids, tiny
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MODEL = DATA / "weights" / "llama-4m-bytes"
@@ -83,6 +84,21 @@ def test_a_block_that_is_linear_is_replaced_without_loss_and_left_out_with_loss(
         replace_block(model, "first", found["blocks.2"], data)
 
 
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3", "Mistral", "OPT", "GPT2"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_cache_counts_the_tokens_that_a_replaced_block_saw(kind: str, place: int) -> None:
+    model, data = tiny(kind), [ids(8, 16)]
+    found = secretly_linear(model, data)
+    name = list(found)[place]
+    for fit in (found[name], None, found[name]):  # the last in the place of the one before
+        replace_block(model, name, fit, data)
+        with torch.no_grad():
+            wanted = model(input_ids=data[0], use_cache=False).logits[:, -4:]
+            cache = model(input_ids=data[0][:, :-4], use_cache=True).past_key_values
+            got = model(input_ids=data[0][:, -4:], past_key_values=cache, use_cache=True).logits
+        torch.testing.assert_close(got, wanted)
+
+
 def test_too_few_tokens_and_no_chain_are_said() -> None:
     with pytest.raises(DataError, match="more than 48 tokens"):
         secretly_linear(chain(), [torch.randn(40, 12)])
@@ -98,6 +114,11 @@ def test_the_penalty_is_zero_for_equal_directions_and_moves_gradients() -> None:
     assert float(a.grad.norm()) > 0
     with pytest.raises(DataError, match="before and after"):
         similarity_penalty([a])
+    mask, b = torch.tensor([[1, 1, 0], [1, 0, 0]]), torch.randn(2, 3, 8)
+    assert similarity_penalty([a, b], mask) == similarity_penalty([a, b], mask.bool())
+    assert similarity_penalty([a, b], mask) != similarity_penalty([a, b])
+    with pytest.raises(DataError, match="one mark a token"):
+        similarity_penalty([a, b], mask[:1])
 
 
 @pytest.mark.skipif(not MODEL.is_dir(), reason="the shared data folder is not beside this checkout")

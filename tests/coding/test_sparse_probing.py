@@ -121,3 +121,25 @@ def test_bad_input_is_named() -> None:
         sparse_probing(x, one, held_out=1.0)
     with pytest.raises(DataError, match="k=0"):
         best_subset(x, one, 0)
+    with pytest.raises(DataError, match=r"label torch.int64 \(50,\); give"):
+        sparse_probing(x, one.long())
+    with pytest.raises(DataError, match="ks has 0"):
+        sparse_probing(x, one, ks=(1, 0))
+    with pytest.raises(DataError, match="holds NaN"):
+        sparse_probing(x / 0.0, one)
+
+
+@pytest.mark.parametrize("ranker", [*RANKERS, "exact"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_activations_of_half_precision_have_the_neurons_of_their_float32(ranker: str, dtype: torch.dtype) -> None:
+    x, one, _ = planted(120)
+    x[:, 6] = 0.0  # a dead neuron
+    x = x[:, :16].to(dtype)
+    found, wanted = (sparse_probing(part, one, ks=(1, 2), ranker=ranker) for part in (x, x.float()))
+    assert found == wanted and found[0].neurons == (5,)
+
+
+def test_neurons_that_never_change_can_be_ranked() -> None:
+    label = torch.arange(50) % 2 == 0
+    for ranker in RANKERS:
+        assert sparse_probing(torch.ones(50, 5), label, ks=(1,), ranker=ranker)[0].mcc == 0.0

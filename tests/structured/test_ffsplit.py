@@ -86,3 +86,15 @@ def test_what_cannot_be_split_is_named() -> None:
     model, _, x = planted()
     with pytest.raises(SparsityError, match="rank 1"):
         FFSplit(heavy=0.3, weights=0.305).apply(model, [x])
+
+
+def test_a_layer_that_blocks_share_is_split_in_all_of_them() -> None:
+    model = llama()
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    with torch.no_grad():
+        wanted = model(input_ids=text()).logits
+    found = FFSplit(heavy=0.1, weights=1.0).apply(model, [text()])
+    assert list(found) == ["model.layers.0.mlp"]
+    assert model.model.layers[1].mlp is model.model.layers[0].mlp and hasattr(model.model.layers[1].mlp, "heavy")
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=text()).logits, wanted)

@@ -37,6 +37,8 @@ def spread(job: Job, made: Mapping[str, Maker], allocation: Allocation, step: fl
         return {place.name: float(allocation[place.name]) for place in job.places}
     if allocation == "uniform":
         return {place.name: job.sparsity for place in job.places}
+    for place in job.places:
+        made[place.name](job.sparsity)  # says, before the search, how many tokens the share takes
     trials = job.trials()
     found: dict[str, float] = {}
     for number, places in groupby(job.places, key=lambda place: place.block):
@@ -75,7 +77,10 @@ def _require_shares(job: Job, shares: Mapping[str, float]) -> None:
 def greedy(
     places: Sequence[Projection], trial: BlockTrial, made: Mapping[str, Maker], sparsity: float, step: float
 ) -> dict[str, float]:
-    """{place: share of zeros} of one block: each step goes where it hurts the block's output least."""
+    """{place: share of zeros} of one block: each step goes where it hurts the block's output least.
+
+    Where the text is too short to tell any share that the next step could lead to, all places get the share asked.
+    """
     size = {p.name: weight_of(p.module).numel() for p in places}
     part = {name: count / sum(size.values()) for name, count in size.items()}
     most = {p.name: max(sparsity, min(MOST, made[p.name].most)) for p in places}
@@ -87,6 +92,8 @@ def greedy(
             wanted = max(step / part[name], made[name].least - share)
             steps[name] = min(wanted, left / part[name], most[name] - share)
         steps = _possible(steps, {name: made[name].least - now[name] for name in now})
+        if not steps:
+            return dict.fromkeys(now, sparsity)
         tried: set[str] = set()
         while (best := min(steps, key=lambda name: _rise(known.get(name), steps[name]))) not in tried:
             tried.add(best)
@@ -98,9 +105,8 @@ def greedy(
 
 
 def _possible(steps: Mapping[str, float], least: Mapping[str, float]) -> dict[str, float]:
-    """The steps that lead somewhere, to shares that the text can tell wherever there is such a one."""
-    found = {name: step for name, step in steps.items() if step > 1e-9}
-    return {name: step for name, step in found.items() if step >= least[name] - 1e-9} or found
+    """The steps that lead somewhere, to shares that the text can tell."""
+    return {name: step for name, step in steps.items() if step > 1e-9 and step >= least[name] - 1e-9}
 
 
 def _rise(known: tuple[float, float] | None, step: float) -> float:

@@ -48,10 +48,11 @@ class DejaVu:
     def apply(self, model: nn.Module, data: Iterable[Any], held_out: Iterable[Any]) -> Foresight:
         """Trains on the tokens of `data`, measures recall on `held_out`, and hangs the selection on the model."""
         train = as_batches(data, method="deja-vu", needed=True)
-        test = as_batches(held_out, method="deja-vu", needed=True)
+        test = as_batches(held_out, method="deja-vu", needed=True, what="held_out")
         layers = {layer.name: layer for layer in feed_forwards(model)} if self.sparsity else {}
         heads = {head.name: head for head in head_places(model)} if self.heads else {}
-        known = [seen(model, list(layers.values()), list(heads.values()), batches) for batches in (train, test)]
+        places = list(layers.values()), list(heads.values())
+        known = [seen(model, *places, train), seen(model, *places, test, "held_out")]
         found = [self._neurons(layers[n], source, known) for n, source in sources(list(layers), self.lookahead).items()]
         found += [self._heads(heads[n], source, known) for n, source in sources(list(heads), self.lookahead).items()]
 

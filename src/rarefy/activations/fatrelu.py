@@ -10,6 +10,7 @@ from rarefy.activations.relufication import require_relu
 from rarefy.core.errors import SparsityError
 from rarefy.core.registry import method
 from rarefy.selectors import Threshold, feed_forwards, select_hidden
+from rarefy.selectors.attach import require_free
 
 
 def fatrelu(x: Tensor, threshold: float) -> Tensor:
@@ -44,6 +45,7 @@ class FATReLU:
         """Attaches the threshold to every feed-forward ReLU; ModelError where the activation is another."""
         require_relu(model, "fatrelu")
         layers = feed_forwards(model)
+        require_free("fatrelu", hidden={layer.name: layer.activation for layer in layers})
         for layer in layers:
             assert isinstance(layer.activation, nn.Module)
             select_hidden(layer.activation, Threshold(torch.tensor(float(self.threshold))))

@@ -13,16 +13,19 @@ from rarefy.selectors import FeedForward
 
 
 def seen(
-    model: nn.Module, layers: Sequence[FeedForward], heads: Sequence[Heads], batches: Sequence[Any]
+    model: nn.Module, layers: Sequence[FeedForward], heads: Sequence[Heads], batches: Sequence[Any], what: str = "data"
 ) -> dict[str, Tensor]:
-    """(tokens, width) of "NAME in" (what a layer reads) and "NAME out" (what joins its neurons or heads reads)."""
+    """(tokens, width) of "NAME in" (what a layer reads) and "NAME out" (what joins its neurons or heads reads).
+
+    what: the argument that the batches were given as.
+    """
     places: dict[str, nn.Module] = {}
     for layer in layers:
         places |= {f"{layer.name} in": layer.up, f"{layer.name} out": layer.down}
     for head in heads:
         places |= {f"{head.name} in": head.source, f"{head.name} out": head.join}
     parts: dict[str, list[Tensor]] = {name: [] for name in places}
-    for inputs in layer_inputs(model, places, batches):
+    for inputs in layer_inputs(model, places, batches, what):
         for name, x in inputs.items():
             parts[name].append(x.float())
     return {name: torch.cat(part) for name, part in parts.items()}

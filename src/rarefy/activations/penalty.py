@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from rarefy.core.calls import first_input
 from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.protocols import Schedule
-from rarefy.core.shapes import Bool, Float
+from rarefy.core.shapes import Float
 from rarefy.selectors.readers import readers
 
 Term = Callable[[Float[Tensor, "tokens width"]], Tensor]
@@ -99,8 +99,9 @@ class ActivationPenalty:
             )
         return value
 
-    def loss(self, real: Bool[Tensor, "batch tokens"] | None = None) -> Tensor:
-        """The term to add to the task's loss; real: which tokens are no padding. DataError before any forward pass."""
+    def loss(self, real: Tensor | None = None) -> Tensor:
+        """The term to add to the task's loss; real: (batch, tokens), nonzero where it is no padding, as an
+        attention_mask. DataError before any forward pass, or where its tokens are not those of the last pass."""
         if len(self._seen) != len(self._handles):
             raise DataError(
                 "ActivationPenalty.loss: not every layer has run; call the model first, and loss() once a pass"
@@ -142,4 +143,10 @@ class ActivationPenalty:
 
 
 def _rows(hidden: Tensor, real: Tensor | None) -> Tensor:
-    return hidden.flatten(0, -2) if real is None else hidden[real]
+    flat = hidden.flatten(0, -2)
+    if real is not None and real.numel() != len(flat):
+        raise DataError(
+            f"ActivationPenalty.loss: real has shape {tuple(real.shape)}, but a layer saw {len(flat)} tokens in the "
+            "last pass; give the attention_mask (batch, tokens) of that pass"
+        )
+    return flat if real is None else flat[real.reshape(-1).bool().to(flat.device)]

@@ -16,7 +16,7 @@ from rarefy.activations.predictor import recall, require_fit, top
 from rarefy.activations.relufication import require_relu
 from rarefy.calibration.batches import as_batches
 from rarefy.core.density import density_of
-from rarefy.core.errors import SparsityError
+from rarefy.core.errors import ModelError, SparsityError
 from rarefy.core.registry import method
 from rarefy.core.topk import exact_count
 from rarefy.selectors import FeedForward, feed_forwards, select_hidden
@@ -58,10 +58,14 @@ class PolarSparsity:
         """
         if self.neurons:
             require_relu(model, "polar-sparsity")
-        batches = [as_batches(d, method="polar-sparsity", needed=True) for d in (data, held_out)]
+        train = as_batches(data, method="polar-sparsity", needed=True)
+        test = as_batches(held_out, method="polar-sparsity", needed=True, what="held_out")
         layers = {layer.name: layer for layer in feed_forwards(model)} if self.neurons else {}
         heads = {head.name: head for head in head_places(model, grouped=True)[1:]} if self.heads else {}
-        known = [seen(model, list(layers.values()), list(heads.values()), part) for part in batches]
+        if not layers and not heads:
+            raise ModelError("polar-sparsity: the first layer's heads stay dense and there is no other; route neurons")
+        places = list(layers.values()), list(heads.values())
+        known = [seen(model, *places, train), seen(model, *places, test, "held_out")]
         found = [self._neurons(layer, known) for layer in layers.values()]
         found += [self._heads(head, known) for head in heads.values()]
 

@@ -13,6 +13,7 @@ from rarefy.calibration.layer_inputs import layer_inputs
 from rarefy.core.density import density_of
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.selectors import Threshold, feed_forwards, select_hidden
+from rarefy.selectors.attach import require_free
 
 
 def select_by_prompt(model: nn.Module, prompt: Iterable[Any], *, sparsity: float) -> list[RemovableHandle]:
@@ -23,6 +24,7 @@ def select_by_prompt(model: nn.Module, prompt: Iterable[Any], *, sparsity: float
     """
     batches = as_batches(prompt, method="select_by_prompt", needed=True)
     density, layers = density_of(sparsity), feed_forwards(model)
+    require_free("select_by_prompt", hidden={layer.name: activation_of(layer) for layer in layers})
     squares: dict[str, Any] = {}
     for inputs in layer_inputs(model, {layer.name: layer.down for layer in layers}, batches):
         for name, hidden in inputs.items():

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from rarefy.activations.swap import APART, OTHERS, SETTINGS, swap_activations
 from rarefy.core.errors import ModelError, SparsityError, unknown_name
 from rarefy.core.registry import method
-from rarefy.selectors import feed_forwards, projections, select_inputs
+from rarefy.selectors import Projection, feed_forwards, projections, select_inputs
+from rarefy.selectors.attach import require_free
 from rarefy.selectors.positive import Positive
 
 SHIFTED = "shifted_relu"
@@ -70,6 +71,8 @@ class Relufication:
 
     def apply(self, model: nn.Module) -> list[str]:
         """Changes the model in place; gives the names of the activations and layers that were changed."""
+        if self.inputs:
+            require_free("relufication", inputs={layer.name: layer.module for layer in _readers(model)})
         found = swap_activations(model, lambda layer: self.make(), _NAMES[self.function])
         if self.function == "shifted" and hasattr(model, "config"):
             setattr(model.config, SHIFTED, self.shift)
@@ -100,8 +103,13 @@ def _is_ours(name: str) -> bool:
     return name == SHIFTED or (name.startswith(APART) and name.removeprefix(APART) in _NAMES.values())
 
 
+def _readers(model: nn.Module) -> list[Projection]:
+    """What reads behind the norms."""
+    return [p for p in projections(model) if p.part in ("q", "k", "v", "qkv", "gate", "up", "in")]
+
+
 def _rectify_inputs(model: nn.Module) -> list[str]:
-    layers = [p for p in projections(model) if p.part in ("q", "k", "v", "qkv", "gate", "up", "in")]
+    layers = _readers(model)
     for layer in layers:
         select_inputs(layer.module, Positive())
     return [layer.name for layer in layers]

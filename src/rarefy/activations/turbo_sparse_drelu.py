@@ -9,6 +9,7 @@ from rarefy.activations.swap import swap_activations
 from rarefy.core.errors import ModelError
 from rarefy.core.registry import method
 from rarefy.selectors import feed_forwards, select_hidden, select_inputs
+from rarefy.selectors.attach import require_free
 from rarefy.selectors.positive import Positive
 from rarefy.selectors.threshold import Threshold
 
@@ -34,6 +35,7 @@ class DReLU:
         for layer in layers:
             if layer.gate is None:
                 raise ModelError(f"turbo-sparse-drelu: {layer.name} has no gate; use relufication for plain layers")
+        require_free("turbo-sparse-drelu", inputs={f"{layer.name}'s down projection": layer.down for layer in layers})
         swap_activations(model, lambda layer: nn.ReLU(), "relu")
         for activation in {id(layer.activation): layer.activation for layer in feed_forwards(model)}.values():
             assert isinstance(activation, nn.Module)  # swap_activations has put one there

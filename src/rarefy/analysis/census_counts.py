@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rarefy.calibration.batches import token_mask
 from rarefy.calibration.layer_inputs import layer_inputs
-from rarefy.core.errors import DataError
+from rarefy.core.errors import DataError, ModelError
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,14 @@ def collect(model: nn.Module, places: Mapping[str, nn.Module], batches: Sequence
     for inputs in layer_inputs(model, places, batches):
         for name, x in inputs.items():
             parts[name].append(x != 0)
-    return Activity(torch.cat(tokens), {name: torch.cat(part) for name, part in parts.items()})
+    found = Activity(torch.cat(tokens), {name: torch.cat(part) for name, part in parts.items()})
+    for name, active in found.active.items():
+        if len(active) != found.tokens.numel():
+            raise ModelError(
+                f"census: {name} read {len(active)} rows for {found.tokens.numel()} tokens; a layer that blocks share, "
+                "or that does not see every token once, has no census"
+            )
+    return found
 
 
 def _ids(batch: Any, index: int) -> Tensor:

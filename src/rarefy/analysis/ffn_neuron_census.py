@@ -12,7 +12,8 @@ from rarefy.calibration.batches import as_batches
 from rarefy.core.errors import ModelError, SparsityError
 from rarefy.core.registry import method
 from rarefy.core.slicing import slice_inputs, slice_outputs, weight_rows
-from rarefy.selectors import feed_forwards
+from rarefy.selectors import FeedForward, Threshold, feed_forwards, hidden_selector, input_selector
+from rarefy.selectors.positive import Positive
 from rarefy.selectors.readers import readers
 
 
@@ -146,24 +147,39 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 def remove_dead(model: nn.Module, census: dict[str, LayerCensus]) -> dict[str, int]:
     """Cuts the dead neurons of a transformer's feed-forward layers out of their matrices, in place; {layer: how many}.
 
-    On the text of the census the model computes what it did: the neurons gave zero on every token.
+    On the text of the census the model computes what it did: the neurons gave zero on every token. ModelError, before
+    anything is cut, where the census is of other layers or a selector is made for the present width.
     """
-    found = {}
-    for layer in feed_forwards(model):
-        name = next((n for n in census if dict(model.named_modules()).get(n) is layer.down), None)
-        if name is None:
-            continue
-        width = weight_rows(layer.down).shape[1]
-        if census[name].neurons != width:
-            raise ModelError(f"{name}: has {width} neurons, the census counted {census[name].neurons}; take it anew")
-        keep = torch.tensor([i for i in range(width) if i not in set(census[name].dead)], dtype=torch.long)
-        keep = keep.to(weight_rows(layer.down).device)
-        for part in (layer.gate, layer.up):
+    names = {id(module): name for name, module in model.named_modules()}
+    layers = {names[id(layer.down)]: layer for layer in feed_forwards(model)}
+    kept = {}
+    for name, counted in census.items():
+        if name not in layers:
+            raise ModelError(f"remove_dead: {name!r} is no down projection of this model; they are {[*layers][:8]}...")
+        width = weight_rows(layers[name].down).shape[1]
+        if counted.neurons != width:
+            raise ModelError(f"{name}: has {width} neurons, the census counted {counted.neurons}; take it anew")
+        alive = torch.ones(width, dtype=torch.bool)
+        alive[list(counted.dead)] = False
+        kept[name] = alive.nonzero().flatten().to(weight_rows(layers[name].down).device)
+        _require_any_width(name, layers[name])
+    for name, keep in kept.items():
+        for part in (layers[name].gate, layers[name].up):
             if part is not None:
                 slice_outputs(part, keep)
-        slice_inputs(layer.down, keep)
-        found[name] = len(census[name].dead)
-    return found
+        slice_inputs(layers[name].down, keep)
+    return {name: len(census[name].dead) for name in kept}
+
+
+def _require_any_width(name: str, layer: FeedForward) -> None:
+    """ModelError where selectors of neurons are made for the width that is about to change."""
+    for selector in (input_selector(layer.down), hidden_selector(layer.activation)):
+        fits = isinstance(selector, Threshold | Positive) and selector.width is None
+        if selector is not None and not fits:
+            raise ModelError(
+                f"remove_dead: {name} has a {type(selector).__name__} made for as many neurons as it has; call "
+                "detach(model) first, remove the dead neurons, then select anew"
+            )
 
 
 def suppression(down: nn.Module, unembedding: Tensor, census: LayerCensus, lowest: float = 0.1) -> dict[int, float]:

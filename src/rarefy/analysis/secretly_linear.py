@@ -62,13 +62,21 @@ def _basis(x: Tensor) -> Tensor:
 
 
 class LinearBlock(nn.Module):
-    """x @ weight + bias in the place of a block; takes and drops the other arguments of the block."""
+    """x @ weight + bias in the place of a block; takes and drops the other arguments of the block.
 
-    def __init__(self, weight: Tensor, bias: Tensor, parts: int) -> None:
+    number: that of the block's own keys and values in a cache of transformers, or None. The first one's length says
+    how many tokens came before, so it grows by keys of one zero a token.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, parts: int, number: int | None = None) -> None:
         super().__init__()
-        self.weight, self.bias, self.parts = nn.Parameter(weight), nn.Parameter(bias), parts
+        self.weight, self.bias, self.parts, self.number = nn.Parameter(weight), nn.Parameter(bias), parts, number
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        cache = next((part for part in (*args, *kwargs.values()) if hasattr(part, "get_seq_length")), None)
+        if cache is not None and self.number is not None:
+            empty = x.new_zeros(x.shape[0], 1, x.shape[1], 1)
+            cache.update(empty, empty, self.number)
         y = x @ self.weight + self.bias
         return (y, *([None] * (self.parts - 1))) if self.parts else y
 
@@ -101,18 +109,31 @@ def replace_block(model: nn.Module, name: str, fit: Linearity | None, data: Iter
         raise ModelError(f"replace_block: {name!r} is no block of the chain; there are {', '.join(blocks)}")
     weight, bias = _passed_on(model, name, batches[0]) if fit is None else (fit.weight, fit.bias)
     like = next(blocks[name].parameters())
-    model.set_submodule(name, LinearBlock(weight.to(like), bias.to(like), parts))
+    model.set_submodule(name, LinearBlock(weight.to(like), bias.to(like), parts, _number(blocks[name])))
+
+
+def _number(block: nn.Module) -> int | None:
+    """Which keys and values of a cache are the block's, or None."""
+    if isinstance(block, LinearBlock):
+        return block.number
+    found = (getattr(part, "layer_idx", None) for part in block.modules())
+    return next((number for number in found if isinstance(number, int)), None)
 
 
 def similarity_penalty(states: Sequence[Tensor], real: Tensor | None = None) -> Tensor:
     """Sum over layers of the mean of 1 - cos(h_l, h_(l-1)): added to the loss of pre-training, it makes blocks that
     contribute little but not linearly.
 
-    states: hidden states (batch, tokens, width), the embeddings first; real: (batch, tokens), which are no padding.
-    Source: Razzhigaev et al. 2024, arXiv:2405.12250, section 5.
+    states: hidden states (batch, tokens, width), the embeddings first; real: (batch, tokens), nonzero where
+    it is no padding. Source: Razzhigaev et al. 2024, arXiv:2405.12250, section 5.
     """
     if len(states) < 2:
         raise DataError(f"similarity_penalty: {len(states)} hidden states; give those before and after each block")
+    if real is not None and real.shape != states[0].shape[:-1]:
+        raise DataError(
+            f"similarity_penalty: real has shape {tuple(real.shape)}, the states {tuple(states[0].shape)}; give one "
+            "mark a token, as an attention_mask"
+        )
     flat = [rows(state, real) for state in states]
     return torch.stack(
         [(1 - F.cosine_similarity(a, b, dim=-1)).mean() for a, b in zip(flat[1:], flat, strict=False)]

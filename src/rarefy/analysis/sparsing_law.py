@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.calibration.batches import as_batches, inference
+from rarefy.calibration.block_trials import count_tokens
 from rarefy.calibration.layer_inputs import layer_inputs
 from rarefy.core.errors import DataError, SparsityError
 from rarefy.core.registry import method
@@ -71,10 +72,10 @@ def ppl_sparsity(
 ) -> PPLSparsity:
     """PPL-p%: the largest shared truncation error at which perplexity is (1 + rise) of dense, and its sparsity.
 
-    loss(model, batch): mean nats a token, on the same `data` that the thresholds come from. layers: linear layers whose
-    inputs are neurons, by default the down projections. norms: sizes are |a_i| |W_down[:, i]|, else |a_i| alone.
-    tokens: how many tokens a layer set the thresholds. The model stays as it is. DataError where no error in
-    (0, 1] reaches the ratio to `tolerance`.
+    loss(model, batch): mean nats a token, on the same `data` that the thresholds come from; batches count by their
+    tokens. layers: linear layers whose inputs are neurons, by default the down projections. norms: sizes are
+    |a_i| |W_down[:, i]|, else |a_i| alone. tokens: how many tokens a layer set the thresholds. The model stays as it
+    is. DataError where no error in (0, 1] reaches the ratio to `tolerance`.
     """
     if rise <= 0:
         raise SparsityError(f"ppl_sparsity: rise {rise} is not positive; 0.01 is one per cent")
@@ -109,8 +110,11 @@ def _sample(
 
 
 def _mean_loss(model: nn.Module, batches: Sequence[Any], loss: Loss) -> float:
+    """Of a token: batches count by their tokens, so that a short last one weighs little."""
+    counts = [count_tokens([batch]) for batch in batches]
     with inference(model):
-        return sum(float(loss(model, batch)) for batch in batches) / len(batches)
+        given = [float(loss(model, batch)) if count else 0.0 for batch, count in zip(batches, counts, strict=True)]
+    return sum(value * count for value, count in zip(given, counts, strict=True)) / sum(counts)
 
 
 def _at(

@@ -48,6 +48,9 @@ def as_batches(data: object, *, method: str, needed: bool, what: str = "data") -
     for i, batch in enumerate(batches):
         for name, tensor in _tensors(batch):
             _require_values(f"{method}: {what}[{i}] {name}", tensor)
+    masks = [token_mask(batch) for batch in batches]
+    if masks and not any(mask is None or mask.any() for mask in masks):
+        raise DataError(f"{method}: {what} is padding only, its attention_mask is 0 everywhere; give text")
     return batches
 
 

@@ -47,7 +47,8 @@ def best_subset(
     """
     if not 0 < k <= x.shape[1] or len(x) != len(label):
         raise DataError(f"best_subset: k={k} of {x.shape[1]} neurons, {len(x)} samples and {len(label)} labels")
-    z = ((x - x.mean(0)) / x.std(0).clamp_min(1e-12)).double()
+    x = x.double()
+    z = (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
     y = label.double() * 2 - 1
     y = y - y.mean()
     gamma = 10.0 / len(x) if gamma is None else gamma

@@ -45,7 +45,7 @@ def l1_logistic(x: Tensor, label: Tensor, *, steps: int = 300, levels: int = 20)
     top = float((z.T @ (y - y.mean())).abs().max()) / len(z)
     weight, bias = z.new_zeros(z.shape[1]), torch.logit(y.mean())
     score = torch.zeros_like(weight)
-    rate = 4.0 * len(z) / float(torch.linalg.matrix_norm(z, 2).square())
+    rate = 4.0 * len(z) / max(1e-30, float(torch.linalg.matrix_norm(z, 2).square()))  # all neurons may be constant
     for level in range(1, levels + 1):
         penalty = top * 0.8**level
         for _ in range(max(1, steps // levels)):

@@ -11,7 +11,7 @@ from rarefy.coding.logistic import fit_logistic
 from rarefy.coding.probe_rankers import RANKERS, adaptive
 from rarefy.core.errors import DataError, SolverError, unknown_name
 from rarefy.core.registry import method
-from rarefy.core.shapes import Bool, Float
+from rarefy.core.shapes import Bool
 from rarefy.core.topk import keep_top
 
 
@@ -39,8 +39,8 @@ def quality(calls: Bool[Tensor, "samples"], label: Bool[Tensor, "samples"]) -> t
 
 @method("sparse-probing", role="study", source="Gurnee et al. 2023, arXiv:2305.01610, sections 3 and 4")
 def sparse_probing(
-    x: Float[Tensor, "samples width"],
-    label: Bool[Tensor, "samples"],
+    x: Tensor,
+    label: Tensor,
     *,
     ks: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128, 256),
     ranker: str = "adaptive",
@@ -49,14 +49,27 @@ def sparse_probing(
 ) -> list[Probe]:
     """One probe for each k: the best k neurons by `ranker`, refitted on them, measured on data that neither saw.
 
+    x: activations (samples, width) of any float type, computed with in float32 or better; label: bool (samples,).
     ranker: "mean-difference", "f-score", "mutual-information", "l1", "adaptive", or "exact" (proved, for small k and
     tens of neurons; SolverError where the proof stays open).
     ks above the width are left out. A feature of one neuron is flat from k = 1 on, one in superposition rises with k.
     """
     if ranker not in (*RANKERS, "exact"):
         raise unknown_name("sparse_probing(ranker=)", ranker, (*RANKERS, "exact"))
-    if len(x) != len(label) or min(int(label.sum()), int((~label).sum())) < 4:
-        raise DataError(f"sparse_probing: {len(x)} samples, {int(label.sum())} of {len(label)} labels are 1; give both")
+    if x.dim() != 2 or label.dtype != torch.bool or len(x) != len(label):
+        raise DataError(
+            f"sparse_probing: x is {tuple(x.shape)}, label {label.dtype} {tuple(label.shape)}; give x (samples, width) "
+            "and a bool label a sample, as label > 0"
+        )
+    if min(int(label.sum()), int((~label).sum())) < 4:
+        raise DataError(
+            f"sparse_probing: {int(label.sum())} of {len(label)} labels are true; give both classes, 4 samples each"
+        )
+    if low := [k for k in ks if k < 1]:
+        raise DataError(f"sparse_probing: ks has {low[0]}; a probe reads 1 neuron or more")
+    if not x.isfinite().all():
+        raise DataError("sparse_probing: x holds NaN or infinity; leave those samples out")
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     train, test = _split(label, held_out, seed)
     found = []
     for k in (k for k in ks if k <= x.shape[1]):

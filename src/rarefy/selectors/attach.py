@@ -1,6 +1,6 @@
 """How selectors hang on a model: hooks that put zeros where a token does not look. No tensor of the model changes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -95,6 +95,16 @@ def select_hidden(module: nn.Module | Callable[..., Any] | str, selector: Maskin
             "and give every layer an activation module of its own"
         )
     return module.register_forward_hook(OutputSelector(selector))
+
+
+def require_free(
+    what: str, inputs: Mapping[str, object] | None = None, hidden: Mapping[str, object] | None = None
+) -> None:
+    """ModelError, before anything is attached, where a layer's input or an activation has a selector already."""
+    taken = [name for name, module in (inputs or {}).items() if input_selector(module) is not None]
+    taken += [name for name, module in (hidden or {}).items() if hidden_selector(module) is not None]
+    if taken:
+        raise ModelError(f"{what}: {taken[0]} has a selector already; call detach(model) first")
 
 
 def reselect_inputs(module: nn.Module, selector: Masking) -> None:

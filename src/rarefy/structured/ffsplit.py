@@ -91,7 +91,9 @@ class FFSplit:
         width, rest = weight_rows(layer.up).shape[1], int((~kept).sum())
         rank = self._rank(total, int(kept.sum()), rest, width, len(parts))
         halves = [_half(parts, kept, None), _half(parts, ~kept, rank, shared=False)]
-        model.set_submodule(layer.name, SplitFeedForward(halves[0], halves[1], layer.activation))
+        whole, made = model.get_submodule(layer.name), SplitFeedForward(halves[0], halves[1], layer.activation)
+        for name in [n for n, module in model.named_modules(remove_duplicate=False) if module is whole]:
+            model.set_submodule(name, made)  # blocks may share it
         left = sum(p.numel() for half in halves for p in half.parameters() if p.dim() == 2)
         heavy = tuple(kept.nonzero().flatten().tolist())
         return SplitLayer(heavy, rank, left / total, float(norms[kept].sum() / norms.sum().clamp_min(1e-30)))

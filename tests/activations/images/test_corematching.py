@@ -228,3 +228,9 @@ def test_bad_input_says_what_to_do() -> None:
         CoreMatching(layer=0).read(nn.Linear(2, 2), image, input_ids=ids)
     with pytest.raises(SparsityError, match="alpha 0"):
         CoreMatching(alpha=0.0)
+
+
+@pytest.mark.parametrize("image", [torch.ones(12, dtype=torch.long), torch.zeros(1, 12, dtype=torch.bool)])
+def test_marks_that_are_no_bool_tensor_of_the_tokens_are_refused(image: torch.Tensor) -> None:
+    with pytest.raises(DataError, match="give a bool tensor"):
+        CoreMatching(layer=0).read(tiny("Llama"), image, input_ids=torch.arange(12)[None])

@@ -160,3 +160,43 @@ def test_bad_input_says_what_to_do() -> None:
         model[0](torch.zeros(1, 1, 9, 9))
     with pytest.raises(ModelError, match="circular"):
         Geometry.of(nn.Conv2d(1, 1, 3, padding_mode="circular"))
+
+
+def test_a_convolution_in_several_places_is_compact_in_all_of_them() -> None:
+    shared, images = nn.Conv2d(3, 3, 3, padding=1), torch.randn(2, 3, 8, 8)
+    net = nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared))
+    pruner = SemiStructured(0.5).attach(net, images)
+    pruner.step()
+    masked = net(images)
+    torch.testing.assert_close(pruner.compact()(images), masked)
+    assert net[0] is net[2][0] and isinstance(net[0], CompactConv2d)
+
+
+def test_one_convolution_alone_comes_back_compact() -> None:
+    conv, images = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 9, 9)
+    pruner = SemiStructured(0.5).attach(conv, images)
+    pruner.step()
+    masked = conv(images)
+    compact = pruner.compact()
+    assert isinstance(compact, CompactConv2d)
+    torch.testing.assert_close(compact(images), masked)
+
+
+def test_what_cannot_be_masked_is_refused_before_anything_changes() -> None:
+    shared, images = nn.Conv2d(3, 3, 3, padding=1), torch.randn(1, 3, 8, 8)
+    with pytest.raises(ModelError, match=r"feature maps of \(8, 8\) and of \(4, 4\).*ignore="):
+        SemiStructured().attach(nn.Sequential(shared, nn.MaxPool2d(2), shared), images)
+    with pytest.raises(ShapeError, match="give images"):
+        SemiStructured().attach(nn.Sequential(shared), images[0])
+    aside = nn.Identity()
+    aside.conv = shared
+    with pytest.raises(ModelError, match="reaches none"):
+        SemiStructured().attach(aside, images)
+    circular = nn.Sequential(shared, nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"))
+    pruner = SemiStructured().attach(circular, images)
+    pruner.step()
+    masked = circular(images)
+    with pytest.raises(ModelError, match="circular"):
+        pruner.compact()
+    assert circular[0] is shared
+    torch.testing.assert_close(circular(images), masked)  # the masks are still on

@@ -155,3 +155,17 @@ def test_bad_input_says_what_to_do() -> None:
     with pytest.raises(ShapeError, match=r"no multiple of \(5, 5\)"):
         visible.at(32, 32)
     assert isinstance(Spark().attach(staged(), ["0", "1", "2"], x), Pretraining)
+
+
+def test_images_of_one_patch_are_refused_since_nothing_would_be_visible() -> None:
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1))
+    with pytest.raises(ShapeError, match="one patch of 4 pixels"):
+        Spark(width=8).attach(encoder, ["0", "1"], torch.zeros(1, 3, 4, 4))
+    assert isinstance(encoder[0], nn.Conv2d)
+
+
+def test_layers_that_were_frozen_in_evaluation_stay_so() -> None:
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    encoder[1].eval()
+    found = Spark(width=8).attach(encoder, ["2"], torch.zeros(1, 3, 8, 8)).finish()
+    assert found.training and not found[1].training and found[2].training

@@ -158,6 +158,9 @@ def test_measured_latency_sets_the_ratios_back() -> None:
     pruning = SparseViT(0.2).attach(swin())
     time = pruning.latency(torch.randn(1, 1, 32, 32), rounds=3)([0.8] * 4)
     assert time > 0 and pruning.ratios == [0.2] * 4
+    with pytest.raises(RuntimeError):
+        pruning.latency(torch.randn(1, 2, 32, 32))([0.8] * 4)  # two channels, where the model takes one
+    assert pruning.ratios == [0.2] * 4
 
 
 def test_bad_input_says_what_to_do() -> None:

@@ -12,7 +12,7 @@ from rarefy.activations.images.cut_tokens import blocks_of, cut_after, last_logi
 from rarefy.core.calls import first_input
 from rarefy.core.errors import DataError, ModelError, SparsityError
 from rarefy.core.registry import method
-from rarefy.core.shapes import Bool, Int
+from rarefy.core.shapes import Int
 from rarefy.selectors.places import FeedForward, block_name, feed_forwards
 
 
@@ -47,16 +47,16 @@ class CoreMatching:
     def read(
         self,
         model: nn.Module,
-        image: Bool[Tensor, "tokens"],
+        image: Tensor,
         *,
         input_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> "ReadPrompt":
-        """Reads one prompt (1, tokens) or its embeddings (1, tokens, width); image: which of its tokens are an image's.
-        Text tokens and the last token always stay.
+        """Reads one prompt (1, tokens) or its embeddings (1, tokens, width); image: bool (tokens,), which of them are
+        an image's. Text tokens and the last token always stay.
 
-        Raises DataError for more than one prompt or a mask of another length, ModelError for an unknown architecture or
-        a model without a block after `layer`.
+        Raises DataError for more than one prompt or marks of another length or type, ModelError for an unknown
+        architecture or a model without a block after `layer`.
         """
         if not getattr(model, "can_generate", lambda: True)():
             raise ModelError(
@@ -86,6 +86,11 @@ class CoreMatching:
     def _tokens(self, image: Tensor, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> int:
         if (input_ids is None) == (inputs_embeds is None):
             raise DataError("corematching: give either input_ids (1, tokens) or inputs_embeds (1, tokens, width)")
+        if image.dtype != torch.bool or image.dim() != 1:
+            raise DataError(
+                f"corematching: image is {image.dtype} of shape {tuple(image.shape)}; give a bool tensor (tokens,), "
+                "True for an image's tokens"
+            )
         given = input_ids if input_ids is not None else inputs_embeds
         assert given is not None
         if given.shape[0] != 1 or given.shape[1] != len(image):

@@ -90,6 +90,11 @@ class PositionPruner:
         convolutions = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and not matches(n, ignore)}
         if not convolutions:
             raise ModelError(f"semi-structured-activation: {type(model).__name__} has no Conv2d that is not ignored")
+        if example.dim() != 4:
+            raise ShapeError(
+                f"semi-structured-activation: the example has shape {tuple(example.shape)}; give images (1 or more, "
+                "channels, height, width)"
+            )
         self.method, self.model, self.time, self.frozen = method, model, 0, False
         self._generator = torch.Generator().manual_seed(method.seed)
         self._image = (int(example.shape[-2]), int(example.shape[-1]))
@@ -126,16 +131,19 @@ class PositionPruner:
         self._handles = []
 
     def compact(self) -> nn.Module:
-        """Puts convolutions that compute only what the frozen masks keep into the model, in place, and gives it."""
+        """Puts convolutions that compute only what the frozen masks keep into the model, in place, and gives it.
+
+        A model that is one convolution stays as it is; the one that computes less is given.
+        """
         if not self.frozen:
             raise ModelError(f"compact: the map is not frozen before step {self.method.stands}, this is {self.time}")
-        masks = self.masks
+        named = dict(self.model.named_modules())
+        made = {id(named[name]): CompactConv2d(named[name], mask) for name, mask in self.masks.items()}
         self.detach()
-        for name, mask in masks.items():
-            parent, _, child = name.rpartition(".")
-            owner = self.model.get_submodule(parent)
-            owner._modules[child] = CompactConv2d(owner._modules[child], mask)
-        return self.model
+        for owner in [module for module in self.model.modules() if id(module) not in made]:
+            for child, module in owner._modules.items():  # a convolution may stand in several places
+                owner._modules[child] = made.get(id(module), module)
+        return made.get(id(self.model), self.model)
 
 
 def _sizes(model: nn.Module, convolutions: dict[str, nn.Conv2d], example: Tensor) -> dict[str, tuple[int, int]]:
@@ -143,7 +151,15 @@ def _sizes(model: nn.Module, convolutions: dict[str, nn.Conv2d], example: Tensor
     found: dict[str, tuple[int, int]] = {}
 
     def note(name: str) -> Callable[..., None]:
-        return lambda module, args, output: found.__setitem__(name, (int(output.shape[-2]), int(output.shape[-1])))
+        def see(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            size = (int(output.shape[-2]), int(output.shape[-1]))
+            if found.setdefault(name, size) != size:
+                raise ModelError(
+                    f"semi-structured-activation: {name!r} gives feature maps of {found[name]} and of {size}, one mask "
+                    "fits one size; name it in ignore="
+                )
+
+        return see
 
     handles = [conv.register_forward_hook(note(name)) for name, conv in convolutions.items()]
     training = [module for module in model.modules() if module.training]
@@ -155,6 +171,8 @@ def _sizes(model: nn.Module, convolutions: dict[str, nn.Conv2d], example: Tensor
             module.training = True
         for handle in handles:
             handle.remove()
+    if not found:
+        raise ModelError(f"semi-structured-activation: the example reaches none of {[*convolutions][:8]}...")
     return found
 
 

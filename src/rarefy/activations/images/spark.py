@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rarefy.activations.images.submanifold import Visible, VisibleNorm, make_dense, make_sparse
 from rarefy.activations.images.unet import Decoder
+from rarefy.calibration.batches import inference
 from rarefy.core.errors import ModelError, ShapeError, SparsityError
 from rarefy.core.registry import method
 from rarefy.core.shapes import Bool, Float
@@ -91,10 +92,8 @@ class Pretraining(nn.Module):
         make_sparse(encoder, self.visible, gather_below=method.gather_below)
 
     def _probe(self, example: Tensor) -> list[torch.Size]:
-        training = self.encoder.training
-        with torch.no_grad():
-            self.encoder.eval()(example[:1])
-        self.encoder.train(training)
+        with inference(self.encoder):
+            self.encoder(example[:1])
         return [self._maps.pop(stage).shape for stage in self.stages]
 
     def _require(self, method: Spark, sizes: list[torch.Size], example: Tensor) -> None:
@@ -103,6 +102,11 @@ class Pretraining(nn.Module):
             raise ShapeError(
                 f"spark: images of {tuple(example.shape[-2:])} end in maps of {tuple(sizes[0][-2:])}; the encoder's "
                 "total stride has to be a power of two that divides both sides"
+            )
+        if sizes[0][-1] * sizes[0][-2] < 2:
+            raise ShapeError(
+                f"spark: images of {tuple(example.shape[-2:])} are one patch of {self.patch} pixels, nothing would be "
+                "visible; give larger images, or an encoder and stages of a smaller total stride"
             )
         for i, size in enumerate(sizes):
             if tuple(size[-2:]) != tuple(n * 2**i for n in sizes[0][-2:]):

@@ -106,10 +106,11 @@ class WindowPruning:
 
         def measured(ratios: Sequence[float]) -> float:
             before, self.ratios = self.ratios, list(ratios)
-            with torch.no_grad():
-                found = interleaved({"model": lambda: self.model(*inputs)}, rounds=rounds, warmup=1).median("model")
-            self.ratios = before
-            return found
+            try:
+                with torch.no_grad():
+                    return interleaved({"model": lambda: self.model(*inputs)}, rounds=rounds, warmup=1).median("model")
+            finally:
+                self.ratios = before
 
         return measured
 
