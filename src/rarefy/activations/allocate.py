@@ -6,6 +6,7 @@ the block is tried again only where it may be the least: for the matrix that mov
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
@@ -79,7 +80,8 @@ def greedy(
 ) -> dict[str, float]:
     """{place: share of zeros} of one block: each step goes where it hurts the block's output least.
 
-    Where the text is too short to tell any share that the next step could lead to, all places get the share asked.
+    Where the text is too short to tell any share that the next step could lead to, all places get the share asked, and
+    a warning says so.
     """
     size = {p.name: weight_of(p.module).numel() for p in places}
     part = {name: count / sum(size.values()) for name, count in size.items()}
@@ -93,6 +95,12 @@ def greedy(
             steps[name] = min(wanted, left / part[name], most[name] - share)
         steps = _possible(steps, {name: made[name].least - now[name] for name in now})
         if not steps:
+            warnings.warn(
+                f"greedy shares: the text is too short to tell shares that a step of {step:g} leads to in the block of "
+                f"{places[0].name}, whose matrices all get {sparsity:g}; give more tokens",
+                UserWarning,
+                stacklevel=2,
+            )
             return dict.fromkeys(now, sparsity)
         tried: set[str] = set()
         while (best := min(steps, key=lambda name: _rise(known.get(name), steps[name]))) not in tried:
