@@ -89,7 +89,7 @@ def blamed(where: str, module: nn.Module, batch: Batch) -> Iterator[None]:
         yield
     except (Stop, RarefyError):
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:  # arrays have no `dim()`
         shapes = {name: tuple(t.shape) for name, t in _tensors(batch)}
         raise DataError(
             f"{where}: {type(module).__name__} does not take this batch {shapes}: {type(error).__name__}: {error}"

@@ -157,6 +157,13 @@ def _require_whole(name: str, module: nn.Module) -> None:
         )
 
 
+def require_module(what: str, model: object) -> None:
+    """Raises ModelError where a class, a function or nothing was given as the model."""
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ModelError(f"{what}: {given} is not an nn.Module; give the model itself")
+
+
 def find_sites(
     model: nn.Module, ignore: Sequence[str] = (), *, leave_computed: bool = False, needed: bool = True
 ) -> tuple[list[Site], list[str]]:
@@ -166,6 +173,7 @@ def find_sites(
     that are computed from others are left out too, in place of an error.
     An entry of `ignore` that matches nothing is an error, and so is a model with nothing left unless `needed` is False.
     """
+    require_module("model", model)
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     by_parameter: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in _prunable(model):

@@ -8,7 +8,7 @@ from torch import nn
 
 from rarefy.calibration.batches import as_batches
 from rarefy.core.errors import DataError, EngineError, RarefyError
-from rarefy.core.site import find_sites
+from rarefy.core.site import find_sites, require_module
 from rarefy.engine import calls
 from rarefy.engine.assemble import Order, assembled
 from rarefy.engine.capture import Example, as_example
@@ -56,8 +56,9 @@ def compile(
     precision = Precision(weights, activations)
     if data is not None and activations != "int8":
         raise EngineError(f"compile: data= sets the scales of activations='int8', not of {activations!r}; leave it out")
-    if threads is not None and threads < 1:
-        raise EngineError(f"compile: threads={threads} is not positive; give a count or None")
+    require_module("compile", model)
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise EngineError(f"compile: threads={threads!r} is no positive whole number; give a count or None")
     given = example_inputs if isinstance(example_inputs, list) else [example_inputs]
     examples = [copied(as_example(one)) for one in given]
     if not examples:

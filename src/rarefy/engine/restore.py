@@ -62,6 +62,7 @@ def restored(model: nn.Module, choices: Choices, stored: StoredWeights, explanat
     weights lie in a file that processes share, where they can (`engine.shared`). Raises EngineError for a choice that
     does not fit the model.
     """
+    model.eval()  # a fresh one trains: its dropout and batch norms would be other functions
     sites = {site.name: site for site in find_sites(model, leave_computed=True, needed=False)[0]}
     for name in choices.kernels:
         _require_fitting(name, sites.get(name), choices)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,6 +58,8 @@ def prune_to_speed(
     corrected until that is within 3 % (`recipes.target_solve`). `report.target` holds what was reached and every round.
     On any error the model is as it was. Raises SparsityError when no density reaches the target, and says what does.
     """
+    if isinstance(target_speedup, bool) or not isinstance(target_speedup, Real):
+        raise SparsityError(f"target_speedup: {target_speedup!r} is not a number; give e.g. 2.0 for twice as fast")
     if not target_speedup > 0:
         raise SparsityError(f"target_speedup: {target_speedup} is not positive; give e.g. 2.0 for twice as fast")
     name, one_shot = resolve_method(method, options)

@@ -6,6 +6,7 @@ from language_models import build, compiled, tokens
 from transformers import EosTokenCriteria, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from rarefy.core.errors import EngineError
+from rarefy.engine.decoder.sampling import Sampling
 
 IDS = tokens(3, 6, seed=2)
 
@@ -107,3 +108,28 @@ def test_what_transformers_refuses_is_refused(models):
     config.early_stopping = "sometimes"
     with pytest.raises(EngineError, match="transformers refuses"):
         models[1].generate(IDS, generation_config=config)
+
+
+@pytest.mark.parametrize("side", ["argument", "pad tokens"])
+def test_padding_on_the_right_is_the_source_models(models, side):
+    """Where a text ends in padding, what follows has the positions that transformers gives it."""
+    mask = torch.ones_like(IDS)
+    mask[1, -2:] = 0
+    _set(models[0], pad_token_id=0)
+    padded, given = IDS.clamp_min(1) * mask, {"attention_mask": mask} if side == "argument" else {}
+    found = [model.generate(padded, max_new_tokens=12, do_sample=False, **given) for model in models]
+    assert torch.equal(*found)
+
+
+def test_a_config_by_its_place(models):
+    config = GenerationConfig(max_new_tokens=5, do_sample=False)
+    found = [model.generate(IDS, config) for model in models]
+    assert torch.equal(*found) and found[1].shape[1] == 11
+
+
+def test_a_top_k_that_is_no_count():
+    made = object.__new__(Sampling)  # no checker of types stands before it outside the tests
+    for name, value in {"do_sample": True, "temperature": 1.0, "top_k": 5.0, "top_p": 1.0}.items():
+        object.__setattr__(made, name, value)
+    with pytest.raises(EngineError, match=r"top_k=5\.0 is no whole number"):
+        made.__post_init__()

@@ -150,3 +150,8 @@ def mask_for(kwargs: dict[str, Any], settings: Any, ids: Tensor) -> Tensor | Non
     if pad is None or int(pad) in eos or not bool((ids == int(pad)).any()):
         return None
     return (ids != int(pad)).long()
+
+
+def padded_behind(mask: Tensor | None) -> bool:
+    """Whether a text ends in padding: what it goes on with is then a matter of how transformers counts positions."""
+    return mask is not None and mask.dim() == 2 and mask.shape[1] > 0 and not bool((mask[:, -1] != 0).all())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rarefy.core.errors import DTypeError, EngineError, ShapeError
 from rarefy.engine.calls import inference, untraced
 from rarefy.engine.choices import Choices
-from rarefy.engine.decoder.arguments import mask_for, request_of, unsupported, unsupported_setting
+from rarefy.engine.decoder.arguments import mask_for, padded_behind, request_of, unsupported, unsupported_setting
 from rarefy.engine.decoder.cache import DecoderCache
 from rarefy.engine.decoder.drafting import Drafting
 from rarefy.engine.decoder.generate import Timings, generate, positions_of
@@ -177,15 +177,19 @@ class CompiledDecoder(Outward):
         return given.long().expand(ids.shape).contiguous()
 
     @untraced
-    def generate(self, input_ids: Any = None, *, inputs: Any = None, **kwargs: Any) -> Any:
+    def generate(
+        self, input_ids: Any = None, generation_config: Any = None, *, inputs: Any = None, **kwargs: Any
+    ) -> Any:
         """Token ids (batch, prompt + new), as `generate` of transformers gives them.
 
         max_new_tokens or max_length, do_sample, temperature, top_k, top_p, eos_token_id, pad_token_id, attention_mask
         (padding on the left), streamer, stopping_criteria, generation_config; the rest comes from the model's config.
         generator or seed: for the draws, instead of torch's own state. Greedy tokens are the source model's. With
-        settings that the runtime does not have (beams, penalties, ...) the source model generates, in torch.
+        what the runtime has not (beams, penalties, padding on the right, ...) the source model generates, in torch.
         """
         ids = input_ids if input_ids is not None else inputs
+        if generation_config is not None:
+            kwargs["generation_config"] = generation_config
         with inference(self._threads):
             strange = "no input_ids" if ids is None else unsupported(kwargs)
             settings = settings_of(self.source, kwargs) if strange is None else None
@@ -193,8 +197,11 @@ class CompiledDecoder(Outward):
             if strange is not None:
                 return self._whole(f"generate with {strange}", kwargs).generate(ids, **kwargs)
             ids = self._runner.require_ids("generate", ids)
+            mask = mask_for(kwargs, settings, ids)
+            if padded_behind(mask):
+                return self._whole("generate behind padding on the right", kwargs).generate(ids, **kwargs)
             request = request_of(self.source, kwargs, settings, ids.shape[1])
             timings = Timings()
-            out = generate(self._runner, ids, mask_for(kwargs, settings, ids), request, timings)
+            out = generate(self._runner, ids, mask, request, timings)
             self.last = timings
             return out

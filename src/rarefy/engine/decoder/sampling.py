@@ -26,6 +26,8 @@ class Sampling:
             return
         if not self.temperature > 0:
             raise EngineError(f"generate: temperature={self.temperature} is not positive; use do_sample=False instead")
+        if self.top_k is not None and not isinstance(self.top_k, int):
+            raise EngineError(f"generate: top_k={self.top_k!r} is no whole number; give a count of tokens")
         if self.top_k is not None and self.top_k < 0:
             raise EngineError(f"generate: top_k={self.top_k} is negative; 0 keeps all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -33,7 +33,8 @@ class Signature:
     batch: tuple[str, ...] = ()
 
     def bind(self, inputs: tuple[Tensor, ...]) -> dict[str, int]:
-        """The symbols' values in a call. Raises Refused where a size or type is another than the program's."""
+        """The symbols' values in a call. Raises Refused where a size or type is another than the program's,
+        or a size is 0."""
         values: dict[str, int] = {}
         for (name, dtype, sizes), tensor in zip(self.inputs, inputs, strict=True):
             if tensor.device.type != "cpu":
@@ -43,6 +44,8 @@ class Signature:
             free = ((s.symbols[0], got) for s, got in zip(sizes, tensor.shape, strict=True) if s.is_symbol)
             for symbol, got in free:
                 values.setdefault(symbol, got)
+        if 0 in values.values():
+            raise Refused("program: the call is empty, and instructions read at least one entry")
         for (name, _, sizes), tensor in zip(self.inputs, inputs, strict=True):
             want = tuple(size.at(values) for size in sizes)
             if tuple(tensor.shape) != want:
