@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import rarefy
 from contracts.impostor import assert_beats_impostor
 from rarefy.analysis.secretly_linear import best_map, linearity, replace_block, secretly_linear, similarity_penalty
 from rarefy.core.errors import DataError, ModelError
@@ -97,6 +98,22 @@ def test_a_cache_counts_the_tokens_that_a_replaced_block_saw(kind: str, place: i
             cache = model(input_ids=data[0][:, :-4], use_cache=True).past_key_values
             got = model(input_ids=data[0][:, -4:], past_key_values=cache, use_cache=True).logits
         torch.testing.assert_close(got, wanted)
+
+
+def test_a_model_with_a_replaced_block_is_saved_as_weights_and_refused_as_a_folder(tmp_path: Path) -> None:
+    model, data = tiny("Llama"), [ids(8, 16)]
+    other, name = copy.deepcopy(model), "model.layers.1"
+    fit = secretly_linear(model, data)[name]
+    for each in (model, other):
+        replace_block(each, name, fit, data)
+    with pytest.raises(ModelError, match=r"layers\.1 is a linear map in the place of a block"):
+        rarefy.save(model, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    rarefy.save(model, tmp_path / "weights.safetensors")
+    other.get_submodule(name).weight.data.zero_()
+    rarefy.load(tmp_path / "weights.safetensors", model=other)
+    with torch.no_grad():
+        assert torch.equal(other(data[0]).logits, model(data[0]).logits)
 
 
 def test_too_few_tokens_and_no_chain_are_said() -> None:

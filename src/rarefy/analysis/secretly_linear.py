@@ -109,7 +109,9 @@ def replace_block(model: nn.Module, name: str, fit: Linearity | None, data: Iter
         raise ModelError(f"replace_block: {name!r} is no block of the chain; there are {', '.join(blocks)}")
     weight, bias = _passed_on(model, name, batches[0]) if fit is None else (fit.weight, fit.bias)
     like = next(blocks[name].parameters())
-    model.set_submodule(name, LinearBlock(weight.to(like), bias.to(like), parts, _number(blocks[name])))
+    model.set_submodule(
+        name, LinearBlock(weight.to(like, copy=True), bias.to(like, copy=True), parts, _number(blocks[name]))
+    )
 
 
 def _number(block: nn.Module) -> int | None:

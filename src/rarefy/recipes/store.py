@@ -7,6 +7,7 @@ from torch import nn
 
 from rarefy.activations.rotation import turned_modules
 from rarefy.activations.ternary import ternary_layers
+from rarefy.analysis.secretly_linear import LinearBlock
 from rarefy.core.errors import FileError, ModelError
 from rarefy.engine import Compiled, CompiledDecoder
 from rarefy.engine.compile import compile_again
@@ -139,6 +140,12 @@ def _require_settled(model: nn.Module) -> None:
             f"save: {found} trains the weight behind ternary values, which a model of its class has no place for; call "
             "rarefy.activations.q_sparse.settle(model) first (of a copy.deepcopy where training goes on), or keep "
             "model.state_dict() with torch.save"
+        )
+    replaced = (name for name, module in model.named_modules() if isinstance(module, LinearBlock))
+    if is_hugging_face(model) and (found := next(replaced, None)):
+        raise ModelError(
+            f"save: {found} is a linear map in the place of a block, which no config.json tells of; save to a path "
+            "that ends in .safetensors, and load that with model= after the same replace_block"
         )
 
 
