@@ -115,3 +115,25 @@ def test_exact_count_rounds_halves_up(size: int, density: float, count: int) -> 
 def test_exact_count_refuses_other_densities(density: float) -> None:
     with pytest.raises(SparsityError, match="density"):
         exact_count(10, density)
+
+
+class _Top(torch.nn.Module):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        return keep_top(scores, self.count)
+
+
+@pytest.mark.parametrize("width", [5, 300_000])
+def test_an_exported_graph_keeps_the_same_and_whatever_is_no_number(width: int) -> None:
+    scores = torch.randint(0, 6, (3, width), generator=torch.Generator().manual_seed(0)).float()
+    rows = torch.export.Dim("rows", min=2)
+    for count in (0, 1, width // 2, width):
+        graph = torch.export.export(_Top(count), (scores,), dynamic_shapes=({0: rows},), strict=False).module()
+        for some in (scores, scores[:2]):
+            assert torch.equal(graph(some), keep_top(some, count))
+        broken = scores.clone()
+        broken[1, 2] = math.nan
+        assert bool(graph(broken)[1, 2]) and torch.equal(graph(broken)[0], keep_top(scores, count)[0])

@@ -36,6 +36,8 @@ def keep_top(scores: Scores, count: int) -> RowMask:
     rows, n = scores.shape
     if not 0 <= count <= n:
         raise SparsityError(f"keep_top: count {count} is outside [0, {n}] for rows of {n} entries")
+    if torch.compiler.is_compiling():
+        return _without_branches(scores, count)
     if not scores.sum().isfinite() and scores.isnan().any():
         row = int(scores.isnan().any(dim=1).nonzero()[0])
         raise DataError(f"keep_top: row {row} of the scores holds NaN; check the weights and the data for NaN")
@@ -48,6 +50,16 @@ def keep_top(scores: Scores, count: int) -> RowMask:
     if spare.any():
         tied[spare] &= tied[spare].cumsum(dim=1) <= missing[spare, None]
     return above.logical_or_(tied)
+
+
+def _without_branches(scores: Scores, count: int) -> RowMask:
+    """The same for graphs, which have no branches on values: NaN is kept beside the largest, so that it is seen."""
+    if count in (0, scores.shape[1]):
+        return torch.full_like(scores, count > 0, dtype=torch.bool).logical_or(scores.isnan())
+    kth = scores.kthvalue(scores.shape[1] - count + 1, dim=1, keepdim=True).values
+    above, tied = scores > kth, scores == kth
+    missing = count - above.sum(dim=1, keepdim=True)
+    return above | (tied & (tied.cumsum(dim=1) <= missing)) | scores.isnan()
 
 
 def _true(mask: RowMask) -> Tensor:
