@@ -15,11 +15,16 @@ from rarefy.activations.fatrelu import FATReLU
 from rarefy.activations.images.corematching import CoreMatching
 from rarefy.activations.images.semi_structured import SemiStructured
 from rarefy.activations.penalty import L1, ActivationPenalty, SmoothCount
+from rarefy.activations.prompt_neurons import select_by_prompt
 from rarefy.activations.prosparse import ProSparse
 from rarefy.activations.q_sparse import QSparse
+from rarefy.activations.relufication import Relufication
+from rarefy.activations.turbo_sparse_drelu import DReLU
+from rarefy.activations.wina import Wina
 from rarefy.core.errors import ModelError, RarefyError, ShapeError, SparsityError, UnknownNameError
 from rarefy.schedules.cosine import Cosine
-from rarefy.selectors import Threshold, TopK, input_selector, select_inputs
+from rarefy.selectors import Threshold, TopK, detach, input_selector, select_inputs
+from rarefy.selectors.attach import attached
 from transformers_tiny import ids, tiny
 
 NAN, INF = float("nan"), float("inf")
@@ -70,6 +75,38 @@ def test_they_are_refused(case: str) -> None:
     make, error, match = WRONG[case]
     with pytest.raises(error, match=match):
         make()
+
+
+NOTHING_LEFT: dict[str, Callable[[nn.Module], object]] = {
+    str(name): lambda model, name=name: rarefy.sparsify_activations(model, name, sparsity=0.995, data=[text()])
+    for name in ("larosa", Wina(allocation="uniform"), "lazy-neuron-topk")
+}
+NOTHING_LEFT["q-sparse"] = lambda model: QSparse(0.995).apply(model)
+NOTHING_LEFT["blocks of q-sparse"] = lambda model: QSparse(0.995, block=16).apply(model)
+NOTHING_LEFT["prompt"] = lambda model: select_by_prompt(model, [text(1)], sparsity=0.995)
+
+
+@pytest.mark.parametrize("way", NOTHING_LEFT)
+def test_a_share_that_keeps_nothing_is_refused_and_the_model_is_as_it_was(way: str) -> None:
+    model = llama()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(SparsityError, match=r"0\.995 keeps none of the \d+ (inputs|neurons) of model\.layers\.0"):
+        NOTHING_LEFT[way](model)
+    assert not list(attached(model))
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("apply", [Relufication().apply, DReLU().apply, QSparse().apply])
+def test_another_activation_does_not_take_a_selector_away(apply: Callable[[nn.Module], object]) -> None:
+    model = llama()
+    report = rarefy.sparsify_activations(model, "cats", sparsity=0.5, data=[text()])
+    count = len(list(attached(model)))
+    assert count == len(report.sites)
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.mlp has a selector already; call detach"):
+        apply(model)
+    assert len(list(attached(model))) == count
+    detach(model)
+    apply(model)
 
 
 def test_a_selector_keeps_no_more_than_a_layer_has() -> None:

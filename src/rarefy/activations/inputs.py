@@ -8,7 +8,9 @@ from rarefy.activations.job import Job, Placed
 from rarefy.activations.quantiles import Form, Maker, Weigh, makers, require_form, unweighted, watch
 from rarefy.calibration.magnitudes import Magnitudes
 from rarefy.core.errors import SparsityError
+from rarefy.core.topk import exact_count
 from rarefy.selectors.attach import input_selector, reselect_inputs, select_inputs
+from rarefy.selectors.matrix import weight_of
 from rarefy.selectors.places import Projection
 
 
@@ -27,6 +29,18 @@ def require_options(job: Job, *, form: str, allocation: Allocation, step: float,
     require_form(form)
     require_allocation(job, allocation, step)
     require_settle(settle)
+    if form == "top-k" and allocation == "uniform":
+        for place in job.places:
+            require_kept(job.sparsity, weight_of(place.module).shape[1], place.name)
+
+
+def require_kept(sparsity: float, width: int, name: str, what: str = "inputs") -> None:
+    """Refuses a share of zeros that leaves nothing of a layer: its output would be its bias for every token."""
+    if exact_count(width, 1.0 - sparsity) == 0:
+        raise SparsityError(
+            f"sparsity: {sparsity:g} keeps none of the {width} {what} of {name}; "
+            f"give at most {1.0 - 1.0 / width:g}, or leave the layer out"
+        )
 
 
 def require_settle(settle: int) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rarefy.activations.hidden import activation_of, attach_hidden
+from rarefy.activations.inputs import require_kept
 from rarefy.activations.job import Job, Placed
 from rarefy.core.errors import SparsityError
 from rarefy.core.registry import method
@@ -34,6 +35,8 @@ class LazyNeuron:
         placed = []
         for layer in job.layers:
             width = weight_of(layer.down).shape[1]
+            if self.k is None:
+                require_kept(job.sparsity, width, layer.name, "neurons")
             k = exact_count(width, 1.0 - job.sparsity) if self.k is None else self.k
             if k > width:
                 raise SparsityError(f"lazy-neuron-topk: k={k}, but {layer.name} has {width} neurons")

@@ -8,12 +8,14 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from rarefy.activations.hidden import activation_of
+from rarefy.activations.inputs import require_kept
 from rarefy.calibration.batches import as_batches
 from rarefy.calibration.layer_inputs import layer_inputs
 from rarefy.core.density import density_of
 from rarefy.core.topk import exact_count, keep_top
 from rarefy.selectors import Threshold, feed_forwards, select_hidden
 from rarefy.selectors.attach import require_free
+from rarefy.selectors.matrix import weight_of
 
 
 def select_by_prompt(model: nn.Module, prompt: Iterable[Any], *, sparsity: float) -> list[RemovableHandle]:
@@ -24,6 +26,8 @@ def select_by_prompt(model: nn.Module, prompt: Iterable[Any], *, sparsity: float
     """
     batches = as_batches(prompt, method="select_by_prompt", needed=True)
     density, layers = density_of(sparsity), feed_forwards(model)
+    for layer in layers:
+        require_kept(sparsity, weight_of(layer.down).shape[1], layer.name, "neurons")
     require_free("select_by_prompt", hidden={layer.name: activation_of(layer) for layer in layers})
     squares: dict[str, Any] = {}
     for inputs in layer_inputs(model, {layer.name: layer.down for layer in layers}, batches):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from rarefy.activations.inputs import require_kept
 from rarefy.activations.relufication import SquaredReLU
 from rarefy.activations.straight_through import StraightThrough, train_through
 from rarefy.activations.swap import swap_activations
@@ -49,6 +50,7 @@ class QSparse:
     def selector(self, width: int, name: str = "layer") -> Masking:
         """The selector of a layer with `width` inputs."""
         density = density_of(self.sparsity)
+        require_kept(self.sparsity, self.block or width, name)
         if self.block is None:
             return TopK(exact_count(width, density))
         if width % self.block:

@@ -7,6 +7,7 @@ from torch import nn
 
 from rarefy.core.errors import ModelError
 from rarefy.selectors import FeedForward, feed_forwards
+from rarefy.selectors.attach import require_free
 
 Make = Callable[[FeedForward], nn.Module]
 SETTINGS = ("hidden_act", "activation_function", "hidden_activation")  # what configs of transformers call it
@@ -22,7 +23,8 @@ def swap_activations(model: nn.Module, make: Make, name: str) -> list[str]:
     name: what the model's config is told, if it has one, so that a saved model is loaded with the same function; a name
     that transformers does not know makes loading fail instead of computing something else. Modules outside of the
     feed-forward layers keep their function; where that is the old one the config is told both (`APART`, `OTHERS`).
-    Raises ModelError where a class calls a function, since a function has no place of its own in a model.
+    Raises ModelError where a class calls a function, since a function has no place of its own in a model, and where an
+    activation has a selector, which would be lost with it.
     """
     layers = feed_forwards(model)
     for layer in layers:
@@ -31,6 +33,7 @@ def swap_activations(model: nn.Module, make: Make, name: str) -> list[str]:
                 f"{layer.name}: its activation {layer.activation!r} is a function, not a module; set it to a module "
                 "(nn.GELU()) in the model's class first"
             )
+    require_free(f"swapping {name} in", hidden={layer.name: layer.activation for layer in layers})
     kept = _elsewhere(model, layers)
     places: dict[int, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
