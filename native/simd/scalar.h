@@ -22,6 +22,7 @@ inline Vec each(Function f) {
 }
 
 inline Vec set1(float x) { return each([&](int) { return x; }); }
+inline Vec on_its_own(Vec v) { return v; }
 // Four floats, and one of them in every lane. They may lie in bytes that hold other types too: copied, never pointed to.
 struct Floats4 {
   float at[4];

@@ -84,6 +84,21 @@ def test_one_full_row_among_empty_ones(name):
 
 
 @every_kernel
+@pytest.mark.parametrize("shared", ["all", "none", "most", "of every fifth row"])
+def test_rows_that_share_their_features(name, shared):
+    supports = (sparse(60, 300, 0.4) != 0).repeat_interleave(2, dim=0)
+    if shared == "none":
+        supports[1::2] = ~supports[1::2]
+    elif shared == "most":
+        supports ^= sparse(120, 300, 0.03, seed=1) != 0
+    elif shared == "of every fifth row":
+        supports &= (torch.arange(120) % 5 == 0)[:, None]
+    weight, x, bias = normal(120, 300) * supports, normal(70, 300), normal(120)
+    assert_close(run(name, x, weight, bias), x, weight, bias, "none")
+    assert torch.equal(ops.pack(weight, name).to_dense(), weight)
+
+
+@every_kernel
 def test_zero_input_gives_the_bias(name):
     weight, bias = sparse(30, 50, 0.5), normal(30)
     assert torch.equal(run(name, torch.zeros(18, 50), weight, bias), bias.expand(18, -1))

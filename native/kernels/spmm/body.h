@@ -31,28 +31,67 @@ inline void ask_ahead(spmm::Ahead& ahead) {
 }
 
 template <spmm::Weights how, int rows>
-using Step = std::conditional_t<how == spmm::Weights::s, ByShuffles<rows>, ByLoads<rows>>;
+using Step =
+    std::conditional_t<how == spmm::Weights::s || how == spmm::Weights::p, ByShuffles<rows>, ByLoads<rows>>;
+
+// Where the panel row of row r of this step begins.
+template <int rows, int vectors>
+inline const float* panel_row(const char* base, const std::uint16_t* offsets, int r) {
+  const char* at = base + offset_of<rows>(offsets, r) * (vectors * width * static_cast<int>(sizeof(float)) / spmm::offset_unit);
+  pin(at);
+  return reinterpret_cast<const float*>(at);
+}
+
+// A step whose rows each have a feature of their own.
+template <spmm::Weights how, int rows, int vectors>
+inline void add_step(const char* base, const std::uint16_t* offsets, const float* values, Vec (&sums)[rows][vectors]) {
+  const Step<how, rows> step(values);
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) {
+    const float* x = panel_row<rows, vectors>(base, offsets, r);
+    const Vec weight = step.in_all_lanes(r);
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) sums[r][v] = fma(load(x + v * width), weight, sums[r][v]);
+  }
+}
+
+// A step whose rows have a feature for every two of them: half the loads.
+template <spmm::Weights how, int rows, int vectors>
+inline void add_shared(const char* base, const std::uint16_t* offsets, const float* values, Vec (&sums)[rows][vectors]) {
+  static_assert(rows % 2 == 0);
+  const Step<how, rows> step(values);
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; r += 2) {
+    const float* x = panel_row<rows, vectors>(base, offsets, r);
+    const Vec one = step.in_all_lanes(r), other = step.in_all_lanes(r + 1);
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) {
+      const Vec tokens = on_its_own(load(x + v * width));
+      sums[r][v] = fma(tokens, one, sums[r][v]);
+      sums[r + 1][v] = fma(tokens, other, sums[r + 1][v]);
+    }
+  }
+}
 
 template <spmm::Weights how, int rows, int tokens>
 void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bool first, spmm::Ahead& ahead) noexcept {
-  constexpr int vectors = tokens / width;
-  constexpr int scale = tokens * static_cast<int>(sizeof(float)) / spmm::offset_unit;
+  constexpr int vectors = tokens / width, heads = spmm::has_pairs(how) ? 2 : 1;
   const std::uint16_t* group = segment.groups;
   const std::uint16_t* offsets = segment.offsets;
   const float* values = segment.values;
   const char* base = reinterpret_cast<const char*>(panel);
-  for (std::size_t left = segment.count; left > 0; --left, group += 1 + rows) {
+  for (std::size_t left = segment.count; left > 0; --left, group += heads + rows) {
     Vec sums[rows][vectors];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-      const float* at = acc + static_cast<std::size_t>(group[1 + r]) * tokens;
+      const float* at = acc + static_cast<std::size_t>(group[heads + r]) * tokens;
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) sums[r][v] = first ? zero() : load(at + v * width);
     }
     if (left > 1 && !first) {  // the next group's sums are anywhere in the band: ask for them now
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
-        const float* at = acc + static_cast<std::size_t>(group[2 + rows + r]) * tokens;
+        const float* at = acc + static_cast<std::size_t>(group[2 * heads + rows + r]) * tokens;
         for (int t = 0; t < tokens; t += 16) __builtin_prefetch(at + t, 1);
       }
     }
@@ -61,21 +100,17 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
     for (int e = 0; e < entries; e += 16) __builtin_prefetch(values + entries + e, 0, 2);
     for (int e = 0; e < entries; e += 32) __builtin_prefetch(offsets + entries + e, 0, 2);
     ask_ahead(ahead);
-    for (int steps = group[0]; steps > 0; --steps, offsets += rows, values += rows) {
-      const Step<how, rows> step(values);
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-        const char* x = base + offset_of<rows>(offsets, r) * scale;
-        pin(x);
-        const Vec weight = step.in_all_lanes(r);
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v)
-          sums[r][v] = fma(load(reinterpret_cast<const float*>(x) + v * width), weight, sums[r][v]);
-      }
+    int steps = group[0];
+    if constexpr (spmm::has_pairs(how)) {
+      steps -= group[1];
+      for (int shared = group[1]; shared > 0; --shared, offsets += rows, values += rows)
+        add_shared<how, rows, vectors>(base, offsets, values, sums);
     }
+    for (; steps > 0; --steps, offsets += rows, values += rows)
+      add_step<how, rows, vectors>(base, offsets, values, sums);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-      float* at = acc + static_cast<std::size_t>(group[1 + r]) * tokens;
+      float* at = acc + static_cast<std::size_t>(group[heads + r]) * tokens;
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) store(at + v * width, sums[r][v]);
     }
@@ -85,7 +120,7 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
 template <spmm::Weights how, int rows, int widest, int depth>
 constexpr spmm::Kernel make_spmm(const char* name, Isa isa) {
   static_assert(depth <= spmm::max_depth && widest % spmm::narrowest == 0 && widest <= 128);
-  spmm::Kernel kernel{name, isa, rows, widest, depth, {}, load_panel, finish};
+  spmm::Kernel kernel{name, isa, rows, widest, depth, spmm::has_pairs(how), {}, load_panel, finish};
   kernel.accumulate[0] = accumulate<how, rows, 16>;
   if constexpr (widest >= 32) kernel.accumulate[1] = accumulate<how, rows, 32>;
   if constexpr (widest >= 64) kernel.accumulate[2] = accumulate<how, rows, 64>;

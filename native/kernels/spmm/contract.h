@@ -20,13 +20,16 @@ inline constexpr int narrowest = 16;   // tokens in the smallest tile
 inline constexpr int max_depth = 1022;  // (depth + 1) * offset_unit still fits 16 bits
 
 // How a step's weights come to all lanes: r, each row's by a load of its own; s, four rows' by one load, and one of them by
-// a shuffle. Zen 4 has one 512-bit load a cycle, which the panel needs for itself.
-enum class Weights { r, s };
+// a shuffle. Zen 4 has one 512-bit load a cycle, which the panel needs for itself. p, q: as s, as r, for groups with shared
+// steps.
+enum class Weights { r, s, p, q };
+constexpr bool has_pairs(Weights how) { return how == Weights::p || how == Weights::q; }
 
-// One tile of the weight for one panel. A group is a count n and `rows` row numbers; its n * rows entries are step by
-// step, row by row. Entries that only fill up a step name panel row `depth`, which is zero, with weight zero.
+// One tile of the weight for one panel. A group is a count n, with pairs a count m, and `rows` row numbers; its n * rows
+// entries are step by step, row by row. In the first m steps rows 2i and 2i + 1 name the same panel row, so that it is
+// loaded once for both. Entries that only fill up a step name panel row `depth`, which is zero, with weight zero.
 struct Segment {
-  const std::uint16_t* groups;   // (1 + rows) * count
+  const std::uint16_t* groups;   // (heads + rows) * count
   std::size_t count;
   const std::uint16_t* offsets;  // in units of panel rows * offset_unit
   const float* values;
@@ -59,6 +62,8 @@ struct Kernel {
   int rows;    // weight rows that share a step
   int tokens;  // the widest token tile
   int depth;   // input features in a panel
+  bool pairs;  // groups have shared steps
+  int heads() const { return pairs ? 2 : 1; }  // counts before a group's row numbers
   Accumulate accumulate[4];  // for 16, 32, 64, 128 tokens; null beyond `tokens`
   LoadPanel load_panel;
   Finish finish;
