@@ -59,7 +59,7 @@ class Shared {
 };
 
 // Pairs are looked for among so many rows of like length: more of them share more, but then groups need more filling.
-constexpr int window = 16;
+constexpr int window = 8;
 
 // The order with the rows of each window two by two, those that share most first.
 std::vector<int> by_pairs(const std::vector<int>& order, const Shared& shared) {
