@@ -138,9 +138,9 @@ def compiled(
 ) -> Any:
     if prepare is not None:
         prepare(model)
-    # By the cost model: to time every candidate of every side would take an hour, and all of these layers are far from
-    # where it is in doubt.
-    fast = rarefy.compile(model, {"input_ids": text()}, measure=False, **types)
+    # Sides without selection are timed; the others take their kernels from those times. To time every candidate of every
+    # side would take an hour, and whether to skip is nowhere in doubt here.
+    fast = rarefy.compile(model, {"input_ids": text()}, measure=prepare is None, **types)
     used = shares(fast)
     sizes[name] = read(fast, used)
     show(

@@ -9,7 +9,7 @@ from needs import needs_native
 from rarefy.core.site import find_sites
 from rarefy.engine.cache import Record, TimingCache
 from rarefy.engine.cell import Cell, cell_of
-from rarefy.engine.cost import DENSE, CostModel, Demand, KernelCost, cost_model, demand_of, fit, fitted
+from rarefy.engine.cost import DENSE, CostModel, Demand, KernelCost, cost_model, demand_of, fit, fitted, guesses
 from rarefy.engine.fill import fill, grid, scattered
 from rarefy.engine.plan import Planner
 from rarefy.engine.times import TimeTable
@@ -43,6 +43,35 @@ def test_partly_filled_tiles_of_tokens_are_paid_for() -> None:
     assert [demand_of(c, info).work for c in cell] == [32_000.0, 32_000.0, 64_000.0]
     mask = KernelInfo("spmv-avx2-bitmask", "spmv", "avx2", "fp32", "fp32", (1, 8, 0))
     assert demand_of(cell[0], mask).work == 64 * 64
+
+
+def guessed(weights: str, activations: str, density: float, tokens: int) -> list[str]:
+    """The best of the native kernels of a type by the guesses, for a weight of 2048 x 2048."""
+    cell = Cell((2048, 2048), int(density * 2048 * 2048), (0,), tokens)
+    names = [k.name for k in kernels() if (k.weights, k.activations) == (weights, activations) and k.isa == "avx2"]
+    found = guesses(cell, [n for n in names if "fixed" not in n])
+    assert set(found) == {n for n in names if "fixed" not in n}
+    return [name for name, ms in found.items() if ms <= 1.001 * min(found.values())]
+
+
+@needs_native
+def test_guesses_of_weights_without_zeros_go_to_kernels_that_store_no_places() -> None:
+    if not any(k.isa == "avx2" for k in kernels()):
+        pytest.skip("this CPU has no AVX2")
+    assert all("dense" in name or "neurons" in name for name in guessed("fp32", "fp32", 1.0, 1))
+    assert all("dense" in name or "neurons" in name for name in guessed("int8", "int8", 1.0, 1))
+    assert any("matvec" in name for name in guessed("int8", "int8", 1.0, 1))
+    for tokens in (8, 64):  # those for few tokens read the weight for every eight and multiply slower
+        assert "dense8-avx2" in guessed("int8", "int8", 1.0, tokens)
+        assert not any("matvec" in name for name in guessed("int8", "int8", 1.0, tokens))
+
+
+@needs_native
+def test_guesses_of_half_the_weights_go_to_bit_masks() -> None:
+    if not any(k.isa == "avx2" for k in kernels()):
+        pytest.skip("this CPU has no AVX2")
+    assert all("bitmask" in n or "expand" in n for n in guessed("fp32", "fp32", 0.5, 1))
+    assert all("bitmask" in n or "expand" in n for n in guessed("int8", "int8", 0.5, 1))
 
 
 def made_up(names: list[str]) -> dict[str, KernelCost]:

@@ -15,6 +15,7 @@ from rarefy.ops import KernelInfo, kernels
 DENSE = "dense"
 _ITEM_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}
 _INDEX_BYTES = 2.0  # of a stored entry
+_TOGETHER = 16  # tokens in a tile, from which on tiles share what they read of the weight
 _FEWEST = 4  # measured times of one kernel that make its fit better than the default
 _STEPS = 400
 
@@ -44,17 +45,30 @@ class KernelCost:
 
 
 def demand_of(cell: Cell, kernel: KernelInfo | None) -> Demand:
-    """What the dense layer (None) or a kernel must do. A bit mask is read whole, whatever it keeps."""
+    """What the dense layer (None) or a kernel must do."""
     out, width = cell.shape
     ends = 4.0 * cell.tokens * (out + width)
     if kernel is None:
         return Demand(float(out) * width * cell.tokens, 4.0 * out * width + ends)
     tile = max(1, kernel.tile[1]) if kernel.op != "spmv" else 1
-    tokens = -(-cell.tokens // tile) * tile
-    item = _ITEM_BYTES.get(kernel.weights, 4.0)
-    if "bitmask" in kernel.name:
-        return Demand(float(out) * width * tokens, cell.nnz * item + out * width / 8 + ends)
-    return Demand(float(cell.nnz) * tokens, cell.nnz * (item + _INDEX_BYTES) + ends)
+    entries, stored = _held(cell, kernel)
+    return Demand(entries * (-(-cell.tokens // tile) * tile), stored + ends)
+
+
+def _held(cell: Cell, kernel: KernelInfo) -> tuple[float, float]:
+    """(entries that are multiplied, bytes) of a weight. A bit mask is read whole, whatever it keeps; kernels that store
+    zeros too multiply them and have no indices."""
+    whole, item = float(cell.shape[0]) * cell.shape[1], _ITEM_BYTES.get(kernel.weights, 4.0)
+    if "dense" in kernel.name or kernel.op == "neurons":
+        return whole, whole * item
+    if "bitmask" in kernel.name or kernel.op.startswith("expand"):
+        return whole, cell.nnz * item + whole / 8
+    return float(cell.nnz), cell.nnz * (item + _INDEX_BYTES)
+
+
+def stored_bytes(cell: Cell, name: str) -> float:
+    """Bytes of a weight as a kernel of this process stores it."""
+    return _held(cell, next(kernel for kernel in kernels() if kernel.name == name))[1]
 
 
 def fit(points: Sequence[tuple[Demand, float]]) -> KernelCost:
@@ -127,10 +141,35 @@ def fitted(points: Iterable[tuple[Cell, str, float]]) -> CostModel:
         if len(known) >= _FEWEST:
             costs[name] = fit(known)
         elif family in DEFAULTS:
-            overhead, rate, bandwidth = DEFAULTS[family]
-            costs[name] = KernelCost(overhead, rate * threads, bandwidth * threads**0.5)
+            costs[name] = _default(DEFAULTS[family], threads)
     enough = frozenset(name for name in costs if len(by_name.get(name, [])) >= _FEWEST)
     return CostModel(costs, infos, enough)
+
+
+def _default(of_one_thread: tuple[float, float, float], threads: int) -> KernelCost:
+    overhead, rate, bandwidth = of_one_thread
+    return KernelCost(overhead, rate * threads, bandwidth * threads**0.5)
+
+
+def guesses(cell: Cell, names: Iterable[str]) -> dict[str, float]:
+    """Milliseconds of kernels at the dense layer's rates: for layers that must run packed, whatever is known of kernels.
+
+    Those that take a few tokens at once read the weight again for the next few, and keep fewer sums in registers; those
+    that expand a weight write it out and read it; blocks are taken for full.
+    """
+    infos = {kernel.name: kernel for kernel in kernels()}
+    cost = _default(DEFAULTS[DENSE], torch.get_num_threads())
+    found = {}
+    for name in names:
+        entries, stored = _held(cell, infos[name])
+        few = max(1, infos[name].tile[1])
+        again, slower = (-(-cell.tokens // few), 2) if few < _TOGETHER else (1, 1)
+        if infos[name].op.startswith("expand"):
+            again = 2
+        elif infos[name].op == "block8":
+            entries = float(cell.shape[0]) * cell.shape[1]
+        found[name] = cost.ms(Demand(entries * cell.tokens * slower, stored * again))
+    return found
 
 
 def cost_model(cache: TimingCache) -> CostModel:

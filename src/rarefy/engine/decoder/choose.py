@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rarefy.core.errors import EngineError
 from rarefy.core.quantized import InputScale
-from rarefy.engine.cell import Types, Zeros, zeros_of
+from rarefy.engine.cell import Types, Zeros, cell_of, zeros_of
+from rarefy.engine.cost import guesses
 from rarefy.engine.decoder.choose_selecting import Seen, Selecting
 from rarefy.engine.decoder.layouts import two_layouts
 from rarefy.engine.decoder.structure import Merged
@@ -64,8 +65,8 @@ class Chosen:
 class Chooser:
     """Chooses for layers at token counts; those of one cell (`engine.cell`) are timed once a machine.
 
-    scales: of 8-bit inputs by layer, where they are known in advance; measure: False chooses by the cost model alone;
-    cold: the model is so large that a step reads it from memory, and is timed so.
+    scales: of 8-bit inputs by layer, where they are known in advance; measure: False times nothing and goes by the times
+    that are known and the cost model; cold: the model is so large that a step reads it from memory, and is timed so.
     """
 
     def __init__(
@@ -78,13 +79,13 @@ class Chooser:
         cold: bool = False,
     ) -> None:
         self.precision, self.counts, self.scales = precision, sorted(set(counts)), scales or {}
-        self.cold = cold and measure
+        self.cold = cold
         self.rows: list[LayerRow] = []
         self.measure = measure
-        self._timer = LayerTimer(precision, bool(scales), _FEW if self.cold else 0)
+        self._timer = LayerTimer(precision, bool(scales), _FEW if cold and measure else 0)
         self._types = Types(precision.weights, precision.activations, static=bool(scales))
         self._table = TimeTable(self._timer if measure else None)
-        self._selecting = Selecting(precision, measure, self.cold)
+        self._selecting = Selecting(precision, measure, cold and measure)
         self._full: dict[tuple[int, int, int], list[str]] = {}
 
     def choose(self, merged: Merged, seen: Seen | None = None) -> Chosen:
@@ -120,7 +121,7 @@ class Chooser:
     def _names(self, merged: Merged, weight: Tensor, zeros: Zeros) -> dict[int, str]:
         """The choice at each count: the fastest layout at the least, and at most one more where that is far behind."""
         types = {count: replace(self._types, cold=self.cold and count <= _FEW) for count in self.counts}
-        found = {count: self._table.times(weight, None, count, types[count], zeros=zeros) for count in self.counts}
+        found = {count: self._times(weight, count, types[count], zeros) for count in self.counts}
         at = {count: self._options(weight, count, times, zeros) for count, times in found.items()}
         if not at[self.counts[0]]:
             raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")
@@ -132,6 +133,16 @@ class Chooser:
             chosen[count] = min(kept, key=kept.__getitem__, default=first if count <= _FEW else second)
             self._explain(merged, weight, sparsity, count, chosen[count], found[count])
         return chosen
+
+    def _times(self, weight: Tensor, count: int, types: Types, zeros: Zeros) -> Times:
+        """Milliseconds of the candidates; where nothing is timed and one of them must run, of those unknown here by what
+        they read and multiply."""
+        found = self._table.times(weight, None, count, types, zeros=zeros)
+        if self.measure or (self.precision.exact and count > _FEW):
+            return found
+        unknown = [n for n in self._candidates(weight, count, zeros.nnz == weight.numel()) if n not in found.ms]
+        cell = cell_of(weight, count, types, bias=False, zeros=zeros)
+        return replace(found, ms={**found.ms, **guesses(cell, unknown)})
 
     def _options(self, weight: Tensor, count: int, times: Times, zeros: Zeros) -> dict[str, float]:
         """Milliseconds of what may run at a count: the packed kernels, and torch where a step need not be one call."""

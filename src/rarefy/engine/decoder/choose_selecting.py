@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from rarefy.core.quantized import QuantizedWeight
-from rarefy.engine.cell import Zeros, bucket
+from rarefy.engine.cell import Cell, Zeros, bucket
 from rarefy.engine.cold import evictor
+from rarefy.engine.cost import stored_bytes
 from rarefy.engine.decoder.selecting import rows_like
 from rarefy.engine.decoder.structure import Merged
 from rarefy.engine.explain import LayerRow
@@ -23,7 +24,7 @@ from rarefy.ops import PackedWeight, pack
 from rarefy.ops.packed import pick_rows, selecting
 
 _COUNTS = (1, 2, 4, 8, 16)  # tokens of a step: beyond, nearly every input is used by some token
-# Share of used inputs below which skipping is expected to win, where nothing is timed: of one or two tokens, and of
+# Share of a weight's bytes below which skipping is expected to win, where nothing is timed: of one or two tokens, and of
 # more, for which other kernels read a weight once as well, and whose inputs a batch of other texts uses more of.
 _WORTH, _WORTH_TOGETHER = 0.7, 0.4
 _MARGIN = 0.97  # it has to win by more than the noise of the timing
@@ -70,7 +71,12 @@ class Selecting:
             used = float((x != 0).any(0).float().mean())
             ms = self._times(merged, source, (*skipping, dense), packs, x, used, seen.rows)
             best = min(skipping, key=lambda name: ms[name]) if ms else skipping[-1]
-            wins = ms[best] < _MARGIN * ms[dense] if ms else used < (_WORTH if count <= 2 else _WORTH_TOGETHER)
+            if ms:
+                wins = ms[best] < _MARGIN * ms[dense]
+            else:
+                cell = Cell((source.shape[0], source.shape[1]), zeros.nnz, zeros.support, count)
+                worth = _WORTH if count <= 2 else _WORTH_TOGETHER
+                wins = used * stored_bytes(cell, best) < worth * stored_bytes(cell, dense)
             chosen[count] = best if wins else dense
             rows.append(_row(merged, zeros, count, chosen[count], dense, best, used, ms, seen.rows))
         return chosen, {name: packed for name, packed in packs.items() if name in chosen.values()}, rows
