@@ -138,8 +138,8 @@ def compiled(
 ) -> Any:
     if prepare is not None:
         prepare(model)
-    # Sides without selection are timed; the others take their kernels from those times. To time every candidate of every
-    # side would take an hour, and whether to skip is nowhere in doubt here.
+    # Sides without selection are timed; the others take their kernels from those times. To time every candidate of
+    # every side would take an hour, and whether to skip is nowhere in doubt here.
     fast = rarefy.compile(model, {"input_ids": text()}, measure=prepare is None, **types)
     used = shares(fast)
     sizes[name] = read(fast, used)

@@ -152,7 +152,7 @@ def _default(of_one_thread: tuple[float, float, float], threads: int) -> KernelC
 
 
 def guesses(cell: Cell, names: Iterable[str]) -> dict[str, float]:
-    """Milliseconds of kernels at the dense layer's rates: for layers that must run packed, whatever is known of kernels.
+    """Milliseconds of kernels at the dense layer's rates: for layers that must run packed, whatever is known of them.
 
     Those that take a few tokens at once read the weight again for the next few, and keep fewer sums in registers; those
     that expand a weight write it out and read it; blocks are taken for full.

@@ -65,7 +65,7 @@ class Chosen:
 class Chooser:
     """Chooses for layers at token counts; those of one cell (`engine.cell`) are timed once a machine.
 
-    scales: of 8-bit inputs by layer, where they are known in advance; measure: False times nothing and goes by the times
+    scales: of 8-bit inputs by layer, where they are known in advance; measure: False times nothing and goes by times
     that are known and the cost model; cold: the model is so large that a step reads it from memory, and is timed so.
     """
 
@@ -135,8 +135,8 @@ class Chooser:
         return chosen
 
     def _times(self, weight: Tensor, count: int, types: Types, zeros: Zeros) -> Times:
-        """Milliseconds of the candidates; where nothing is timed and one of them must run, of those unknown here by what
-        they read and multiply."""
+        """Milliseconds of the candidates; where nothing is timed and one of them must run, of those unknown here by
+        what they read and multiply."""
         found = self._table.times(weight, None, count, types, zeros=zeros)
         if self.measure or (self.precision.exact and count > _FEW):
             return found

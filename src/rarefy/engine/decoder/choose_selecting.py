@@ -24,8 +24,8 @@ from rarefy.ops import PackedWeight, pack
 from rarefy.ops.packed import pick_rows, selecting
 
 _COUNTS = (1, 2, 4, 8, 16)  # tokens of a step: beyond, nearly every input is used by some token
-# Share of a weight's bytes below which skipping is expected to win, where nothing is timed: of one or two tokens, and of
-# more, for which other kernels read a weight once as well, and whose inputs a batch of other texts uses more of.
+# Share of a weight's bytes below which skipping is expected to win, where nothing is timed: of one or two tokens, and
+# of more, for which other kernels read a weight once as well, and whose inputs a batch of other texts uses more of.
 _WORTH, _WORTH_TOGETHER = 0.7, 0.4
 _MARGIN = 0.97  # it has to win by more than the noise of the timing
 _SECONDS = 0.15  # of timing a layer and count
