@@ -353,20 +353,40 @@ def test_what_is_measured_is_explained_and_times_only_decide_the_kernel(monkeypa
     torch.testing.assert_close(chosen["columns"], chosen["dense"], **CLOSE)
 
 
+def first(share):
+    """Selectors with which every token uses the same inputs."""
+
+    def make(_, width):
+        keep = round(share * width)
+        return TopK(keep, torch.where(torch.arange(width) < keep, 1.0, 1e-20))
+
+    return make
+
+
 @native
 def test_where_nothing_is_timed_many_tokens_have_to_skip_more():
-    def first(share):  # every token uses the same inputs
-        def make(_, width):
-            keep = round(share * width)
-            return TopK(keep, torch.where(torch.arange(width) < keep, 1.0, 1e-20))
-
-        return make
-
     for share, counts in ((0.55, {1, 2}), (0.3, {1, 2, 4, 8})):  # 16 tokens of this model run in torch
         model = build("llama")
         select_all(model, first(share))
         rows = compiled(model).explain().rows
         assert {row.tokens for row in rows if row.kernel.startswith("columns")} == counts
+
+
+@native
+def test_where_nothing_is_timed_the_bytes_of_both_ways_decide():
+    skips = {}
+    for share in (0.55, 0.3):
+        for full in (False, True):  # half of the weights: a bit mask takes 5 bits a weight, columns of 8 bits all 8
+            model = build("llama")
+            if full:
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter.copy_(torch.where(parameter == 0, 0.01, parameter))
+            select_all(model, first(share))
+            rows = compiled(model, weights="int8", activations="int8").explain().rows
+            row = next(r for r in rows if "down_proj" in r.name and r.tokens == 1 and "are used" in r.reason)
+            skips[share, full] = row.kernel.startswith("columns")
+    assert skips == {(0.55, False): False, (0.55, True): True, (0.3, False): True, (0.3, True): True}
 
 
 def _times_of(winner):

@@ -7,6 +7,8 @@ from language_models import build
 import rarefy
 from needs import needs_native
 from rarefy.engine import CompiledDecoder
+from rarefy.engine.plan import LayerTimer
+from rarefy.engine.times import TimeTable
 
 pytestmark = needs_native
 
@@ -29,6 +31,16 @@ def test_what_was_timed_once_is_known_without_timing(monkeypatch, cold):
     assert choices(again) == choices(timed)
     assert {row.origin for row in timed.explain().rows} != {"cache"}
     assert {row.origin for row in again.explain().rows} == {"cache"}
+
+
+def test_what_was_left_out_of_the_timing_stays_out(monkeypatch):
+    monkeypatch.setattr(TimeTable, "_promising", lambda self, cell, names: names[-1:])
+    monkeypatch.setattr(
+        LayerTimer, "__call__", lambda self, weight, bias, tokens, names: dict.fromkeys(("dense", *names), 1.0)
+    )
+    timed = untimed(build("llama"))
+    again = untimed(build("llama"), measure=False)
+    assert choices(again) == choices(timed)
 
 
 @pytest.mark.parametrize(("weights", "activations"), [("fp32", "fp32"), ("int8", "int8")])

@@ -85,7 +85,7 @@ class Chooser:
         self._timer = LayerTimer(precision, bool(scales), _FEW if cold and measure else 0)
         self._types = Types(precision.weights, precision.activations, static=bool(scales))
         self._table = TimeTable(self._timer if measure else None)
-        self._selecting = Selecting(precision, measure, cold and measure)
+        self._selecting = Selecting(precision, measure, cold)
         self._full: dict[tuple[int, int, int], list[str]] = {}
 
     def choose(self, merged: Merged, seen: Seen | None = None) -> Chosen:
@@ -121,8 +121,10 @@ class Chooser:
     def _names(self, merged: Merged, weight: Tensor, zeros: Zeros) -> dict[int, str]:
         """The choice at each count: the fastest layout at the least, and at most one more where that is far behind."""
         types = {count: replace(self._types, cold=self.cold and count <= _FEW) for count in self.counts}
-        found = {count: self._times(weight, count, types[count], zeros) for count in self.counts}
-        at = {count: self._options(weight, count, times, zeros) for count, times in found.items()}
+        full = zeros.nnz == weight.numel()
+        names = {count: self._candidates(weight, count, full) for count in self.counts}
+        found = {count: self._times(weight, count, types[count], zeros, names[count]) for count in self.counts}
+        at = {count: self._options(count, times, names[count]) for count, times in found.items()}
         if not at[self.counts[0]]:
             raise EngineError(f"compile: no kernel has {self.precision} for single tokens on this CPU; choose others")
         first, second = two_layouts(at)
@@ -134,19 +136,17 @@ class Chooser:
             self._explain(merged, weight, sparsity, count, chosen[count], found[count])
         return chosen
 
-    def _times(self, weight: Tensor, count: int, types: Types, zeros: Zeros) -> Times:
-        """Milliseconds of the candidates; where nothing is timed and one of them must run, of those unknown here by
-        what they read and multiply."""
+    def _times(self, weight: Tensor, count: int, types: Types, zeros: Zeros, names: Sequence[str]) -> Times:
+        """Milliseconds of the candidates; where none was ever timed and one of them must run, of those that the model
+        knows nothing of by what they read and multiply."""
         found = self._table.times(weight, None, count, types, zeros=zeros)
-        if self.measure or (self.precision.exact and count > _FEW):
+        if found.origin != "model" or (self.precision.exact and count > _FEW):
             return found
-        unknown = [n for n in self._candidates(weight, count, zeros.nnz == weight.numel()) if n not in found.ms]
         cell = cell_of(weight, count, types, bias=False, zeros=zeros)
-        return replace(found, ms={**found.ms, **guesses(cell, unknown)})
+        return replace(found, ms={**guesses(cell, names), **found.ms})
 
-    def _options(self, weight: Tensor, count: int, times: Times, zeros: Zeros) -> dict[str, float]:
+    def _options(self, count: int, times: Times, names: Sequence[str]) -> dict[str, float]:
         """Milliseconds of what may run at a count: the packed kernels, and torch where a step need not be one call."""
-        names = self._candidates(weight, count, zeros.nnz == weight.numel())
         at = {name: times.ms.get(name, float("inf")) for name in names}
         return {**at, "dense": times.ms["dense"] + _WALK_MS} if self.precision.exact and count > _FEW else at
 
