@@ -32,10 +32,9 @@ inline Vec gelu_tanh(Vec x) {  // x/2 (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))) =
   return gated(x, mul(cubic, set1(1.5957691216f)));
 }
 
-// gelu(x) = max(x, 0) - |x| h(|x|) with h(a) = erfc(a / sqrt 2) / 2 = 2^p(a): log2 of h is smooth, so a degree-8
-// polynomial fitted on [0, 6.5] gives 6e-8; beyond 6.5 the term is below 3e-10. There -35 < p < -1, as exp2_of needs.
-inline Vec gelu_erf(Vec x) {
-  const Vec a = min(abs(x), set1(6.5f));
+// h(a) = erfc(a / sqrt 2) / 2 = 2^p(a) for a in [0, 6.5]: log2 of h is smooth, so a polynomial of degree 8 gives 6e-8.
+// There -35 < p < -1, as exp2_of needs.
+inline Vec half_erfc_by_exponent(Vec a) {
   Vec p = set1(-2.013122819e-7f);
   p = fma(p, a, set1(2.751688078e-6f));
   p = fma(p, a, set1(2.038932138e-5f));
@@ -45,7 +44,20 @@ inline Vec gelu_erf(Vec x) {
   p = fma(p, a, set1(-4.587511610e-1f));
   p = fma(p, a, set1(-1.151209161f));
   p = fma(p, a, set1(-0.9999922972f));
-  return sub(relu(x), mul(a, exp2_of(p)));
+  return exp2_of(p);
+}
+
+#ifdef RAREFY_HAS_PICK32
+#include "kernels/half_erfc.h"
+inline Vec half_erfc(Vec a) { return half_erfc_by_table(a); }
+#else
+inline Vec half_erfc(Vec a) { return half_erfc_by_exponent(a); }
+#endif
+
+// max(x, 0) - |x| h(|x|); beyond 6.5 the second term is below 3e-10.
+inline Vec gelu_erf(Vec x) {
+  const Vec a = min(abs(x), set1(6.5f));
+  return sub(relu(x), mul(a, half_erfc(a)));
 }
 
 template <Activation activation>

@@ -31,10 +31,13 @@ inline void load_panel(const float* x, std::ptrdiff_t stride, int valid, int fea
 }
 
 // Four tokens of `width` rows: acc (rows, tokens) in, vectors of rows out.
-inline void rows_of_tokens(const float* acc, int tokens, Vec (&out)[4]) {
+inline void rows_of_tokens(const float* acc, int tokens, Vec* out) {
   for (int i = 0; i < 4; ++i) out[i] = gather4(acc + i * tokens, tokens);
   transpose4(out[0], out[1], out[2], out[3]);
 }
+
+// Tokens whose activations are computed side by side, as far as registers reach: each is a long chain.
+constexpr int side_by_side = width == 16 ? 8 : 4;
 
 template <Activation activation>
 void finish_as(const float* acc, int rows, int tokens, int valid, const float* bias, float* y, std::ptrdiff_t stride) {
@@ -42,12 +45,13 @@ void finish_as(const float* acc, int rows, int tokens, int valid, const float* b
     const int used = rows - row < width ? rows - row : width;
     const Vec shift = bias == nullptr ? zero() : load_n(bias + row, used);
     float* to = y + row;
-    Vec out[4];
+    Vec out[side_by_side];
     int t = 0;
-    for (; t + 4 <= valid && used == width; t += 4, to += 4 * stride) {
-      rows_of_tokens(acc + t, tokens, out);
+    for (; t + side_by_side <= valid && used == width; t += side_by_side, to += side_by_side * stride) {
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) storeu(to + i * stride, activate<activation>(add(out[i], shift)));
+      for (int i = 0; i < side_by_side; i += 4) rows_of_tokens(acc + t + i, tokens, out + i);
+#pragma GCC unroll 8
+      for (int i = 0; i < side_by_side; ++i) storeu(to + i * stride, activate<activation>(add(out[i], shift)));
     }
     for (; t < valid; t += 4, to += 4 * stride) {
       rows_of_tokens(acc + t, tokens, out);

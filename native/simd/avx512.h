@@ -36,6 +36,12 @@ inline Vec allowed(const unsigned char* p, int n) {
   return _mm512_maskz_mov_ps(hidden, set1(-__builtin_inff()));
 }
 
+// The entry of 32 that each lane's lowest five bits number.
+#define RAREFY_HAS_PICK32
+inline Vec pick32(const float* table, Vec numbers) {
+  return _mm512_permutex2var_ps(_mm512_load_ps(table), _mm512_castps_si512(numbers), _mm512_load_ps(table + 16));
+}
+
 // Lane 4b + i of the result is p[(4b) * stride + i]: four neighbours from every fourth row.
 inline Vec gather4(const float* p, long stride) {
   Vec v = _mm512_castps128_ps512(_mm_loadu_ps(p));

@@ -55,43 +55,73 @@ inline void add_step(const char* base, const std::uint16_t* offsets, const float
   }
 }
 
-// A step whose rows have a feature for every two of them: half the loads.
-template <spmm::Weights how, int rows, int vectors>
-inline void add_shared(const char* base, const std::uint16_t* offsets, const float* values, Vec (&sums)[rows][vectors]) {
-  static_assert(rows % 2 == 0);
-  const Step<how, rows> step(values);
-#pragma GCC unroll 16
-  for (int r = 0; r < rows; r += 2) {
-    const float* x = panel_row<rows, vectors>(base, offsets, r);
-    const Vec one = step.in_all_lanes(r), other = step.in_all_lanes(r + 1);
+// A step in which rows r and r ^ apart have a feature in common: half the loads.
+template <spmm::Weights how, int apart, int vectors>
+inline void add_shared(const char* base, const std::uint16_t* offsets, const float* values, Vec (&sums)[spmm::quad][vectors]) {
+  const Step<how, spmm::quad> step(values);
+#pragma GCC unroll 4
+  for (int r = 0; r < spmm::quad; ++r) {
+    const int partner = r ^ apart;
+    if (partner < r) continue;
+    const float* x = panel_row<spmm::quad, vectors>(base, offsets, r);
+    const Vec one = step.in_all_lanes(r), other = step.in_all_lanes(partner);
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
       const Vec tokens = on_its_own(load(x + v * width));
       sums[r][v] = fma(tokens, one, sums[r][v]);
-      sums[r + 1][v] = fma(tokens, other, sums[r + 1][v]);
+      sums[partner][v] = fma(tokens, other, sums[partner][v]);
     }
   }
 }
 
+// The steps of a group of four, and where the next group's entries begin.
+template <spmm::Weights how, int vectors>
+class Runs {
+ public:
+  Runs(const char* base, const std::uint16_t*& offsets, const float*& values) : base_(base), offsets_(offsets), values_(values) {}
+
+  void own(int count, Vec (&sums)[spmm::quad][vectors]) {
+    for (; count > 0; --count, next()) add_step<how, spmm::quad, vectors>(base_, offsets_, values_, sums);
+  }
+  template <int apart>
+  void shared(int count, Vec (&sums)[spmm::quad][vectors]) {
+    for (; count > 0; --count, next()) add_shared<how, apart, vectors>(base_, offsets_, values_, sums);
+  }
+  template <int apart>
+  void mixed(int count, Vec (&sums)[spmm::quad][vectors]) {
+    for (; count > 0; --count, next(), next()) {
+      add_shared<how, apart, vectors>(base_, offsets_, values_, sums);
+      add_step<how, spmm::quad, vectors>(base_, offsets_ + spmm::quad, values_ + spmm::quad, sums);
+    }
+  }
+
+ private:
+  void next() { offsets_ += spmm::quad, values_ += spmm::quad; }
+
+  const char* base_;
+  const std::uint16_t*& offsets_;
+  const float*& values_;
+};
+
 template <spmm::Weights how, int rows, int tokens>
 void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bool first, spmm::Ahead& ahead) noexcept {
-  constexpr int vectors = tokens / width, heads = spmm::has_pairs(how) ? 2 : 1;
+  constexpr int vectors = tokens / width, counts = spmm::has_pairs(how) ? spmm::quad_counts : 1;
   const std::uint16_t* group = segment.groups;
   const std::uint16_t* offsets = segment.offsets;
   const float* values = segment.values;
   const char* base = reinterpret_cast<const char*>(panel);
-  for (std::size_t left = segment.count; left > 0; --left, group += heads + rows) {
+  for (std::size_t left = segment.count; left > 0; --left, group += counts + rows) {
     Vec sums[rows][vectors];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-      const float* at = acc + static_cast<std::size_t>(group[heads + r]) * tokens;
+      const float* at = acc + static_cast<std::size_t>(group[counts + r]) * tokens;
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) sums[r][v] = first ? zero() : load(at + v * width);
     }
-    if (left > 1 && !first) {  // the next group's sums are anywhere in the band: ask for them now
+    if (!spmm::has_pairs(how) && left > 1 && !first) {  // the next group's sums are anywhere in the band: ask for them now
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
-        const float* at = acc + static_cast<std::size_t>(group[2 * heads + rows + r]) * tokens;
+        const float* at = acc + static_cast<std::size_t>(group[2 * counts + rows + r]) * tokens;
         for (int t = 0; t < tokens; t += 16) __builtin_prefetch(at + t, 1);
       }
     }
@@ -100,17 +130,20 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
     for (int e = 0; e < entries; e += 16) __builtin_prefetch(values + entries + e, 0, 2);
     for (int e = 0; e < entries; e += 32) __builtin_prefetch(offsets + entries + e, 0, 2);
     ask_ahead(ahead);
-    int steps = group[0];
     if constexpr (spmm::has_pairs(how)) {
-      steps -= group[1];
-      for (int shared = group[1]; shared > 0; --shared, offsets += rows, values += rows)
-        add_shared<how, rows, vectors>(base, offsets, values, sums);
+      Runs<how, vectors> runs(base, offsets, values);
+      runs.template mixed<1>(group[1], sums);
+      runs.own(group[2], sums);
+      runs.template mixed<2>(group[3], sums);
+      runs.template mixed<3>(group[4], sums);
+      runs.template shared<1>(group[5], sums);
+    } else {
+      for (int steps = group[0]; steps > 0; --steps, offsets += rows, values += rows)
+        add_step<how, rows, vectors>(base, offsets, values, sums);
     }
-    for (; steps > 0; --steps, offsets += rows, values += rows)
-      add_step<how, rows, vectors>(base, offsets, values, sums);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-      float* at = acc + static_cast<std::size_t>(group[heads + r]) * tokens;
+      float* at = acc + static_cast<std::size_t>(group[counts + r]) * tokens;
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) store(at + v * width, sums[r][v]);
     }
@@ -120,6 +153,7 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
 template <spmm::Weights how, int rows, int widest, int depth>
 constexpr spmm::Kernel make_spmm(const char* name, Isa isa) {
   static_assert(depth <= spmm::max_depth && widest % spmm::narrowest == 0 && widest <= 128);
+  static_assert(!spmm::has_pairs(how) || rows == spmm::quad);
   spmm::Kernel kernel{name, isa, rows, widest, depth, spmm::has_pairs(how), {}, load_panel, finish};
   kernel.accumulate[0] = accumulate<how, rows, 16>;
   if constexpr (widest >= 32) kernel.accumulate[1] = accumulate<how, rows, 32>;

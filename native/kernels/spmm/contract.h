@@ -25,11 +25,17 @@ inline constexpr int max_depth = 1022;  // (depth + 1) * offset_unit still fits 
 enum class Weights { r, s, p, q };
 constexpr bool has_pairs(Weights how) { return how == Weights::p || how == Weights::q; }
 
-// One tile of the weight for one panel. A group is a count n, with pairs a count m, and `rows` row numbers; its n * rows
-// entries are step by step, row by row. In the first m steps rows 2i and 2i + 1 name the same panel row, so that it is
-// loaded once for both. Entries that only fill up a step name panel row `depth`, which is zero, with weight zero.
+// Groups with shared steps have four rows. In a shared step of pairing p rows r and r ^ (p + 1) name the same panel row,
+// which is loaded once for both. Own steps ask for as many loads as multiplications, shared ones for half as many: where
+// one of each follow each other, the loads run ahead far enough to hide what stands between two groups.
+inline constexpr int quad = 4, pairings = 3;
+inline constexpr int quad_counts = 6;  // steps; mixed of pairing 0, own, mixed of 1, mixed of 2, shared of 0: in this order
+
+// One tile of the weight for one panel. A group is a count n, with pairs `quad_counts`, and `rows` row numbers; its n * rows
+// entries are step by step, row by row; a mixed step is a shared and an own one. Entries that only fill up a step name panel
+// row `depth`, which is zero, with weight zero.
 struct Segment {
-  const std::uint16_t* groups;   // (heads + rows) * count
+  const std::uint16_t* groups;   // (counts + rows) * count
   std::size_t count;
   const std::uint16_t* offsets;  // in units of panel rows * offset_unit
   const float* values;
@@ -63,7 +69,7 @@ struct Kernel {
   int tokens;  // the widest token tile
   int depth;   // input features in a panel
   bool pairs;  // groups have shared steps
-  int heads() const { return pairs ? 2 : 1; }  // counts before a group's row numbers
+  int counts() const { return pairs ? quad_counts : 1; }  // before a group's row numbers
   Accumulate accumulate[4];  // for 16, 32, 64, 128 tokens; null beyond `tokens`
   LoadPanel load_panel;
   Finish finish;
