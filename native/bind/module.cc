@@ -134,6 +134,7 @@ NB_MODULE(_native, m) {
       .def("save", &rarefy::Packed::save, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply8", &rarefy::Packed::multiply8, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply_rows", &rarefy::Packed::multiply_rows, nb::call_guard<nb::gil_scoped_release>())
+      .def("multiply_through", &rarefy::Packed::multiply_through, nb::call_guard<nb::gil_scoped_release>())
       .def("multiply", &rarefy::Packed::multiply, nb::call_guard<nb::gil_scoped_release>())
       .def("unpack", &rarefy::Packed::unpack, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("nnz", &rarefy::Packed::nnz)

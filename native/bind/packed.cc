@@ -84,6 +84,13 @@ void Packed::multiply(std::uintptr_t x, std::int64_t tokens, std::uintptr_t bias
   layout_->multiply(at<float>(x), tokens, at<float>(bias), static_cast<Activation>(activation), at<float>(y), threads);
 }
 
+bool Packed::multiply_through(const Packed& next, std::uintptr_t x, std::int64_t tokens, std::uintptr_t bias, int activation,
+                              std::uintptr_t next_bias, int next_activation, std::uintptr_t y, int threads) const {
+  const Ending between{at<float>(bias), static_cast<Activation>(activation)};
+  const Ending last{at<float>(next_bias), static_cast<Activation>(next_activation)};
+  return layout_->multiply_through(*next.layout_, at<float>(x), tokens, between, last, at<float>(y), threads);
+}
+
 void Packed::multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t scale, std::uintptr_t zero, int step,
                        std::uintptr_t bias, int activation, std::uintptr_t y, float to_scale, int to_zero,
                        std::uintptr_t to_inverse, int threads) const {

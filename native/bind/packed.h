@@ -37,6 +37,10 @@ class Packed {
 
   void multiply(std::uintptr_t x, std::int64_t tokens, std::uintptr_t bias, int activation, std::uintptr_t y,
                 int threads) const;
+  // y (tokens, next.out) = act(act(x W^T + bias) V^T + bias) with V the next weight; false, and y as it was, where one task
+  // cannot hold what is between them.
+  bool multiply_through(const Packed& next, std::uintptr_t x, std::int64_t tokens, std::uintptr_t bias, int activation,
+                        std::uintptr_t next_bias, int next_activation, std::uintptr_t y, int threads) const;
   // scale, zero: one a token (step 1) or one for all (step 0); y: floats, or with `to_scale` not 0 bytes of that scale,
   // or bytes of y times `to_inverse` (out) where that is an address.
   void multiply8(std::uintptr_t x, std::int64_t tokens, std::uintptr_t scale, std::uintptr_t zero, int step,

@@ -51,6 +51,18 @@ void linear(Program& p, const Packed& packed, const Placed& x, const Sized& toke
   p.add(program::linear({&packed.layout(), part(x), size(tokens), part(bias), static_cast<Activation>(activation), part(y)}));
 }
 
+// layout, x, tokens, bias, activation, y: as `linear` takes them
+using LinearArgs = std::tuple<const Packed*, Placed, Sized, Placed, int, Placed>;
+
+program::LinearOf linear_of(const LinearArgs& args) {
+  const auto& [packed, x, tokens, bias, activation, y] = args;
+  return {&packed->layout(), part(x), size(tokens), part(bias), static_cast<Activation>(activation), part(y)};
+}
+
+void linear_pair(Program& p, const LinearArgs& first, const LinearArgs& second) {
+  p.add(program::linear_pair(linear_of(first), linear_of(second)));
+}
+
 void linear8(Program& p, const Packed& packed, const Bytes& x, const Sized& tokens, const Placed& bias, int activation,
              const Placed& y, const Bytes& y8) {
   p.add(program::linear8({&packed.layout(), rows8(x), size(tokens), part(bias), static_cast<Activation>(activation),
@@ -158,6 +170,7 @@ void bind_program(nb::module_& m) {
       .def("constant", [](Program& p, std::uintptr_t address) { return p.constant(at<void>(address)); })
       .def("arena", [](Program& p, const Sized& bytes, int slot) { return p.arena(size(bytes), slot); })
       .def("linear", &linear)
+      .def("linear_pair", &linear_pair)
       .def("linear8", &linear8)
       .def("quantise", &quantise)
       .def("norm", &norm)

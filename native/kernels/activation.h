@@ -69,3 +69,16 @@ inline Vec activate(Vec x) {
   if constexpr (activation == Activation::relu2) return relu2(x);
   return x;
 }
+
+// Calls what is made for one activation: f.operator()<activation>().
+template <class Function>
+inline void with_activation(Activation activation, Function f) {
+  switch (activation) {
+    case Activation::none: return f.template operator()<Activation::none>();
+    case Activation::relu: return f.template operator()<Activation::relu>();
+    case Activation::gelu: return f.template operator()<Activation::gelu>();
+    case Activation::gelu_tanh: return f.template operator()<Activation::gelu_tanh>();
+    case Activation::silu: return f.template operator()<Activation::silu>();
+    case Activation::relu2: return f.template operator()<Activation::relu2>();
+  }
+}

@@ -62,12 +62,5 @@ void finish_as(const float* acc, int rows, int tokens, int valid, const float* b
 
 inline void finish(const float* acc, int rows, int tokens, int valid, const float* bias, Activation activation, float* y,
                    std::ptrdiff_t stride) noexcept {
-  switch (activation) {
-    case Activation::none: return finish_as<Activation::none>(acc, rows, tokens, valid, bias, y, stride);
-    case Activation::relu: return finish_as<Activation::relu>(acc, rows, tokens, valid, bias, y, stride);
-    case Activation::gelu: return finish_as<Activation::gelu>(acc, rows, tokens, valid, bias, y, stride);
-    case Activation::gelu_tanh: return finish_as<Activation::gelu_tanh>(acc, rows, tokens, valid, bias, y, stride);
-    case Activation::silu: return finish_as<Activation::silu>(acc, rows, tokens, valid, bias, y, stride);
-    case Activation::relu2: return finish_as<Activation::relu2>(acc, rows, tokens, valid, bias, y, stride);
-  }
+  with_activation(activation, [&]<Activation a>() { finish_as<a>(acc, rows, tokens, valid, bias, y, stride); });
 }

@@ -22,6 +22,10 @@ void require_size(const WeightSource& asked, int out, int in) {
                                 ", but " + std::to_string(asked.out) + " x " + std::to_string(asked.in) + " was asked for");
 }
 
+bool Layout::multiply_through(const Layout&, const float*, std::ptrdiff_t, const Ending&, const Ending&, float*, int) const {
+  return false;
+}
+
 void Layout::multiply8(const Rows8&, const float*, Activation, const Output8&, int) const {
   throw std::logic_error("this kernel does not take 8-bit inputs");
 }

@@ -31,6 +31,12 @@ struct Output8 {
   std::int32_t zero;
 };
 
+// What follows a product: act(product + bias); bias may be null.
+struct Ending {
+  const float* bias;
+  Activation activation;
+};
+
 // What a layout is made of: floats (row-major, zeros are not stored), or codes with scales.
 struct WeightSource {
   int out, in;
@@ -65,7 +71,12 @@ class Layout {
   // y (tokens, out) = act(x (tokens, in) W^T + bias (out) or null); x and y row-major, not overlapping.
   virtual void multiply(const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation, float* y,
                         int threads) const = 0;
-  // The same from 8-bit inputs, for the kernels whose activations are int8; the others throw std::logic_error.
+  // This product, and with its outputs (ending in `between`) the next layout's: y (tokens, next.out), ending in `last`. What is
+  // between them never leaves a core's caches. False, and nothing done, where the two layouts do not fit together, or so few
+  // tokens would leave threads without work.
+  virtual bool multiply_through(const Layout& next, const float* x, std::ptrdiff_t tokens, const Ending& between,
+                                const Ending& last, float* y, int threads) const;
+  // `multiply` from 8-bit inputs, for the kernels whose activations are int8; the others throw std::logic_error.
   virtual void multiply8(const Rows8& x, const float* bias, Activation activation, const Output8& to, int threads) const;
 
   // Whether there is a product of single rows: y[t * out + row] = x[t] . W[row] + bias[row] for the `count` rows of a list,

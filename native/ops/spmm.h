@@ -10,6 +10,10 @@ namespace rarefy::spmm {
 void multiply(const Tiled& weight, const float* x, std::ptrdiff_t tokens, const float* bias, Activation activation,
               float* y, int threads);
 
+// Layout::multiply_through.
+bool multiply_through(const Tiled& first, const Tiled& second, const float* x, std::ptrdiff_t tokens, const Ending& between,
+                      const Ending& last, float* y, int threads);
+
 // The family: its kernels, and the layout of a weight (out, in) of floats for one of them (null: no such kernel).
 std::vector<KernelEntry> entries();
 std::unique_ptr<Layout> make(const WeightSource& weight, const std::string& kernel);

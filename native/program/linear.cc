@@ -21,6 +21,24 @@ class Linear : public Instruction {
   LinearOf of_;
 };
 
+class LinearPair : public Instruction {
+ public:
+  LinearPair(LinearOf first, LinearOf second) : of_(first), next_(second), first_(std::move(first)), second_(std::move(second)) {}
+  const char* kind() const noexcept override { return "linear pair"; }
+  void run(const Frame& frame) const override {
+    const Ending between{frame.at<const float>(of_.bias), of_.activation}, last{frame.at<const float>(next_.bias), next_.activation};
+    if (of_.layout->multiply_through(*next_.layout, frame.at<const float>(of_.x), frame.size(of_.tokens), between, last,
+                                     frame.at<float>(next_.y), frame.threads))
+      return;
+    first_.run(frame);
+    second_.run(frame);
+  }
+
+ private:
+  LinearOf of_, next_;
+  Linear first_, second_;
+};
+
 class Linear8 : public Instruction {
  public:
   explicit Linear8(LinearOf8 of) : of_(std::move(of)) {}
@@ -71,5 +89,9 @@ Step quantise(Part x, Size rows, int features, RowsOf8 to) {
 }
 
 Step linear(LinearOf of) { return std::make_unique<Linear>(std::move(of)); }
+
+Step linear_pair(LinearOf first, LinearOf second) {
+  return std::make_unique<LinearPair>(std::move(first), std::move(second));
+}
 
 }  // namespace rarefy::program

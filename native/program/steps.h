@@ -37,6 +37,9 @@ struct LinearOf {
 };
 Step linear(LinearOf of);
 
+// A layer, and one that reads nothing but its outputs; the first one's y is memory that may stay unwritten.
+Step linear_pair(LinearOf first, LinearOf second);
+
 // The same from 8-bit rows; into floats y, or where that is absent into 8-bit rows without gaps of a known scale.
 struct LinearOf8 {
   const Layout* layout;

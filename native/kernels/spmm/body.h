@@ -150,11 +150,27 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
   }
 }
 
+template <Activation activation>
+void refill_as(const float* acc, int rows, int tokens, const float* bias, float* panel) {
+  for (int row = 0; row < rows; ++row) {
+    const Vec shift = bias == nullptr ? zero() : set1(bias[row]);
+#pragma GCC unroll 2
+    for (int t = 0; t < tokens; t += width, acc += width, panel += width)
+      store(panel, activate<activation>(add(load(acc), shift)));
+  }
+}
+
+inline void refill(const float* acc, int rows, int tokens, const float* bias, Activation activation, int depth,
+                   float* panel) noexcept {
+  with_activation(activation, [&]<Activation a>() { refill_as<a>(acc, rows, tokens, bias, panel); });
+  for (int t = 0; t < tokens; t += width) store(panel + static_cast<std::size_t>(depth) * tokens + t, zero());
+}
+
 template <spmm::Weights how, int rows, int widest, int depth>
 constexpr spmm::Kernel make_spmm(const char* name, Isa isa) {
   static_assert(depth <= spmm::max_depth && widest % spmm::narrowest == 0 && widest <= 128);
   static_assert(!spmm::has_pairs(how) || rows == spmm::quad);
-  spmm::Kernel kernel{name, isa, rows, widest, depth, spmm::has_pairs(how), {}, load_panel, finish};
+  spmm::Kernel kernel{name, isa, rows, widest, depth, spmm::has_pairs(how), {}, load_panel, refill, finish};
   kernel.accumulate[0] = accumulate<how, rows, 16>;
   if constexpr (widest >= 32) kernel.accumulate[1] = accumulate<how, rows, 32>;
   if constexpr (widest >= 64) kernel.accumulate[2] = accumulate<how, rows, 64>;

@@ -62,6 +62,10 @@ using LoadPanel = void (*)(const float* x, std::ptrdiff_t stride, int valid, int
 using Finish = void (*)(const float* acc, int rows, int tokens, int valid, const float* bias, Activation, float* y,
                         std::ptrdiff_t stride) noexcept;
 
+// panel[k][t] = act(acc[k][t] + bias[k]) for k < rows, zero in panel row `depth`: what Finish makes of acc, as LoadPanel would load it.
+using Refill = void (*)(const float* acc, int rows, int tokens, const float* bias, Activation, int depth,
+                        float* panel) noexcept;
+
 struct Kernel {
   const char* name;
   Isa isa;
@@ -72,6 +76,7 @@ struct Kernel {
   int counts() const { return pairs ? quad_counts : 1; }  // before a group's row numbers
   Accumulate accumulate[4];  // for 16, 32, 64, 128 tokens; null beyond `tokens`
   LoadPanel load_panel;
+  Refill refill;
   Finish finish;
 };
 

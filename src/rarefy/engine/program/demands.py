@@ -37,6 +37,8 @@ def _demand(method: str, arguments: tuple[Any, ...], packed: Mapping[int, Packed
     match method:
         case "linear" | "linear8":
             return _linear(method, arguments, packed[id(arguments[0])])
+        case "linear_pair":
+            return _pair(*(_linear("linear", one, packed[id(one[0])]) for one in arguments))
         case "norm":
             return _norm(arguments)
         case "attention":
@@ -68,6 +70,13 @@ def _linear(method: str, arguments: tuple[Any, ...], weight: PackedWeight) -> St
     if beside and beside[0][0] is not ABSENT:
         written.append(rows * Size(out))
     return StepDemand(weight.kernel, (rows * Size(2 * weight.nnz),), (Size(weight.nbytes), read, *written))
+
+
+def _pair(first: StepDemand, second: StepDemand) -> StepDemand:
+    """What is between the two is not moved."""
+    assert first.flops and second.flops and first.moved and second.moved
+    (weight, x, _), (next_weight, _, y) = first.moved, second.moved
+    return StepDemand(f"{first.kernel} + {second.kernel}", first.flops + second.flops, (weight, x, next_weight, y))
 
 
 def _norm(arguments: tuple[Any, ...]) -> StepDemand:

@@ -1,6 +1,7 @@
 """Steps for linear layers, norms and attention."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -11,7 +12,8 @@ from rarefy.engine.program.lowering import lowering_of, lowers
 from rarefy.engine.program.rows8 import NO_BYTES, only_as_bytes, packed_of, takes_bytes
 from rarefy.engine.program.sizes import ONE, ZERO, Size
 from rarefy.engine.program.values import ABSENT, Part, Value, is_floats, shape_of, traced
-from rarefy.ops.packed import ACTIVATIONS, find
+from rarefy.ops import native
+from rarefy.ops.packed import ACTIVATIONS, PackedWeight, find
 
 _aten, _ours = torch.ops.aten, torch.ops.rarefy
 Facts = Mapping[Node, Fact]
@@ -48,7 +50,13 @@ def _packed_linear(node: Node, build: Builder) -> None:
     rows = build.rows(build.value(x))
     rest = rows.rows, build.optional(bias), ACTIVATIONS.index(str(activation))
     if not takes_bytes(packed):
-        build.emit("linear", packed.layout, rows.part, *rest, build.new(node).part)
+        step = packed.layout, rows.part, *rest, build.new(node).part
+        before = _read_by_nothing_else(node, rows.part, build) if _tiled(packed) else None
+        if before is None:
+            build.emit("linear", *step)
+        else:
+            build.steps.pop()
+            build.emit("linear_pair", before, step)
         return
     source = build.bytes_of(rows, packed.input_scale).operand
     known = None if node in build.outputs else only_as_bytes(node, build.region)
@@ -57,6 +65,23 @@ def _packed_linear(node: Node, build: Builder) -> None:
         build.emit("linear8", packed.layout, source, *rest, y.part, NO_BYTES)
     else:  # the layers that read it take 8-bit rows of one scale: nothing else is written
         build.emit("linear8", packed.layout, source, *rest, ABSENT, build.bytes_for(y, known, gaps=False).operand)
+
+
+def _tiled(packed: PackedWeight) -> bool:
+    """Whether its kernel can hand its outputs on to the next layer's before they leave the caches."""
+    return any(kernel.name == packed.kernel and kernel.op == "spmm" for kernel in native.kernels())
+
+
+def _read_by_nothing_else(node: Node, x: Part, build: Builder) -> tuple[Any, ...] | None:
+    """The arguments of the step before, where it is the layer whose outputs only this node reads."""
+    if not build.steps or node.args[0] in build.outputs:
+        return None
+    method, arguments = build.steps[-1]
+    source = node.args[0]
+    assert isinstance(source, Node)
+    if method != "linear" or arguments[-1] is not x or len(source.users) > 1 or source.target is not node.target:
+        return None
+    return arguments if _tiled(find(source.args[1])) else None  # type: ignore[arg-type]
 
 
 def _add_norm_fits(node: Node, facts: Facts) -> bool:
