@@ -8,9 +8,7 @@ from rarefy import ops
 from rarefy.ops.packed import ACTIVATIONS
 
 TILED = [k.name for k in ops.kernels() if k.op == "spmm"]
-WIDE = [
-    k.name for k in ops.kernels() if k.op == "spmm" and k.tile[1] >= 32
-]  # narrower: not worth it
+WIDE = [k.name for k in ops.kernels() if k.op == "spmm" and k.tile[1] >= 32]  # narrower: not worth it
 FLOATS = [k for k in ops.kernels() if (k.weights, k.activations) == ("fp32", "fp32")]
 OTHERS = [k.name for k in FLOATS if k.op not in ("spmm", "nmg")]  # nmg holds one kind of support only
 pytestmark = pytest.mark.skipif(not TILED, reason="the native module is not built")
