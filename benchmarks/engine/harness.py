@@ -2,8 +2,8 @@
 
 A side is anything that gives the seconds of some calls when it is its turn: a function here, or a peer in a process of
 its own (benchmarks/peers). In a round every side has one turn; figures are medians over rounds, ratios are taken round
-by round. On a shared machine the two CPUs may be one core's for seconds or minutes: rounds in which it multiplied
-slowly, ahead of them or after, are timed again.
+by round. On a shared machine two CPUs may be one core's for seconds or minutes: turns around which all threads at once
+took longer over a product than one thread alone over its part are taken again.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import ceiling  # noqa: E402
 from process import Peer, PeerError  # noqa: E402
 
 from rarefy import ops  # noqa: E402
+from rarefy.engine.steady import steady  # noqa: E402
 
 Turn = Callable[[float, int], list[float]]
 _REST = 0.05  # seconds before a turn: engines keep threads of their own spinning after a call
@@ -104,7 +105,7 @@ class Timed:
     """Milliseconds by side and round."""
 
     rounds: Mapping[str, Sequence[float]]
-    again: int = 0  # rounds left out for the machine's sake
+    again: int = 0  # turns left out for the machine's sake
 
     def ms(self, name: str) -> float:
         return median(self.rounds[name])
@@ -129,26 +130,31 @@ class Timed:
         return min((n for n in names if n in self.rounds), key=self.ms)
 
 
-_SLOW = 0.8  # of the fastest product so far
+def _calm() -> bool:
+    """Whether the threads have a core each, asked when all sides' threads have come to rest."""
+    time.sleep(_REST)
+    asked = steady()
+    return asked is None or asked.now()
 
 
 def timed(sides: Sides, rounds: int, seconds: float = 0.15, most: int = 50) -> Timed:
-    """One turn a side and round, in alternating order. Of at most twice as many rounds those count in which the machine
-    was fastest by a product of matrices, which no side has a part in."""
-    every: list[tuple[float, dict[str, float]]] = []
-    speed = ceiling.multiply_adds()
-    for number in range(2 * rounds):
-        order, before, taken = list(sides.turns)[:: 1 if number % 2 == 0 else -1], speed, dict[str, float]()
-        for name in order:
-            time.sleep(_REST)
-            taken[name] = median(sides.turns[name](seconds, most)) * 1e3
-        speed = ceiling.multiply_adds()
-        every.append((min(before, speed), taken))
-        if sum(each >= _SLOW * max(e for e, _ in every) for each, _ in every) >= rounds:
-            break
-    fastest = sorted(range(len(every)), key=lambda n: -every[n][0])[:rounds]
-    kept = [every[n][1] for n in sorted(fastest)]
-    return Timed({name: [taken[name] for taken in kept] for name in sides.turns}, len(every) - len(kept))
+    """One turn a side and round, in alternating order. Turns around which threads shared a core are taken again, as long
+    as no more of them are than count."""
+    kept: list[dict[str, float]] = []
+    again, calm = 0, _calm()
+    for number in range(rounds):
+        taken: dict[str, float] = {}
+        for name in list(sides.turns)[:: 1 if number % 2 == 0 else -1]:
+            while name not in taken:
+                time.sleep(_REST)
+                ms = median(sides.turns[name](seconds, most)) * 1e3
+                before, calm = calm, _calm()
+                if (before and calm) or again >= rounds * len(sides.turns):
+                    taken[name] = ms
+                else:
+                    again += 1
+        kept.append(taken)
+    return Timed({name: [taken[name] for taken in kept] for name in sides.turns}, again)
 
 
 @dataclass(frozen=True)
@@ -209,7 +215,7 @@ def report(
     left = "\n".join(f"- not there: {side}: {why}" for side, why in missing.items())
     aims = "\n".join(map(str, targets))
     again = sum(each.again for each in charts.values())
-    slow = f" {again} rounds in which the machine multiplied slowly were timed again." if again else ""
+    slow = f" {again} turns around which threads shared a core were taken again." if again else ""
     page = f"# {title}\n\n`{command}`; {machine()}.{slow}\n\n{body}\n\n## Targets\n\n{aims}\n{left}\n"
     print(page)
     if not asked.no_write:

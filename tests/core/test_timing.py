@@ -71,3 +71,25 @@ def test_no_garbage_is_collected_meanwhile_and_the_collector_is_put_back(collect
         assert gc.isenabled() is collecting
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_rounds_count_where_the_machine_was_steady_at_both_ends() -> None:
+    said = iter([True, True, False, False, True, True, True])
+    seen: list[int] = []
+    rounds = interleaved({"a": lambda: seen.append(len(seen))}, rounds=3, warmup=0, steady=lambda: next(said))
+    assert len(rounds.times["a"]) == 3  # the first and the last two of six
+    assert len(seen) == 6
+    assert next(said, None) is None
+
+
+def test_what_was_taken_before_is_not_kept_for_want_of_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("rarefy.core.timing.time.perf_counter", lambda: clock[0])
+    slow = iter([4.0] * 5 + [1.0] * 3)
+
+    def nap() -> None:
+        clock[0] += next(slow)
+
+    said = iter([False] * 5 + [True] * 4)
+    rounds = interleaved({"nap": nap}, rounds=3, warmup=0, seconds=0.5, steady=lambda: next(said))
+    assert rounds.times["nap"] == (1000.0,) * 3

@@ -32,30 +32,37 @@ def interleaved(
     warmup: int = 2,
     seconds: float | None = None,
     before: Callable[[], Any] | None = None,
+    steady: Callable[[], bool] | None = None,
 ) -> Rounds:
     """Times each call once a round, in turn; stops early after `seconds` once three rounds are in.
 
-    before: done ahead of each call, not timed.
+    before: done ahead of each call, not timed. steady: asked between rounds; a round counts where it said yes at both
+    ends, so it has to say yes in the end.
     """
     for _ in range(warmup):
         for call in calls.values():
             call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    collecting = gc.isenabled()
+    kept: list[dict[str, float]] = []
+    done, collecting = 0, gc.isenabled()
     gc.disable()
     started = time.perf_counter()
     try:
-        for done in range(rounds):
-            if seconds is not None and done >= 3 and time.perf_counter() - started > seconds:
+        calm = steady is None or steady()
+        while len(kept) < rounds:
+            if seconds is not None and len(kept) >= 3 and time.perf_counter() - started > seconds:
                 break
             order: Sequence[str] = list(calls) if done % 2 == 0 else list(calls)[::-1]
+            taken: dict[str, float] = {}
             for name in order:
                 if before is not None:
                     before()
                 begin = time.perf_counter()
                 calls[name]()
-                times[name].append((time.perf_counter() - begin) * 1e3)
+                taken[name] = (time.perf_counter() - begin) * 1e3
+            done, was_calm, calm = done + 1, calm, steady is None or steady()
+            if was_calm and calm:
+                kept.append(taken)
     finally:
         if collecting:
             gc.enable()
-    return Rounds({name: tuple(values) for name, values in times.items()})
+    return Rounds({name: tuple(taken[name] for taken in kept) for name in calls})

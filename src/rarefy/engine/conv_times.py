@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rarefy.engine.cache import Record, TimingCache
 from rarefy.engine.conv_choices import Image
+from rarefy.engine.steady import steady
 from rarefy.engine.timing import interleaved
 from rarefy.ops import Window, pack_conv
 from rarefy.ops.conv8 import is_conv8, pack_conv8
@@ -59,5 +60,5 @@ def time_conv(weight: Tensor, window: Window, image: Image, names: Sequence[str]
         except ValueError:  # this kernel's offsets are too short for the window
             continue
     with torch.inference_mode():
-        rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5)
+        rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5, steady=steady())
     return {name: rounds.median(name) for name in calls}

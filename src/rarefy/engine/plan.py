@@ -20,6 +20,7 @@ from rarefy.engine.cell import Types
 from rarefy.engine.cold import evictor
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.precision import Precision
+from rarefy.engine.steady import steady
 from rarefy.engine.times import Times, TimeTable
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedWeight, candidates, pack
@@ -215,7 +216,7 @@ def time_layer(
     with torch.inference_mode():
         round_ms = sum(t[0] for t in interleaved(calls, rounds=1).times.values())
         count = int(min(_MOST_ROUNDS, max(_ROUNDS, _SHORT_MS / round_ms)))
-        rounds = interleaved(calls, rounds=count, warmup=0, seconds=0.5, before=before)
+        rounds = interleaved(calls, rounds=count, warmup=0, seconds=0.5, before=before, steady=steady())
     return {name: rounds.median(name) for name in calls}
 
 

@@ -1,0 +1,71 @@
+"""Whether threads have a core each at the moment: virtual CPUs of a shared machine are at times two halves of one."""
+
+import functools
+import time
+from collections.abc import Callable
+
+import torch
+
+from rarefy.ops import available, candidates, pack
+
+_TOKENS = 256  # of one thread
+_SLOW = 1.25  # times as long as one thread alone; 1.4 to 2 where two share a core
+_PATIENCE = 6.0  # seconds that a process waits for better moments, in all
+_TURNS = 3
+
+
+class Steady:
+    """Asked between timings. alone, together: seconds of a product by one thread, and of as many by all at once.
+
+    It says yes for good once `patience` seconds have passed after a no: then the machine is like that. The fastest time
+    alone is remembered: threads that still spin after their last work slow what they share a core with.
+    """
+
+    def __init__(self, alone: Callable[[], float], together: Callable[[], float], patience: float = _PATIENCE) -> None:
+        self._alone, self._together, self.patience = alone, together, patience
+        self._since: float | None = None
+        self._fastest = float("inf")
+
+    def __call__(self) -> bool:
+        if self._since is not None:
+            self.patience -= time.perf_counter() - self._since
+            self._since = None
+        if self.patience <= 0.0:
+            return True
+        if self.now():
+            return True
+        self._since = time.perf_counter()
+        return False
+
+    def now(self) -> bool:
+        """Whether all threads at once take about as long as one alone, whatever was waited before."""
+        self._fastest = min(self._fastest, self._alone())
+        return self._together() <= _SLOW * self._fastest
+
+
+def steady() -> Steady | None:
+    """Of this process and number of threads; None where there is nothing to share or to ask with."""
+    return _steady(torch.get_num_threads()) if available() else None
+
+
+@functools.cache
+def _steady(threads: int) -> Steady | None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(192, 384, generator=generator)
+    weight *= torch.rand(192, 384, generator=generator) < 0.2
+    x = torch.randn(_TOKENS * threads, 384, generator=generator)
+    names = candidates(weight, _TOKENS, "fp32", "fp32")
+    if threads == 1 or not names:
+        return None
+    packed, y = pack(weight, names[0]), torch.empty(_TOKENS * threads, 192)
+
+    def seconds(count: int) -> float:
+        """Of the fastest of some products by `count` threads."""
+        found = []
+        for _ in range(_TURNS):
+            begin = time.perf_counter()
+            packed.layout.multiply(x.data_ptr(), _TOKENS * count, 0, 0, y.data_ptr(), count)
+            found.append(time.perf_counter() - begin)
+        return min(found)
+
+    return Steady(lambda: seconds(1), lambda: seconds(threads))
