@@ -138,8 +138,8 @@ def _calm() -> bool:
 
 
 def timed(sides: Sides, rounds: int, seconds: float = 0.15, most: int = 50) -> Timed:
-    """One turn a side and round, in alternating order. Turns around which threads shared a core are taken again, as long
-    as no more of them are than count."""
+    """One turn a side and round, in alternating order. Turns around which threads shared a core are taken again, at
+    most as many of them as count."""
     kept: list[dict[str, float]] = []
     again, calm = 0, _calm()
     for number in range(rounds):
