@@ -52,6 +52,8 @@ def test_it_asks_the_machine_with_as_many_threads_as_torch_has():
     try:
         torch.set_num_threads(1)
         assert steady() is None  # one thread shares with nobody
+        torch.set_num_threads(64)
+        assert steady() is None
         torch.set_num_threads(2)
         asked = steady()
         assert asked is steady() and asked() in (True, False)

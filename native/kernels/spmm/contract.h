@@ -62,7 +62,8 @@ using LoadPanel = void (*)(const float* x, std::ptrdiff_t stride, int valid, int
 using Finish = void (*)(const float* acc, int rows, int tokens, int valid, const float* bias, Activation, float* y,
                         std::ptrdiff_t stride) noexcept;
 
-// panel[k][t] = act(acc[k][t] + bias[k]) for k < rows, zero in panel row `depth`: what Finish makes of acc, as LoadPanel would load it.
+// panel[k][t] = act(acc[k][t] + bias[k]) for k < rows, zero in panel row `depth`: what LoadPanel would make of what Finish
+// writes.
 using Refill = void (*)(const float* acc, int rows, int tokens, const float* bias, Activation, int depth,
                         float* panel) noexcept;
 

@@ -12,6 +12,7 @@ _TOKENS = 256  # of one thread
 _SLOW = 1.25  # times as long as one thread alone; 1.4 to 2 where two share a core
 _PATIENCE = 6.0  # seconds that a process waits for better moments, in all
 _TURNS = 3
+_MOST_THREADS = 4  # with more, one alone is faster by its turbo clock, and seldom do all share
 
 
 class Steady:
@@ -44,8 +45,9 @@ class Steady:
 
 
 def steady() -> Steady | None:
-    """Of this process and number of threads; None where there is nothing to share or to ask with."""
-    return _steady(torch.get_num_threads()) if available() else None
+    """Of this process and number of threads; None for one thread, for many, and where there is nothing to ask with."""
+    threads = torch.get_num_threads()
+    return _steady(threads) if available() and 1 < threads <= _MOST_THREADS else None
 
 
 @functools.cache
@@ -55,7 +57,7 @@ def _steady(threads: int) -> Steady | None:
     weight *= torch.rand(192, 384, generator=generator) < 0.2
     x = torch.randn(_TOKENS * threads, 384, generator=generator)
     names = candidates(weight, _TOKENS, "fp32", "fp32")
-    if threads == 1 or not names:
+    if not names:
         return None
     packed, y = pack(weight, names[0]), torch.empty(_TOKENS * threads, 192)
 

@@ -59,3 +59,16 @@ def test_pairs(model, steps):
             x = torch.randn(batch, tokens, 40)
             for got, want in zip(graph(x), plain(x), strict=True):
                 torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
+
+
+def test_what_a_pair_has_to_do():
+    net, x = Alone().eval(), torch.randn(2, 64, 40)
+    packed = plans(net)
+    graph, _ = graphs(net, (x,), packed)
+    region = graph.program_0
+    demand = region.demands[region.kinds.index("linear_pair")]
+    weights = [packed[name].steps[0][1] for name in ("first", "second")]
+    flops, moved = demand.at(region.signature.bind((x,)))
+    assert demand.kernel == " + ".join(weight.kernel for weight in weights)
+    assert flops == 2 * 128 * sum(weight.nnz for weight in weights)
+    assert moved == sum(weight.nbytes for weight in weights) + 4 * 128 * (40 + 40)  # what is between them is not moved
