@@ -32,6 +32,7 @@ from rarefy.engine.steady import steady  # noqa: E402
 
 Turn = Callable[[float, int], list[float]]
 _REST = 0.05  # seconds before a turn: engines keep threads of their own spinning after a call
+_AGAIN = 3  # turns at most that are taken again, times those that count
 
 # What each library reads so that it leaves out newer instructions: AVX-512 with VNNI and nothing beyond.
 CAPPED = {
@@ -138,8 +139,7 @@ def _calm() -> bool:
 
 
 def timed(sides: Sides, rounds: int, seconds: float = 0.15, most: int = 50) -> Timed:
-    """One turn a side and round, in alternating order. Turns around which threads shared a core are taken again, at
-    most as many of them as count."""
+    """One turn a side and round, in alternating order. Turns around which threads shared a core are taken again."""
     kept: list[dict[str, float]] = []
     again, calm = 0, _calm()
     for number in range(rounds):
@@ -149,7 +149,7 @@ def timed(sides: Sides, rounds: int, seconds: float = 0.15, most: int = 50) -> T
                 time.sleep(_REST)
                 ms = median(sides.turns[name](seconds, most)) * 1e3
                 before, calm = calm, _calm()
-                if (before and calm) or again >= rounds * len(sides.turns):
+                if (before and calm) or again >= _AGAIN * rounds * len(sides.turns):
                     taken[name] = ms
                 else:
                     again += 1

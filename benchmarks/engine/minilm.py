@@ -67,7 +67,7 @@ def measured(model: nn.Module, batch: int, quick: bool) -> tuple[Timed, dict[str
             net = Hidden(pruned(model, s, None)).eval()
             deepsparse.add(sides, f"deepsparse {s:.0%}", net, [ids, x["attention_mask"]], Path(scratch))
         show({"batch": batch, "sides": list(sides.turns), "compile_s": said})
-        got = timed(sides, 3 if quick else 7, 0.1 if quick else 0.4)
+        got = timed(sides, 3 if quick else 13, 0.1 if quick else 0.2)
         sides.close()
     return got, sides.missing, said
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rarefy.engine.cache import Record, TimingCache
 from rarefy.engine.conv_choices import Image
-from rarefy.engine.steady import steady
+from rarefy.engine.steady import steady, timed
 from rarefy.engine.timing import interleaved
 from rarefy.ops import Window, pack_conv
 from rarefy.ops.conv8 import is_conv8, pack_conv8
@@ -45,6 +45,18 @@ def time_conv(weight: Tensor, window: Window, image: Image, names: Sequence[str]
     Kernels write where they wrote before, as in a compiled model: pages that are new at every call would cost more than
     a small kernel. 8-bit ones read and write bytes, as they do between each other.
     """
+
+    def measured(images: int) -> dict[str, float]:
+        calls = _calls(weight, window, (images, *image[1:]), names)
+        with torch.inference_mode():
+            rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5, steady=steady())
+        return {name: rounds.median(name) for name in calls}
+
+    return timed(measured, image[0])
+
+
+def _calls(weight: Tensor, window: Window, image: Image, names: Sequence[str]) -> dict[str, Callable[[], Any]]:
+    """What is timed, on inputs of the image's size, by name."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(image[0], weight.shape[1] * window.groups, *image[1:], generator=generator)
     bias = torch.zeros(weight.shape[0])
@@ -59,6 +71,4 @@ def time_conv(weight: Tensor, window: Window, image: Image, names: Sequence[str]
                 calls[name] = partial(pack_conv(weight, window, name).convolve, x, bias, None, "none", out)
         except ValueError:  # this kernel's offsets are too short for the window
             continue
-    with torch.inference_mode():
-        rounds = interleaved(calls, rounds=7, warmup=2, seconds=0.5, steady=steady())
-    return {name: rounds.median(name) for name in calls}
+    return calls

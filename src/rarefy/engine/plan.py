@@ -20,7 +20,7 @@ from rarefy.engine.cell import Types
 from rarefy.engine.cold import evictor
 from rarefy.engine.explain import LayerRow
 from rarefy.engine.precision import Precision
-from rarefy.engine.steady import steady
+from rarefy.engine.steady import steady, timed
 from rarefy.engine.times import Times, TimeTable
 from rarefy.engine.timing import interleaved
 from rarefy.ops import PackedWeight, candidates, pack
@@ -28,6 +28,7 @@ from rarefy.ops import PackedWeight, candidates, pack
 _MARGIN = 1.03  # a sparse kernel has to win by more than the noise of the timing
 _LEAST_SPARSITY = 0.05
 _ROUNDS, _MOST_ROUNDS, _SHORT_MS = 7, 41, 120.0  # more rounds where a round is so short that noise decides
+_LEAST_PART = 128  # tokens that one thread is timed with for all: the widest tile that a kernel has
 _NO_SCALES: Mapping[str, InputScale] = MappingProxyType({})
 
 
@@ -204,20 +205,24 @@ def time_layer(
     by name; what is packed now is added; before: done ahead of each call, not timed.
     """
     packs = {} if packs is None else packs
-    x = torch.randn(tokens, weight.shape[1], generator=torch.Generator().manual_seed(0))
     bias = None if bias is None else bias.detach()
-    calls: dict[str, Callable[[], Any]] = {"dense": lambda: F.linear(x, weight, bias)}
     if names is None:
         names = candidates(weight, tokens, precision.weights, precision.activations)
     left = [name for name in names if name not in packs]
     stored = precision.stored(weight) if left else weight
     packs |= {name: pack(stored, name, input_scale=(0.05, 128) if static else None) for name in left}
-    calls |= {name: partial(packs[name].multiply, x, bias, "none") for name in names}
-    with torch.inference_mode():
-        round_ms = sum(t[0] for t in interleaved(calls, rounds=1).times.values())
-        count = int(min(_MOST_ROUNDS, max(_ROUNDS, _SHORT_MS / round_ms)))
-        rounds = interleaved(calls, rounds=count, warmup=0, seconds=0.5, before=before, steady=steady())
-    return {name: rounds.median(name) for name in calls}
+
+    def measured(count: int) -> dict[str, float]:
+        x = torch.randn(count, weight.shape[1], generator=torch.Generator().manual_seed(0))
+        calls: dict[str, Callable[[], Any]] = {"dense": lambda: F.linear(x, weight, bias)}
+        calls |= {name: partial(packs[name].multiply, x, bias, "none") for name in names}
+        with torch.inference_mode():
+            round_ms = sum(t[0] for t in interleaved(calls, rounds=1).times.values())
+            most = int(min(_MOST_ROUNDS, max(_ROUNDS, _SHORT_MS / round_ms)))
+            rounds = interleaved(calls, rounds=most, warmup=0, seconds=0.5, before=before, steady=steady())
+        return {name: rounds.median(name) for name in calls}
+
+    return timed(measured, tokens, _LEAST_PART)
 
 
 class LayerTimer:
