@@ -6,11 +6,15 @@ inline constexpr float log2_of_e = 1.4426950409f;
 // 2^x for x <= 0, exactly 0 below 2^-126 (and for -infinity): exp2_of gives 0 or a flushed denormal at -127.
 inline Vec exp2_or_zero(Vec x) { return exp2_of(max(set1(-127.0f), x)); }
 
-// write(r, v, sum over t of left[r][t] * right[t][v]) for tile_queries rows and `vectors` vectors.
-template <int vectors, class Write>
+// Rows of the tile that begins with `left` rows still to do. A tile of few keeps the last ones of most lengths (128 is
+// 21 * 6 + 2) from being computed as if they were a whole one.
+inline constexpr int few_queries = 2;
+inline int tile_of(int left) noexcept { return left > few_queries ? attention::tile_queries : few_queries; }
+
+// write(r, v, sum over t of left[r][t] * right[t][v]) for `rows` rows and `vectors` vectors.
+template <int rows, int vectors, class Write>
 inline void tile_product(const float* left, std::ptrdiff_t left_row, const float* right, std::ptrdiff_t right_row,
                          int terms, Write&& write) {
-  constexpr int rows = attention::tile_queries;
   Vec sums[rows][vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r)
@@ -61,40 +65,53 @@ inline void load_queries(const attention::Head& head, int first, int last, int s
     }
 }
 
+template <int rows>
+inline void score_tile(const attention::Layout& at, int depth, int valid, const float* left, const float* panel,
+                       float* out) noexcept {
+  constexpr int step = across * width;
+  const auto write = [&](int row, int v, Vec sum) {
+    store(out + static_cast<std::size_t>(row) * at.padded_keys + v * width, sum);
+  };
+  for (int c = 0; c < valid; c += step, out += step) {
+    if (valid - c > width)
+      tile_product<rows, across>(left, at.padded_depth, panel + c, attention::tile_keys, depth, write);
+    else
+      tile_product<rows, 1>(left, at.padded_depth, panel + c, attention::tile_keys, depth, write);
+  }
+}
+
 // scores (rows, padded keys) = queries K^T; what lies beyond the last key is anything.
 inline void score_block(const attention::Head& head, const attention::Layout& at, int rows, float* scratch) noexcept {
-  constexpr int step = across * width;
   for (int key = 0; key < head.keys; key += attention::tile_keys) {
     const float* panel = scratch + at.panels + static_cast<std::size_t>(key) * head.depth;
     const int valid = head.keys - key < attention::tile_keys ? head.keys - key : attention::tile_keys;
-    for (int r = 0; r < rows; r += attention::tile_queries) {
+    for (int r = 0, tile; r < rows; r += tile) {
+      tile = tile_of(rows - r);
       const float* left = scratch + at.queries + static_cast<std::size_t>(r) * at.padded_depth;
       float* out = scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys + key;
-      for (int c = 0; c < valid; c += step) {
-        const auto write = [&](int row, int v, Vec sum) {
-          store(out + static_cast<std::size_t>(row) * at.padded_keys + c + v * width, sum);
-        };
-        if (valid - c > width)
-          tile_product<across>(left, at.padded_depth, panel + c, attention::tile_keys, head.depth, write);
-        else
-          tile_product<1>(left, at.padded_depth, panel + c, attention::tile_keys, head.depth, write);
-      }
+      if (tile == few_queries) score_tile<few_queries>(at, head.depth, valid, left, panel, out);
+      else score_tile<attention::tile_queries>(at, head.depth, valid, left, panel, out);
     }
   }
 }
 
-// What the mask adds to the scores of a query: `added`, or 0 and -infinity for `allowed`; 0 beyond the last key.
-inline void fill_mask(const attention::Head& head, int query, float* to) noexcept {
+// What the mask adds to the scores of a query: `added`, or 0 and -infinity for `allowed`; 0 beyond the last key. False if
+// that is nothing at all.
+inline bool fill_mask(const attention::Head& head, int query, float* to) noexcept {
+  Vec most = zero();
   for (int key = 0; key < head.keys; key += width) {
     const int n = head.keys - key < width ? head.keys - key : width;
     const std::ptrdiff_t from = query * head.mask_row + key;
-    store(to + key, head.added != nullptr ? load_n(head.added + from, n) : allowed(head.allowed + from, n));
+    const Vec v = head.added != nullptr ? load_n(head.added + from, n) : allowed(head.allowed + from, n);
+    store(to + key, v);
+    most = max(most, abs(v));
   }
+  return !(largest(most) == 0.0f);
 }
 
-// The masks of tile_queries queries from `query` on, rows `padded keys` apart; queries from `last` on get the last one's.
-inline void fill_masks(const attention::Head& head, int query, int last, int stride, float* to) noexcept {
-  for (int r = 0; r < attention::tile_queries; ++r, to += stride)
+// The masks of `rows` queries from `query` on, `stride` apart; queries from `last` on get the last one's.
+inline void fill_masks(const attention::Head& head, int query, int last, int rows, int stride, float* to) noexcept {
+  for (int r = 0; r < rows; ++r, to += stride)
     fill_mask(head, query + r < last ? query + r : last - 1, to);
 }
 
@@ -105,11 +122,11 @@ inline Vec masked_scores(float* scores, const float* mask, int key, Vec top) noe
   return max(top, v);
 }
 
-// scores -> e^(scores + mask - largest) for tile_queries rows, side by side so that their chains of additions overlap.
+// scores -> e^(scores + mask - largest) for some rows, side by side so that their chains of additions overlap.
 // factors[r] = 1 / the row's sum; 0, without a NaN on the way, for a row that is all -infinity. mask may be null.
+template <int rows>
 inline void softmax_tile(float* scores, std::ptrdiff_t stride, const float* mask, std::ptrdiff_t mask_stride, int keys,
                          float* factors) noexcept {
-  constexpr int rows = attention::tile_queries;
   const int padded = attention::round_up(keys, width);
   for (int r = 0; r < rows; ++r)
     for (int key = keys; key < padded; ++key) scores[r * stride + key] = -__builtin_inff();
@@ -139,35 +156,49 @@ inline void softmax_tile(float* scores, std::ptrdiff_t stride, const float* mask
   }
 }
 
+// `valid` of the tile's rows are written, from query `first` on.
+template <int rows, int vectors>
+inline void value_tile(const attention::Head& head, const attention::Layout& at, int first, int valid, int column,
+                       const float* scores, const float* values, const float* factors) noexcept {
+  tile_product<rows, vectors>(scores, at.padded_keys, values, at.padded_depth, head.keys, [&](int row, int v, Vec sum) {
+    const int n = head.depth - column - v * width;
+    if (row >= valid || n <= 0) return;
+    float* to = head.y + (first + row) * head.y_row + column + v * width;
+    const Vec y = mul(sum, set1(factors[row]));
+    if (n >= width) storeu(to, y);
+    else store_n(to, y, n);
+  });
+}
+
 template <int vectors>
 inline void value_columns(const attention::Head& head, const attention::Layout& at, int first, int rows, int column,
                           const float* scratch, const float* factors) noexcept {
-  for (int r = 0; r < rows; r += attention::tile_queries)
-    tile_product<vectors>(scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys, at.padded_keys,
-                          scratch + at.values + column, at.padded_depth, head.keys, [&](int row, int v, Vec sum) {
-                            const int n = head.depth - column - v * width;
-                            if (r + row >= rows || n <= 0) return;
-                            float* to = head.y + (first + r + row) * head.y_row + column + v * width;
-                            const Vec y = mul(sum, set1(factors[r + row]));
-                            if (n >= width) storeu(to, y);
-                            else store_n(to, y, n);
-                          });
+  const float* values = scratch + at.values + column;
+  for (int r = 0, tile; r < rows; r += tile) {
+    tile = tile_of(rows - r);
+    const float* scores = scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys;
+    if (tile == few_queries)
+      value_tile<few_queries, vectors>(head, at, first + r, rows - r, column, scores, values, factors + r);
+    else
+      value_tile<attention::tile_queries, vectors>(head, at, first + r, rows - r, column, scores, values, factors + r);
+  }
 }
 
 inline void attend_block(const attention::Head& head, const attention::Layout& at, int first, int last,
                          float* scratch) noexcept {
-  const bool masked = head.added != nullptr || head.allowed != nullptr;
   const int rows = last - first;
   float factors[attention::block_queries];
   load_queries(head, first, last, at.padded_depth, scratch + at.queries);
   score_block(head, at, rows, scratch);
-  const bool own_masks = masked && head.mask_row != 0;
+  const bool given = head.added != nullptr || head.allowed != nullptr, own_masks = given && head.mask_row != 0;
   float* const mask = scratch + at.mask;
-  if (masked && !own_masks) fill_mask(head, 0, mask);
-  for (int r = 0; r < rows; r += attention::tile_queries) {
-    if (own_masks) fill_masks(head, first + r, last, at.padded_keys, mask);
-    softmax_tile(scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys, at.padded_keys,
-                 masked ? mask : nullptr, own_masks ? at.padded_keys : 0, head.keys, factors + r);
+  const bool masked = own_masks || (given && fill_mask(head, 0, mask));
+  for (int r = 0, tile; r < rows; r += tile) {
+    tile = tile_of(rows - r);
+    if (own_masks) fill_masks(head, first + r, last, tile, at.padded_keys, mask);
+    const auto softmax = tile == few_queries ? softmax_tile<few_queries> : softmax_tile<attention::tile_queries>;
+    softmax(scratch + at.scores + static_cast<std::size_t>(r) * at.padded_keys, at.padded_keys, masked ? mask : nullptr,
+            own_masks ? at.padded_keys : 0, head.keys, factors + r);
   }
   int column = 0;
   for (; across == 4 && head.depth - column > 3 * width; column += 4 * width)

@@ -32,6 +32,7 @@ class Builder:
         self.done: set[Node] = set()
         self._values: dict[Node, Value] = {}
         self._bytes: dict[tuple[Part, Known], Bytes] = {}
+        self._over: dict[Buffer, Buffer] = {}
 
     def emit(self, method: str, *arguments: Any) -> None:
         self.steps.append((method, arguments))
@@ -95,6 +96,10 @@ class Builder:
         """Memory of the arena for `count` entries."""
         return Part(self._buffer((count,), dtype))
 
+    def may_overwrite(self, new: Value, old: Value) -> None:
+        """The step that makes a value may write it where one lies of which it reads nothing afterwards."""
+        self._over[new.part.buffer] = old.part.buffer
+
     def rows(self, value: Value) -> Value:
         """The value without gaps: itself, or copied."""
         if value.contiguous:
@@ -137,7 +142,7 @@ class Builder:
     def native(self, module: Any, symbols: tuple[str, ...], hints: Mapping[str, int]) -> Any:
         """The native program, its buffers numbered and the arena's shared by what is not alive together."""
         program = module.Program(len(symbols), len(self.inputs) + len(self.outputs))
-        slots = slots_of([_buffers(arguments) for _, arguments in self.steps], hints)
+        slots = slots_of([_buffers(arguments) for _, arguments in self.steps], hints, self._over)
         numbers = {name: i for i, name in enumerate(symbols)}
 
         def number(buffer: Buffer) -> int:

@@ -109,6 +109,7 @@ def emit_norm(
     """The value of a norm's node = layer_norm(x + residual), and total = x + residual where it is wanted."""
     weight, bias, eps = affine
     y = build.new(node)
+    build.may_overwrite(y, x)
     added = (ABSENT, ZERO) if residual is None else (residual.part, residual.rows)
     features = x.sizes[-1].constant
     parameters = (build.optional(weight), build.optional(bias), eps)
