@@ -8,7 +8,7 @@ import rarefy
 from needs import needs_native
 from rarefy.core.site import find_sites
 from rarefy.engine.cache import Record, TimingCache
-from rarefy.engine.cell import Cell, cell_of
+from rarefy.engine.cell import Cell, bucket, cell_of
 from rarefy.engine.cost import DENSE, CostModel, Demand, KernelCost, cost_model, demand_of, fit, fitted, guesses
 from rarefy.engine.fill import fill, grid, scattered
 from rarefy.engine.plan import Planner
@@ -45,9 +45,37 @@ def test_partly_filled_tiles_of_tokens_are_paid_for() -> None:
     assert demand_of(cell[0], mask).work == 64 * 64
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "scattered", "in_strips"),
+    [
+        ("strip-r4", 4, 0.5904, 0.2),
+        ("strip-r2", 2, 0.36, 0.2),
+        ("strip-r16", 16, 0.9719, 0.5904),
+        ("cell-r6", 6, 0.5904, 0.5904),
+    ],
+)
+def test_blocks_are_multiplied_with_the_zeros_in_them(name: str, rows: int, scattered: float, in_strips: float) -> None:
+    """In a weight of 20 % entries, each by itself or in strips of four rows."""
+    kernel = KernelInfo(f"block8-avx512-{name}", "block8", "avx512", "int8", "int8", (rows, 64, 384))
+    keep = torch.rand(1024, 1024, generator=torch.Generator().manual_seed(0)) < 0.2
+    strips = keep[::4].repeat_interleave(4, dim=0)
+    for kept, share in ((keep, scattered), (strips, in_strips)):
+        work = demand_of(cell_of(kept.float(), 64), kernel).work
+        assert work == pytest.approx(share * 1024 * 1024 * 64, rel=0.07)
+
+
+def test_blocks_that_do_not_fill_the_shape_are_taken_for_scattered() -> None:
+    kernel = KernelInfo("block8-avx512-strip-r4", "block8", "avx512", "int8", "int8", (4, 64, 384))
+    keep = torch.rand(1022, 1023, generator=torch.Generator().manual_seed(0)) < 0.2
+    cell = cell_of(keep.float(), 64)
+    assert cell.support[1] == -1
+    assert demand_of(cell, kernel).work == pytest.approx(0.5904 * 1022 * 1023 * 64, rel=0.07)
+
+
 def guessed(weights: str, activations: str, density: float, tokens: int) -> list[str]:
     """The best of the native kernels of a type by the guesses, for a weight of 2048 x 2048."""
-    cell = Cell((2048, 2048), int(density * 2048 * 2048), (0,), tokens)
+    entries = int(density * 2048 * 2048)
+    cell = Cell((2048, 2048), entries, (bucket(entries, 2048 * 2048), -1, -1, -1), tokens)
     names = [k.name for k in kernels() if (k.weights, k.activations) == (weights, activations) and k.isa == "avx2"]
     found = guesses(cell, [n for n in names if "fixed" not in n])
     assert set(found) == {n for n in names if "fixed" not in n}

@@ -76,6 +76,31 @@ def test_sizes_around_every_tile_edge(isa, depth):
         assert_close(torch.ops.rarefy.attention(q, k, v, None, scale), q, k, v, None, scale)
 
 
+def test_what_a_query_gets_does_not_depend_on_how_many_there_are(isa):
+    """Queries go in tiles, the last ones in smaller tiles. Torch's product of one row adds in another order."""
+    q, k, v = heads(27, 32, 1), heads(70, 32, 2), heads(70, 32, 3)
+    mask = torch.randn(27, 70, generator=torch.Generator().manual_seed(4))
+    whole = torch.ops.rarefy.attention(q, k, v, mask, 0.2)
+    for queries in range(1, 27):
+        got = torch.ops.rarefy.attention(q[:, :, :queries], k, v, mask[:queries], 0.2)
+        if isa == "reference":
+            torch.testing.assert_close(got, whole[:, :, :queries])
+        else:
+            assert torch.equal(got, whole[:, :, :queries])
+
+
+def test_a_mask_that_hides_nothing_changes_nothing(isa):
+    q, k, v = heads(27, 32, 1), heads(70, 32, 2), heads(70, 32, 3)
+    bare = torch.ops.rarefy.attention(q, k, v, None, 0.2)
+    for mask in (torch.ones(70, dtype=torch.bool), torch.zeros(70), torch.zeros(27, 70)):
+        torch.testing.assert_close(torch.ops.rarefy.attention(q, k, v, mask, 0.2), bare, rtol=0, atol=1e-6)
+    mask = torch.zeros(70)
+    mask[69] = float("nan")
+    assert torch.ops.rarefy.attention(q, k, v, mask, 0.2).isnan().all()
+    mask[69] = -1.0
+    assert_close(torch.ops.rarefy.attention(q, k, v, mask, 0.2), q, k, v, mask, 0.2)
+
+
 @pytest.mark.parametrize(("queries", "keys"), [(1, 16), (7, 15), (26, 33), (49, 129)])
 def test_every_kind_of_mask(isa, queries, keys):
     q, k, v = heads(queries, 33, 1), heads(keys, 33, 2), heads(keys, 33, 3)

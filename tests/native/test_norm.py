@@ -47,6 +47,17 @@ def test_widths_around_every_vector_edge(isa, features):
             assert_close(got, x, r, weight, b, 1e-5)
 
 
+def test_a_row_does_not_depend_on_its_neighbours(isa):
+    """Rows are computed some at a time, the last ones one by one."""
+    x, residual, weight, bias = normal(11, 100), normal(11, 100, seed=2), normal(100, seed=3), normal(100, seed=4)
+    x[5, 7] = float("inf")
+    whole = torch.ops.rarefy.add_layer_norm(x, residual, weight, bias, 1e-5)
+    for row in range(11):
+        got = torch.ops.rarefy.add_layer_norm(x[row:], residual[row:], weight, bias, 1e-5)
+        torch.testing.assert_close(got, whole[row:], rtol=0, atol=0, equal_nan=True)
+    assert whole.isnan().any(1).tolist() == [row == 5 for row in range(11)]
+
+
 def test_an_offset_far_above_the_spread(isa):
     x, weight, bias = 1000 + normal(9, 100), normal(100), normal(100, seed=5)
     assert_close(torch.ops.rarefy.add_layer_norm(x, x, weight, bias, 1e-5), x, x, weight, bias, 1e-5)

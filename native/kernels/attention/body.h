@@ -98,15 +98,15 @@ inline void score_block(const attention::Head& head, const attention::Layout& at
 // What the mask adds to the scores of a query: `added`, or 0 and -infinity for `allowed`; 0 beyond the last key. False if
 // that is nothing at all.
 inline bool fill_mask(const attention::Head& head, int query, float* to) noexcept {
-  Vec most = zero();
+  Vec size = zero();
   for (int key = 0; key < head.keys; key += width) {
     const int n = head.keys - key < width ? head.keys - key : width;
     const std::ptrdiff_t from = query * head.mask_row + key;
     const Vec v = head.added != nullptr ? load_n(head.added + from, n) : allowed(head.allowed + from, n);
     store(to + key, v);
-    most = max(most, abs(v));
+    size = add(size, abs(v));  // a NaN stays one
   }
-  return !(largest(most) == 0.0f);
+  return !(sum(size) == 0.0f);
 }
 
 // The masks of `rows` queries from `query` on, `stride` apart; queries from `last` on get the last one's.

@@ -99,3 +99,12 @@ def bucket(kept: int, size: int) -> int:
     (0, 8, 999)
     """
     return round(-_STEPS * math.log2(kept / size)) if kept else 999
+
+
+def density(at: int) -> float:
+    """The density in the middle of a bucket.
+
+    >>> density(0), density(8), density(16)
+    (1.0, 0.5, 0.25)
+    """
+    return 2.0 ** (-at / _STEPS)

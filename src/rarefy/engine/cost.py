@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rarefy.engine.cache import TimingCache, known_layers
-from rarefy.engine.cell import Cell
+from rarefy.engine.cell import Cell, density
 from rarefy.engine.cost_defaults import DEFAULTS
 from rarefy.ops import KernelInfo, kernels
 
@@ -57,13 +57,29 @@ def demand_of(cell: Cell, kernel: KernelInfo | None) -> Demand:
 
 def _held(cell: Cell, kernel: KernelInfo) -> tuple[float, float]:
     """(entries that are multiplied, bytes) of a weight. A bit mask is read whole, whatever it keeps; kernels that store
-    zeros too multiply them and have no indices."""
+    zeros too multiply them and have no indices, and blocks are multiplied with the zeros in them."""
     whole, item = float(cell.shape[0]) * cell.shape[1], _ITEM_BYTES.get(kernel.weights, 4.0)
+    if kernel.op == "block8":
+        size, occupied = _blocks(cell, kernel)
+        entries = max(float(cell.nnz), whole * occupied)
+        return entries, entries * (item + _INDEX_BYTES / size)
     if "dense" in kernel.name or kernel.op == "neurons":
         return whole, whole * item
     if "bitmask" in kernel.name or kernel.op.startswith("expand"):
         return whole, cell.nnz * item + whole / 8
     return float(cell.nnz), cell.nnz * (item + _INDEX_BYTES)
+
+
+def _blocks(cell: Cell, kernel: KernelInfo) -> tuple[int, float]:
+    """(entries of a block, the share of the weight in blocks that hold any) of an 8-bit kernel. Strips of two rows are
+    taken to lie between single entries and strips of four; what else a cell does not tell, as if entries were scattered.
+    """
+    size = 4 if "cell" in kernel.name else kernel.tile[0]
+    entries, four_rows, four_columns, sixteen_rows = cell.support
+    at = four_columns if "cell" in kernel.name else {4: four_rows, 16: sixteen_rows}.get(size, -1)
+    if size == 2 and four_rows >= 0:
+        return size, (density(entries) * density(four_rows)) ** 0.5
+    return size, density(at) if at >= 0 else 1.0 - (1.0 - density(entries)) ** size
 
 
 def stored_bytes(cell: Cell, name: str) -> float:

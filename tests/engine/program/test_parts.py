@@ -36,6 +36,22 @@ def test_buffers_that_are_alive_together_have_slots_of_their_own(steps):
                 assert last[a] < first[b] or last[b] < first[a]
 
 
+def test_a_step_writes_over_what_nothing_reads_later():
+    a, b, c = (Buffer(Size(8)) for _ in range(3))
+    slots = slots_of([[a], [a, b], [b, c]], {}, {b: a})
+    assert slots[a] == slots[b] != slots[c]
+    slots = slots_of([[a], [a, b], [a, b, c]], {}, {b: a})  # a is read again
+    assert len(set(slots.values())) == 3
+    small = Buffer(Size(4))
+    assert len(set(slots_of([[a], [a, small]], {}, {small: a}).values())) == 2
+
+
+def test_memory_that_was_written_over_is_free_after_its_last_reader():
+    a, b, c, d = (Buffer(Size(8)) for _ in range(4))
+    slots = slots_of([[a], [a, b], [b, c], [c, d]], {}, {b: a})
+    assert slots[d] == slots[a] == slots[b] and slots[c] != slots[d]
+
+
 def test_a_chain_needs_two_slots():
     chain = [Buffer(Size(8)) for _ in range(6)]
     slots = slots_of([[a, b] for a, b in itertools.pairwise(chain)], {})

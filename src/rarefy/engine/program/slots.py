@@ -1,7 +1,6 @@
 """Which buffers of a program may share memory: those that are not alive together."""
 
 from collections.abc import Mapping, Sequence
-
 from types import MappingProxyType
 
 from rarefy.engine.program.values import Buffer
