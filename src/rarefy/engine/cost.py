@@ -72,7 +72,7 @@ def _held(cell: Cell, kernel: KernelInfo) -> tuple[float, float]:
 
 def _blocks(cell: Cell, kernel: KernelInfo) -> tuple[int, float]:
     """(entries of a block, the share of the weight in blocks that hold any) of an 8-bit kernel. Strips of two rows are
-    taken to lie between single entries and strips of four; what else a cell does not tell, as if entries were scattered.
+    taken to lie between single entries and strips of four, what else a cell does not tell as if entries were scattered.
     """
     size = 4 if "cell" in kernel.name else kernel.tile[0]
     entries, four_rows, four_columns, sixteen_rows = cell.support
