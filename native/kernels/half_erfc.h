@@ -47,8 +47,8 @@ alignas(64) constexpr float c4[32] = {
 inline Vec half_erfc_by_table(Vec a) {
   using namespace half_erfc_tables;
   // The sum's lowest bits number the nearest point.
-  const Vec in_intervals = mul(a, set1(31.0f / 6.5f)), numbered = add(in_intervals, set1(12582912.0f));
-  const Vec f = sub(in_intervals, sub(numbered, set1(12582912.0f)));
+  const Vec interval = set1(31.0f / 6.5f), numbered = fma(a, interval, set1(12582912.0f));
+  const Vec f = fma(a, interval, sub(set1(12582912.0f), numbered));
   Vec h = pick32(c4, numbered);
   h = fma(h, f, pick32(c3, numbered));
   h = fma(h, f, pick32(c2, numbered));

@@ -125,10 +125,11 @@ void accumulate(const spmm::Segment& segment, const float* panel, float* acc, bo
         for (int t = 0; t < tokens; t += 16) __builtin_prefetch(at + t, 1);
       }
     }
-    // The hardware stops looking ahead at every page; the weights of the next group are asked for here.
-    const int entries = group[0] * rows;
-    for (int e = 0; e < entries; e += 16) __builtin_prefetch(values + entries + e, 0, 2);
-    for (int e = 0; e < entries; e += 32) __builtin_prefetch(offsets + entries + e, 0, 2);
+    if (ahead.weights) {  // the hardware stops looking ahead at every page
+      const int entries = group[0] * rows;
+      for (int e = 0; e < entries; e += 16) __builtin_prefetch(values + entries + e, 0, 2);
+      for (int e = 0; e < entries; e += 32) __builtin_prefetch(offsets + entries + e, 0, 2);
+    }
     ask_ahead(ahead);
     if constexpr (spmm::has_pairs(how)) {
       Runs<how, vectors> runs(base, offsets, values);

@@ -42,12 +42,12 @@ struct Segment {
 };
 
 // Memory to be asked for while a tile is worked on, the next panel's inputs or, after the last, the outputs: `lines`
-// cache lines from each of `rows` rows that are `stride` bytes apart, `each` lines a group.
+// cache lines from each of `rows` rows that are `stride` bytes apart, `each` lines a group. weights: the next group's too.
 struct Ahead {
   const char* at;
   std::ptrdiff_t stride;
   int rows, lines, each;
-  bool to_write;
+  bool to_write, weights;
 };
 
 // Adds W_tile * panel into acc. panel: (depth + 1, tokens), 64-byte aligned; acc: (rows of the band, tokens), aligned.
